@@ -21,8 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
-from google.protobuf.descriptor_pool import Default as default_pool
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
@@ -89,19 +89,13 @@ def lint() -> int:
 
 def _compile(out: Path) -> bool:
     """Run protoc over all protos into `out`; its own messages say what is wrong."""
-    command = [
-        sys.executable,
-        *("-m", "grpc_tools.protoc", f"-I{PROTOS}", f"-I{_googleapis()}"),
-        *(f"--python_out={out}", f"--grpc_python_out={out}"),
-        # Servicers and stubs are asyncio only, so the stubs need no "either sync or async" unions.
-        *(f"--mypy_out=quiet:{out}", f"--mypy_grpc_out=quiet,only_async:{out}"),
-        *map(str, _protos()),
-    ]
-    # protoc finds its plugins on PATH, and the venv need not be activated.
-    path = os.pathsep.join((str(BIN), os.environ.get("PATH", os.defpath)))
-    if subprocess.run(command, env={**os.environ, "PATH": path}, check=False).returncode:
+    protos = _protos()
+    services = [proto for proto in protos if proto.stem.endswith("_service")]
+    # Servicers and stubs are asyncio only, so their types need no "either sync or async" unions.
+    grpc = (f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet,only_async:{out}")
+    if not _protoc(protos, f"--python_out={out}", f"--mypy_out=quiet:{out}") or not _protoc(services, *grpc):
         return False
-    for directory in sorted({(out / proto.relative_to(PROTOS)).parent for proto in _protos()}):
+    for directory in sorted({(out / proto.relative_to(PROTOS)).parent for proto in protos}):
         package = ".".join(directory.relative_to(out).parts)
         (directory / "__init__.py").write_text(
             f'"""Generated from the protos of package {package}; never edited."""\n'
@@ -111,6 +105,14 @@ def _compile(out: Path) -> bool:
             f'"""The versions of the {directory.parent.name} contract."""\n'
         )
     return True
+
+
+def _protoc(protos: list[Path], *outputs: str) -> bool:
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"-I{_googleapis()}", *outputs]
+    # protoc finds its plugins on PATH, and the venv need not be activated.
+    path = os.pathsep.join((str(BIN), os.environ.get("PATH", os.defpath)))
+    done = subprocess.run([*command, *protos], env={**os.environ, "PATH": path}, check=False)
+    return done.returncode == 0
 
 
 def _protos() -> list[Path]:
@@ -162,6 +164,8 @@ def _files() -> Iterator[FileDescriptor]:
 def _unpromised(file: FileDescriptor) -> Iterator[str]:
     """Complain about methods without a permission (deny by default needs one) or an HTTP rule."""
     for service in file.services_by_name.values():
+        if not file.name.endswith("_service.proto"):
+            yield f"protos/{file.name}: {service.name} belongs in a file named *_service.proto"
         for method in service.methods:
             for option in (PERMISSION_OPTION, HTTP_OPTION):
                 if not _has_option(method, option):
@@ -169,8 +173,8 @@ def _unpromised(file: FileDescriptor) -> Iterator[str]:
 
 
 def _has_option(method: MethodDescriptor, name: str) -> bool:
-    extension = default_pool().FindExtensionByName(name)
-    return method.GetOptions().HasExtension(extension)
+    extension = descriptor_pool.Default().FindExtensionByName(name)
+    return any(field == extension for field, _ in method.GetOptions().ListFields())
 
 
 if __name__ == "__main__":
