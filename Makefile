@@ -1,0 +1,61 @@
+# The commands of this repository. `make` alone lists them.
+
+VENV   ?= .venv
+# 3.11 and 3.12 are what Triton's Python backend and the pinned numpy of its models have builds for.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+TORCH  ?= 2.13.0
+
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-torch-$(TORCH)
+SOURCES   := $(wildcard aios services gateway tests tools bench)
+TESTS     ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format proto lock golden clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make install TORCH=2.11.0       another torch"
+	@echo "  make test TESTS=tests/unit      a part of the tests"
+
+install: $(INSTALLED) ## everything into .venv, from the hash-pinned locks
+
+# Rerun only when what is to be installed changes: one stamp per torch, and only the latest is kept.
+$(INSTALLED): pyproject.toml $(wildcard requirements/*.lock) tools/install.sh
+	@test -n "$(PYTHON)" || { echo "AIOS needs Python 3.11 or 3.12 with venv: apt install python3-venv, or make PYTHON=/path/to/python3.12"; exit 1; }
+	@VENV="$(VENV)" PYTHON="$(PYTHON)" TORCH="$(TORCH)" tools/install.sh
+	@rm -f $(VENV)/.installed-torch-*
+	@touch $@
+
+demo: install ## start the stack and run the main job: data, training, serving, one trace
+	@$(BIN)/aios demo
+
+test: install ## the whole test suite
+	@$(BIN)/pytest $(TESTS)
+
+check: install ## format, lint, types, contract, walls, generated code in sync
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/python tools/protos.py lint
+	$(BIN)/python tools/protos.py check
+	$(BIN)/lint-imports
+
+format: install ## format and fix what can be fixed
+	@$(BIN)/ruff check --fix-only $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+proto: install ## generate aios/<domain>/v1 from protos/
+	@$(BIN)/python tools/protos.py generate
+
+lock: install ## resolve the locks again; UPGRADE=--upgrade takes the newest
+	@tools/lock.sh $(UPGRADE)
+
+golden: install ## rewrite the golden files that tests compare with
+	@$(BIN)/pytest $(TESTS) --golden
+
+clean: ## remove the environment, caches and build output
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find aios services gateway tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Resolve every lock again. The newest versions that fit are taken; `tools/lock.sh --upgrade-package NAME` moves one
+# alone, and without arguments everything keeps its version unless an input no longer allows it.
+set -eu
+cd "$(dirname "$0")/.."
+
+compile() {
+    out=$1
+    shift
+    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links --no-header --output-file "requirements/$out.lock" "$@"
+    echo "requirements/$out.lock: $(grep -c == "requirements/$out.lock") packages"
+}
+
+compile common pyproject.toml requirements/common.in --extra dev --no-emit-package torch "$@"
+compile bootstrap requirements/bootstrap.in "$@"
+compile digits requirements/digits.in --no-deps "$@"
+compile model requirements/model.in "$@"
+compile triton requirements/triton.in --no-deps "$@"
