@@ -1,0 +1,1 @@
+"""Generated from the protos of package aios.inference.v1; never edited."""

@@ -1,0 +1,1 @@
+"""Generated from the protos of package aios.telemetry.v1; never edited."""

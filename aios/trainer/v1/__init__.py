@@ -1,0 +1,1 @@
+"""Generated from the protos of package aios.trainer.v1; never edited."""
