@@ -23,7 +23,7 @@ help: ## list these commands
 install: $(INSTALLED) ## everything into .venv, from the hash-pinned locks
 
 # Rerun only when what is to be installed changes: one stamp per torch, and only the latest is kept.
-$(INSTALLED): pyproject.toml $(wildcard requirements/*.lock) tools/install.sh
+$(INSTALLED): pyproject.toml $(wildcard requirements/*.lock) tools/install.sh tools/libpython.sh
 	@test -n "$(PYTHON)" || { echo "AIOS needs Python 3.11 or 3.12 with venv: apt install python3-venv, or make PYTHON=/path/to/python3.12"; exit 1; }
 	@VENV="$(VENV)" PYTHON="$(PYTHON)" TORCH="$(TORCH)" tools/install.sh
 	@rm -f $(VENV)/.installed-torch-*

@@ -36,6 +36,9 @@ pip install --quiet --require-hashes -r requirements/bootstrap.lock
     -r requirements/common.lock -r requirements/digits.lock
 "$VENV/bin/uv" pip install --python "$VENV/bin/python" --quiet --no-deps --no-build-isolation -e .
 
+step "libpython, for Triton's Python backend"
+VENV=$VENV tools/libpython.sh
+
 step "Triton and the environment of its models, kept as wheels for the first \`aios up\`"
 mkdir -p "$wheels"
 pip download --quiet --no-deps --require-hashes --only-binary :all: --dest "$wheels" -r requirements/triton.lock
