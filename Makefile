@@ -41,7 +41,7 @@ check: install ## format, lint, types, contract, walls, generated code in sync
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/python tools/protos.py lint
 	$(BIN)/python tools/protos.py check
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 format: install ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only $(SOURCES)
