@@ -15,6 +15,9 @@ if [ -e "$installed" ]; then
     ln -sfn "$installed" "$lib/$name"
     exit
 fi
+if [ -e "$lib/$name" ]; then
+    exit
+fi
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
