@@ -30,7 +30,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aios/scheduler/v1/agent_service.proto\x12\x11\x61ios.scheduler.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x1e\x61ios/common/v1/resources.proto\x1a\x1b\x61ios/scheduler/v1/job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb3\x01\n\x0e\x43onnectRequest\x12/\n\x08register\x18\x01 \x01(\x0b\x32\x1b.aios.scheduler.v1.RegisterH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.aios.scheduler.v1.HeartbeatH\x00\x12\x32\n\x06report\x18\x03 \x01(\x0b\x32 .aios.scheduler.v1.AttemptReportH\x00\x42\t\n\x07message\"\x8d\x02\n\x08Register\x12\x12\n\x04node\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x02\x12=\n\x06labels\x18\x03 \x03(\x0b\x32\'.aios.scheduler.v1.Register.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x12\n\x04host\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12\x38\n\x08\x61ttempts\x18\x05 \x03(\x0b\x32 .aios.scheduler.v1.AttemptReportB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\tHeartbeat\x12\x16\n\x08sequence\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\"B\n\rAttemptReport\x12\x31\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.aios.scheduler.v1.AttemptB\x04\xe2\x41\x01\x02\"\x9d\x02\n\x0f\x43onnectResponse\x12\x33\n\nregistered\x18\x01 \x01(\x0b\x32\x1d.aios.scheduler.v1.RegisteredH\x00\x12\x38\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32\x1f.aios.scheduler.v1.HeartbeatAckH\x00\x12\x33\n\nassignment\x18\x03 \x01(\x0b\x32\x1d.aios.scheduler.v1.AssignmentH\x00\x12\'\n\x04stop\x18\x04 \x01(\x0b\x32\x17.aios.scheduler.v1.StopH\x00\x12\x32\n\nreport_ack\x18\x05 \x01(\x0b\x32\x1c.aios.scheduler.v1.ReportAckH\x00\x42\t\n\x07message\"^\n\nRegistered\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05stops\x18\x02 \x03(\x0b\x32\x17.aios.scheduler.v1.Stop\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"-\n\nAssignment\x12\x0c\n\x04spec\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"y\n\x0e\x41ssignmentSpec\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04node\x18\x03 \x01(\t\x12(\n\x04spec\x18\x04 \x01(\x0b\x32\x1a.aios.scheduler.v1.JobSpec\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"L\n\x04Stop\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"X\n\tReportAck\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .aios.scheduler.v1.Attempt.State\"v\n\x0fPushLogsRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x14\n\x06offset\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x11\n\x03\x65nd\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"D\n\x10PushLogsResponse\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x03\x32\xa4\x02\n\x0c\x41gentService\x12\x85\x01\n\x07\x43onnect\x12!.aios.scheduler.v1.ConnectRequest\x1a\".aios.scheduler.v1.ConnectResponse\"/\xa2\xbb\x18\x0e\x61gents.connect\x82\xd3\xe4\x93\x02\x17\"\x12/v1/agents:connect:\x01*(\x01\x30\x01\x12\x8b\x01\n\x08PushLogs\x12\".aios.scheduler.v1.PushLogsRequest\x1a#.aios.scheduler.v1.PushLogsResponse\"2\xa2\xbb\x18\x10\x61gents.push_logs\x82\xd3\xe4\x93\x02\x18\"\x13/v1/agents:pushLogs:\x01*(\x01\x30\x01\x42Y\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aios/scheduler/v1/agent_service.proto\x12\x11\x61ios.scheduler.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x1e\x61ios/common/v1/resources.proto\x1a\x1b\x61ios/scheduler/v1/job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xde\x01\n\x0e\x43onnectRequest\x12/\n\x08register\x18\x01 \x01(\x0b\x32\x1b.aios.scheduler.v1.RegisterH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.aios.scheduler.v1.HeartbeatH\x00\x12\x32\n\x06report\x18\x03 \x01(\x0b\x32 .aios.scheduler.v1.AttemptReportH\x00\x12)\n\x05leave\x18\x04 \x01(\x0b\x32\x18.aios.scheduler.v1.LeaveH\x00\x42\t\n\x07message\"\x8d\x02\n\x08Register\x12\x12\n\x04node\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x02\x12=\n\x06labels\x18\x03 \x03(\x0b\x32\'.aios.scheduler.v1.Register.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x12\n\x04host\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12\x38\n\x08\x61ttempts\x18\x05 \x03(\x0b\x32 .aios.scheduler.v1.AttemptReportB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\tHeartbeat\x12\x16\n\x08sequence\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\"\x07\n\x05Leave\"B\n\rAttemptReport\x12\x31\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.aios.scheduler.v1.AttemptB\x04\xe2\x41\x01\x02\"\x9d\x02\n\x0f\x43onnectResponse\x12\x33\n\nregistered\x18\x01 \x01(\x0b\x32\x1d.aios.scheduler.v1.RegisteredH\x00\x12\x38\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32\x1f.aios.scheduler.v1.HeartbeatAckH\x00\x12\x33\n\nassignment\x18\x03 \x01(\x0b\x32\x1d.aios.scheduler.v1.AssignmentH\x00\x12\'\n\x04stop\x18\x04 \x01(\x0b\x32\x17.aios.scheduler.v1.StopH\x00\x12\x32\n\nreport_ack\x18\x05 \x01(\x0b\x32\x1c.aios.scheduler.v1.ReportAckH\x00\x42\t\n\x07message\"^\n\nRegistered\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05stops\x18\x02 \x03(\x0b\x32\x17.aios.scheduler.v1.Stop\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"-\n\nAssignment\x12\x0c\n\x04spec\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xa5\x01\n\x0e\x41ssignmentSpec\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04node\x18\x03 \x01(\t\x12(\n\x04spec\x18\x04 \x01(\x0b\x32\x1a.aios.scheduler.v1.JobSpec\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12*\n\x07granted\x18\x06 \x01(\x0b\x32\x19.aios.common.v1.Resources\"L\n\x04Stop\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"X\n\tReportAck\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .aios.scheduler.v1.Attempt.State\"v\n\x0fPushLogsRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x14\n\x06offset\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x11\n\x03\x65nd\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"D\n\x10PushLogsResponse\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x03\x32\xa4\x02\n\x0c\x41gentService\x12\x85\x01\n\x07\x43onnect\x12!.aios.scheduler.v1.ConnectRequest\x1a\".aios.scheduler.v1.ConnectResponse\"/\xa2\xbb\x18\x0e\x61gents.connect\x82\xd3\xe4\x93\x02\x17\"\x12/v1/agents:connect:\x01*(\x01\x30\x01\x12\x8b\x01\n\x08PushLogs\x12\".aios.scheduler.v1.PushLogsRequest\x1a#.aios.scheduler.v1.PushLogsResponse\"2\xa2\xbb\x18\x10\x61gents.push_logs\x82\xd3\xe4\x93\x02\x18\"\x13/v1/agents:pushLogs:\x01*(\x01\x30\x01\x42Y\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,33 +69,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSERVICE'].methods_by_name['PushLogs']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['PushLogs']._serialized_options = b'\242\273\030\020agents.push_logs\202\323\344\223\002\030\"\023/v1/agents:pushLogs:\001*'
   _globals['_CONNECTREQUEST']._serialized_start=247
-  _globals['_CONNECTREQUEST']._serialized_end=426
-  _globals['_REGISTER']._serialized_start=429
-  _globals['_REGISTER']._serialized_end=698
-  _globals['_REGISTER_LABELSENTRY']._serialized_start=653
-  _globals['_REGISTER_LABELSENTRY']._serialized_end=698
-  _globals['_HEARTBEAT']._serialized_start=700
-  _globals['_HEARTBEAT']._serialized_end=735
-  _globals['_ATTEMPTREPORT']._serialized_start=737
-  _globals['_ATTEMPTREPORT']._serialized_end=803
-  _globals['_CONNECTRESPONSE']._serialized_start=806
-  _globals['_CONNECTRESPONSE']._serialized_end=1091
-  _globals['_REGISTERED']._serialized_start=1093
-  _globals['_REGISTERED']._serialized_end=1187
-  _globals['_HEARTBEATACK']._serialized_start=1189
-  _globals['_HEARTBEATACK']._serialized_end=1221
-  _globals['_ASSIGNMENT']._serialized_start=1223
-  _globals['_ASSIGNMENT']._serialized_end=1268
-  _globals['_ASSIGNMENTSPEC']._serialized_start=1270
-  _globals['_ASSIGNMENTSPEC']._serialized_end=1391
-  _globals['_STOP']._serialized_start=1393
-  _globals['_STOP']._serialized_end=1469
-  _globals['_REPORTACK']._serialized_start=1471
-  _globals['_REPORTACK']._serialized_end=1559
-  _globals['_PUSHLOGSREQUEST']._serialized_start=1561
-  _globals['_PUSHLOGSREQUEST']._serialized_end=1679
-  _globals['_PUSHLOGSRESPONSE']._serialized_start=1681
-  _globals['_PUSHLOGSRESPONSE']._serialized_end=1749
-  _globals['_AGENTSERVICE']._serialized_start=1752
-  _globals['_AGENTSERVICE']._serialized_end=2044
+  _globals['_CONNECTREQUEST']._serialized_end=469
+  _globals['_REGISTER']._serialized_start=472
+  _globals['_REGISTER']._serialized_end=741
+  _globals['_REGISTER_LABELSENTRY']._serialized_start=696
+  _globals['_REGISTER_LABELSENTRY']._serialized_end=741
+  _globals['_HEARTBEAT']._serialized_start=743
+  _globals['_HEARTBEAT']._serialized_end=778
+  _globals['_LEAVE']._serialized_start=780
+  _globals['_LEAVE']._serialized_end=787
+  _globals['_ATTEMPTREPORT']._serialized_start=789
+  _globals['_ATTEMPTREPORT']._serialized_end=855
+  _globals['_CONNECTRESPONSE']._serialized_start=858
+  _globals['_CONNECTRESPONSE']._serialized_end=1143
+  _globals['_REGISTERED']._serialized_start=1145
+  _globals['_REGISTERED']._serialized_end=1239
+  _globals['_HEARTBEATACK']._serialized_start=1241
+  _globals['_HEARTBEATACK']._serialized_end=1273
+  _globals['_ASSIGNMENT']._serialized_start=1275
+  _globals['_ASSIGNMENT']._serialized_end=1320
+  _globals['_ASSIGNMENTSPEC']._serialized_start=1323
+  _globals['_ASSIGNMENTSPEC']._serialized_end=1488
+  _globals['_STOP']._serialized_start=1490
+  _globals['_STOP']._serialized_end=1566
+  _globals['_REPORTACK']._serialized_start=1568
+  _globals['_REPORTACK']._serialized_end=1656
+  _globals['_PUSHLOGSREQUEST']._serialized_start=1658
+  _globals['_PUSHLOGSREQUEST']._serialized_end=1776
+  _globals['_PUSHLOGSRESPONSE']._serialized_start=1778
+  _globals['_PUSHLOGSRESPONSE']._serialized_end=1846
+  _globals['_AGENTSERVICE']._serialized_start=1849
+  _globals['_AGENTSERVICE']._serialized_end=2141
 # @@protoc_insertion_point(module_scope)

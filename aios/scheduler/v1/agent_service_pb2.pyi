@@ -30,6 +30,7 @@ class ConnectRequest(_message.Message):
     REGISTER_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register:
         """First on every stream."""
@@ -40,7 +41,11 @@ class ConnectRequest(_message.Message):
 
     @_builtins.property
     def report(self) -> Global___AttemptReport:
-        """An attempt changed. Repeated until acknowledged."""
+        """An attempt changed. Repeated on every new stream until acknowledged."""
+
+    @_builtins.property
+    def leave(self) -> Global___Leave:
+        """The agent is shutting down: no more attempts for it. Those it holds end with `NODE_STOPPED`."""
 
     def __init__(
         self,
@@ -48,12 +53,13 @@ class ConnectRequest(_message.Message):
         register: Global___Register | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         report: Global___AttemptReport | None = ...,
+        leave: Global___Leave | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "message", b"message", "register", b"register", "report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "leave", b"leave", "message", b"message", "register", b"register", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "message", b"message", "register", b"register", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "leave", b"leave", "message", b"message", "register", b"register", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "heartbeat", "report"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "heartbeat", "report", "leave"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -142,6 +148,23 @@ class Heartbeat(_message.Message):
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
+class Leave(_message.Message):
+    """The agent stops its attempts and then itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leave: _TypeAlias = Leave  # noqa: Y015
+
+@_typing.final
 class AttemptReport(_message.Message):
     """What became of an attempt."""
 
@@ -184,11 +207,11 @@ class ConnectResponse(_message.Message):
 
     @_builtins.property
     def assignment(self) -> Global___Assignment:
-        """Start this attempt. Repeated until reported; an attempt already known is only reported again."""
+        """Start this attempt. Repeated on every new stream until reported; an attempt already known is only reported again."""
 
     @_builtins.property
     def stop(self) -> Global___Stop:
-        """Stop this attempt."""
+        """Stop this attempt; one that the agent does not know is reported as ended."""
 
     @_builtins.property
     def report_ack(self) -> Global___ReportAck:
@@ -223,8 +246,8 @@ class Registered(_message.Message):
     STOPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
-        """Without an acknowledged heartbeat for this long the agent stops its attempts; the scheduler gives them up later
-        than that.
+        """Without an acknowledged heartbeat for this long the node kills its BATCH attempts; the scheduler gives them up
+        later than that. SERVICE attempts go on: two copies of a server harm nobody, none harms its callers.
         """
 
     @_builtins.property
@@ -303,6 +326,7 @@ class AssignmentSpec(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     epoch: _builtins.int
@@ -312,6 +336,10 @@ class AssignmentSpec(_message.Message):
     """W3C trace context of the request that made the job."""
     @_builtins.property
     def spec(self) -> _job_pb2.JobSpec: ...
+    @_builtins.property
+    def granted(self) -> _resources_pb2.Resources:
+        """What the attempt holds: as asked for, with accelerators of any type resolved to those of the node."""
+
     def __init__(
         self,
         *,
@@ -320,10 +348,11 @@ class AssignmentSpec(_message.Message):
         node: _builtins.str = ...,
         spec: _job_pb2.JobSpec | None = ...,
         traceparent: _builtins.str = ...,
+        granted: _resources_pb2.Resources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "job", b"job", "node", b"node", "spec", b"spec", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "granted", b"granted", "job", b"job", "node", b"node", "spec", b"spec", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

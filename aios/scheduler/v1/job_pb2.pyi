@@ -190,7 +190,9 @@ class JobSpec(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     kind: Global___JobSpec.Kind.ValueType
     max_restarts: _builtins.int
-    """How often a failed attempt of a BATCH job is started again."""
+    """How often a failed attempt of a BATCH job is started again. An attempt that ended because its node was lost or
+    stopped is no failure and is always started again.
+    """
     owner: _builtins.str
     """The resource this job works for, such as `projects/p/runs/r`: shown to people and put into its spans."""
     @_builtins.property
@@ -310,7 +312,9 @@ class Attempt(_message.Message):
     exit_code: _builtins.int
     """Exit code of the process; 128 + n when signal n ended it. Absent while it runs."""
     end_reason: _builtins.str
-    """Stable code for an end that was not the process's own: `START_FAILED`, `LEASE_EXPIRED`, `OUT_OF_MEMORY`."""
+    """Stable code for an end that was not the process's own: `START_FAILED` counts against `max_restarts`; the platform's
+    own doing, such as `NODE_STOPPED`, `LEASE_EXPIRED` or `SUPERVISOR_LOST`, does not.
+    """
     @_builtins.property
     def ports(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Chosen port per name in the spec."""

@@ -39,6 +39,8 @@ class Node(_message.Message):
         """Holds its lease; takes jobs."""
         STATE_LOST: Node._State.ValueType  # 2
         """Lease ran out; its attempts are lost."""
+        STATE_STOPPED: Node._State.ValueType  # 3
+        """Its agent is shutting down or was shut down; takes no jobs until it registers again."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Whether jobs may start on it."""
@@ -49,6 +51,8 @@ class Node(_message.Message):
     """Holds its lease; takes jobs."""
     STATE_LOST: Node.State.ValueType  # 2
     """Lease ran out; its attempts are lost."""
+    STATE_STOPPED: Node.State.ValueType  # 3
+    """Its agent is shutting down or was shut down; takes no jobs until it registers again."""
 
     @_typing.final
     class LabelsEntry(_message.Message):

@@ -122,8 +122,8 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadJobLogs(self, request, context):
-        """The output of a job, stdout and stderr interleaved, from its first byte. With `follow` the stream ends when the job
-        has ended and everything was sent.
+        """The output of a job, stdout and stderr interleaved, from its first byte. With `follow` the stream goes on through
+        restarts and ends when the job has ended and everything was sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,8 +35,8 @@ class SchedulerServiceStub:
     OUT_OF_RANGE when the revision is no longer kept: list again. RESOURCE_EXHAUSTED when the reader is too slow.
     """
     ReadJobLogs: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.ReadJobLogsRequest, _scheduler_service_pb2.ReadJobLogsResponse]
-    """The output of a job, stdout and stderr interleaved, from its first byte. With `follow` the stream ends when the job
-    has ended and everything was sent.
+    """The output of a job, stdout and stderr interleaved, from its first byte. With `follow` the stream goes on through
+    restarts and ends when the job has ended and everything was sent.
     """
     GetNode: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetNodeRequest, _node_pb2.Node]
     """One machine of the pool."""
@@ -98,8 +98,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.ReadJobLogsRequest,
         context: _aio.ServicerContext[_scheduler_service_pb2.ReadJobLogsRequest, _abc.AsyncIterator[_scheduler_service_pb2.ReadJobLogsResponse]],
     ) -> _abc.AsyncIterator[_scheduler_service_pb2.ReadJobLogsResponse]:
-        """The output of a job, stdout and stderr interleaved, from its first byte. With `follow` the stream ends when the job
-        has ended and everything was sent.
+        """The output of a job, stdout and stderr interleaved, from its first byte. With `follow` the stream goes on through
+        restarts and ends when the job has ended and everything was sent.
         """
 
     @_abc_1.abstractmethod
