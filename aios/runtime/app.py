@@ -1,0 +1,130 @@
+"""The main of every service: settings, logs, traces, servers, background loops, drain on SIGTERM."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+
+from aios.config import Settings, unknown_variables
+from aios.errors import AiosError, InvalidArgument
+from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
+from aios.runtime import logs, telemetry
+from aios.runtime.channel import service_channel
+from aios.runtime.server import MESSAGE_BYTES_MAX, Server, Service
+from aios.runtime.tokens import Verifier, token_file
+
+LOOP_BACKOFF_SECONDS, LOOP_BACKOFF_SECONDS_MAX = 0.2, 5.0
+
+_log = logging.getLogger(__name__)
+Loop = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class App:
+    """What a service is made of.
+
+    `loops` run until the process stops; one that raises is logged and started again after a growing pause.
+    """
+
+    services: Sequence[Service] = ()
+    loops: Sequence[Loop] = ()
+    foreign: Mapping[str, str] = field(default_factory=dict)
+    message_bytes_max: int = MESSAGE_BYTES_MAX
+
+
+Build = Callable[[Settings, AsyncExitStack], Awaitable[App]]
+"""Makes an App from settings; what it opens it enters into the stack, which is closed last."""
+
+
+def main(service: str, build: Build) -> None:
+    """Run a service until SIGTERM or SIGINT. Exits 1 with one line when it cannot start."""
+    try:
+        settings = Settings.load()
+    except InvalidArgument as error:
+        sys.exit(f"{service}: {error.message}")
+    settings = replace(settings, token_file=settings.token_file or settings.secret(f"{service}.token"))
+    logs.setup(service, settings.log_level)
+    _check_environment(settings)
+    asyncio.run(run(service, settings, build))
+
+
+async def run(service: str, settings: Settings, build: Build, stop: asyncio.Event | None = None) -> None:
+    """Serve until `stop` is set, or until a signal where none is given."""
+    stop = stop or _stop_on_signal()
+    assert settings.token_file is not None
+    assert settings.jwks_file is not None
+    if settings.telemetry:
+        endpoint = settings.otlp_endpoint or settings.gateway_address
+        telemetry.setup(service, endpoint, token_file(settings.token_file))
+    verifier = Verifier(settings.jwks_file)
+    async with AsyncExitStack() as stack:
+        stack.callback(telemetry.shutdown)
+        app = await build(settings, stack)
+        loops = [asyncio.create_task(_keep_running(loop), name=str(loop)) for loop in app.loops]
+        server = None
+        if app.services:
+            loops.append(asyncio.create_task(_keep_running(lambda: follow_revocations(settings, verifier))))
+            server = Server(
+                settings.address_of(service),
+                app.services,
+                verifier,
+                foreign=app.foreign,
+                message_bytes_max=app.message_bytes_max,
+            )
+            await server.start()
+        await stop.wait()
+        _log.info("stopping: calls under way have %s s", settings.drain_seconds)
+        if server is not None:
+            await server.stop(settings.drain_seconds)
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def follow_revocations(settings: Settings, verifier: Verifier) -> None:
+    """Keep the verifier's set of revoked tokens as the identity domain has it."""
+    async with service_channel(settings, "gateway") as channel:
+        stub = identity_service_pb2_grpc.IdentityServiceStub(channel)
+        request = identity_service_pb2.WatchRevocationsRequest()
+        async for update in stub.WatchRevocations(request):
+            verifier.revoked = frozenset(revocation.token_id for revocation in update.revocations)
+
+
+async def _keep_running(loop: Loop) -> None:
+    backoff = LOOP_BACKOFF_SECONDS
+    clock = asyncio.get_running_loop()
+    while True:
+        started = clock.time()
+        try:
+            await loop()
+            _log.debug("%s ended; starting it again", loop)
+        except AiosError as error:
+            _log.warning("%s: %s (%s); trying again", loop, error.message, error.reason)
+        except Exception:  # a loop outlives whatever one round meets
+            _log.exception("%s failed; starting it again", loop)
+        if clock.time() - started > LOOP_BACKOFF_SECONDS_MAX:
+            backoff = LOOP_BACKOFF_SECONDS
+        await asyncio.sleep(backoff)
+        backoff = min(backoff * 2, LOOP_BACKOFF_SECONDS_MAX)
+
+
+def _stop_on_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _check_environment(settings: Settings) -> None:
+    for name, likely in unknown_variables(os.environ).items():
+        _log.warning("%s is no setting%s", name, f": did you mean {likely}?" if likely else "")
+    if not ip_address(settings.listen_host).is_loopback:
+        sys.exit(
+            "AIOS_LISTEN_HOST is not loopback, and servers have no TLS of their own: put Envoy in front."
+        )

@@ -1,0 +1,200 @@
+"""The way out: a gRPC channel that sends the token and the trace, bounds each call, retries what is safe, and raises
+the catalogue's errors.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from aios.config import Settings
+from aios.errors import AiosError, Unavailable
+from aios.runtime import contract, telemetry
+from aios.runtime.server import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
+from aios.runtime.status import from_rpc_error
+from aios.runtime.tokens import TokenSource, token_file
+
+UNARY_SECONDS = 10.0  # where the caller names no timeout
+ATTEMPTS_MAX = 4
+BACKOFF_SECONDS = 0.1  # doubles, with full jitter
+# A budget keeps retries from drowning a service that is coming back. Source: gRFC A6, retry throttling.
+BUDGET_TOKENS, BUDGET_REFILL = 10.0, 0.1
+
+Serializer = Callable[[Any], bytes]
+Deserializer = Callable[[bytes], Any]
+
+
+def connect(
+    address: str,
+    token: TokenSource | None,
+    *,
+    background: bool = False,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.aio.Channel:
+    """Open a channel to `host:port`. Nothing is dialled before the first call.
+
+    Args:
+        token: Gives the bearer token, at each call.
+        background: Calls outside any span are not traced by anyone on the way: for reconcilers and heartbeats.
+    """
+    options = [
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MILLIS),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        # The library's own wait between dials grows to two minutes; a service is back in seconds.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+    ]
+    if credentials is None:
+        inner = grpc.aio.insecure_channel(address, options=options)
+    else:
+        inner = grpc.aio.secure_channel(address, credentials, options=options)
+    return _Channel(inner, token, background)
+
+
+def service_channel(settings: Settings, service: str) -> grpc.aio.Channel:
+    """The channel from one service to another, with the caller's service token."""
+    assert settings.token_file is not None
+    return connect(settings.address_of(service), token_file(settings.token_file), background=True)
+
+
+class _Channel(grpc.aio.Channel):
+    """Generated stubs ask a channel for callables; these are ours."""
+
+    def __init__(self, inner: grpc.aio.Channel, token: TokenSource | None, background: bool) -> None:
+        self._inner = inner
+        self._token = token
+        self._background = background
+        self._budget = BUDGET_TOKENS
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = False,
+    ) -> Any:
+        call = self._inner.unary_unary(method, request_serializer, response_deserializer)
+        declared = contract.method(method)
+
+        async def send(request: Message, *, timeout: float | None = None, metadata: Any = ()) -> Any:
+            safe = (declared is not None and declared.idempotent) or contract.has_request_id(request)
+            clock = asyncio.get_running_loop()
+            deadline = clock.time() + (timeout or UNARY_SECONDS)
+            for attempt in range(1, ATTEMPTS_MAX + 1):
+                try:
+                    response = await call(
+                        request, timeout=max(0.0, deadline - clock.time()), metadata=self._metadata(metadata)
+                    )
+                except grpc.RpcError as raw:
+                    error = from_rpc_error(raw)
+                    pause = random.uniform(0, BACKOFF_SECONDS * 2**attempt)
+                    if not (safe and self._may_retry(error, attempt)) or clock.time() + pause > deadline:
+                        raise error from None
+                    await asyncio.sleep(pause)
+                else:
+                    self._budget = min(BUDGET_TOKENS, self._budget + BUDGET_REFILL)
+                    return response
+            raise AssertionError("the last attempt returns or raises")
+
+        return send
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = False,
+    ) -> Any:
+        call = self._inner.unary_stream(method, request_serializer, response_deserializer)
+
+        def send(request: Message, *, timeout: float | None = None, metadata: Any = ()) -> AsyncIterator[Any]:
+            return _receive(lambda: call(request, timeout=timeout, metadata=self._metadata(metadata)))
+
+        return send
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = False,
+    ) -> Any:
+        call = self._inner.stream_unary(method, request_serializer, response_deserializer)
+
+        async def send(
+            requests: AsyncIterable[Any], *, timeout: float | None = None, metadata: Any = ()
+        ) -> Any:
+            try:
+                return await call(requests, timeout=timeout, metadata=self._metadata(metadata))
+            except grpc.RpcError as raw:
+                raise from_rpc_error(raw) from None
+
+        return send
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = False,
+    ) -> Any:
+        call = self._inner.stream_stream(method, request_serializer, response_deserializer)
+
+        def send(
+            requests: AsyncIterable[Any], *, timeout: float | None = None, metadata: Any = ()
+        ) -> AsyncIterator[Any]:
+            return _receive(lambda: call(requests, timeout=timeout, metadata=self._metadata(metadata)))
+
+        return send
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._inner.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._inner.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._inner.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._inner.channel_ready()
+
+    async def __aenter__(self) -> "_Channel":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _metadata(self, extra: Any) -> tuple[tuple[str, str], ...]:
+        metadata = [*extra]
+        traceparent = telemetry.current_traceparent()
+        if not traceparent and self._background:
+            traceparent = telemetry.unsampled_traceparent()
+        if traceparent:
+            metadata.append(("traceparent", traceparent))
+        if self._token is not None:
+            metadata.append(("authorization", f"Bearer {self._token()}"))
+        return tuple(metadata)
+
+    def _may_retry(self, error: AiosError, attempt: int) -> bool:
+        if not isinstance(error, Unavailable) or attempt == ATTEMPTS_MAX:
+            return False
+        self._budget = max(0.0, self._budget - 1)
+        return self._budget > BUDGET_TOKENS / 2
+
+
+async def _receive(start: Callable[[], Any]) -> AsyncIterator[Any]:
+    """Responses as they come. Leaving the loop early cancels the call."""
+    call = start()
+    try:
+        async for response in call:
+            yield response
+    except grpc.RpcError as raw:
+        raise from_rpc_error(raw) from None
+    finally:
+        call.cancel()

@@ -1,0 +1,235 @@
+"""What surrounds every method on the server, in this order: tracing, errors, limits, caller, then the method itself.
+
+One wrapper serves all four RPC shapes. It decodes the request itself, so that bytes that are no message are answered
+with INVALID_ARGUMENT by us and not with INTERNAL by the library.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_status import rpc_status
+from opentelemetry.trace import SpanKind, Status, StatusCode, get_current_span
+
+from aios.errors import (
+    AiosError,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+)
+from aios.names import ANY_PROJECT, project_of
+from aios.runtime import contract, roles, telemetry
+from aios.runtime.context import Call, Principal, current_call
+from aios.runtime.status import RETRY_SOON, to_status
+from aios.runtime.tokens import Verifier
+
+UNARY_SECONDS_MAX = 30.0  # a unary call is short work; longer work answers at once and is watched
+CALLS_UNDER_WAY_MAX = 512  # unary calls; about 50 ms of queue at 10,000 calls/s
+
+_log = logging.getLogger(__name__)
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = grpc.RpcMethodHandler
+M = TypeVar("M")
+
+
+@dataclass
+class Chain:
+    """The interceptors of one server."""
+
+    verifier: Verifier
+    foreign: Mapping[str, str]
+    """Permission of methods or whole services that are not ours: health, reflection, OTLP."""
+    under_way: int = 0
+
+    def permission(self, path: str) -> str:
+        """What a caller needs for a method.
+
+        Raises:
+            ValueError: the method states no permission, or one that no role has.
+        """
+        declared = contract.method(path)
+        service = path.split("/")[1]
+        permission = self.foreign.get(path) or self.foreign.get(service) or (declared and declared.permission)
+        if not permission or permission not in roles.KNOWN:
+            raise ValueError(f"{path} states no known permission ({permission!r}): see aios.runtime.roles")
+        return permission
+
+    def wrap(self, path: str, handler: Handler) -> Handler:
+        """The same method with the chain around it."""
+        permission = self.permission(path)
+        decode: Callable[[bytes], Any] = handler.request_deserializer or bytes
+
+        async def unary_in(raw: bytes, context: Context) -> Any:
+            async with self._around(path, permission, context) as call:
+                request = _decoded(raw, decode)
+                self._check_project(path, request, call.principal)
+                with self._limits(path):
+                    async with _deadline(context):
+                        return await _unary(handler)(request, context)
+
+        async def unary_in_stream_out(raw: bytes, context: Context) -> AsyncIterator[Any]:
+            async with self._around(path, permission, context) as call:
+                request = _decoded(raw, decode)
+                self._check_project(path, request, call.principal)
+                async for response in handler.unary_stream(request, context):  # type: ignore[union-attr]
+                    yield response
+
+        async def stream_in(raws: AsyncIterator[bytes], context: Context) -> Any:
+            async with self._around(path, permission, context):
+                return await handler.stream_unary(_all_decoded(raws, decode), context)  # type: ignore[misc]
+
+        async def stream_in_stream_out(raws: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+            async with self._around(path, permission, context):
+                async for response in handler.stream_stream(_all_decoded(raws, decode), context):  # type: ignore[union-attr]
+                    yield response
+
+        encode = handler.response_serializer
+        make: Callable[..., Handler]
+        method: Callable[..., Any]
+        match (handler.request_streaming, handler.response_streaming):
+            case (False, False):
+                make, method = grpc.unary_unary_rpc_method_handler, unary_in
+            case (False, True):
+                make, method = grpc.unary_stream_rpc_method_handler, unary_in_stream_out
+            case (True, False):
+                make, method = grpc.stream_unary_rpc_method_handler, stream_in
+            case _:
+                make, method = grpc.stream_stream_rpc_method_handler, stream_in_stream_out
+        return make(method, request_deserializer=None, response_serializer=encode)
+
+    @asynccontextmanager
+    async def _around(self, path: str, permission: str, context: Context) -> AsyncIterator[Call]:
+        metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
+        status = None
+        with telemetry.span(
+            path.removeprefix("/"),
+            traceparent=str(metadata.get("traceparent", "")) or None,
+            kind=SpanKind.SERVER,
+        ):
+            try:
+                call = Call(path, self._caller(metadata, permission))
+                # Never reset: the context is this call's own and ends with it.
+                current_call.set(call)
+                if call.principal is not None:
+                    get_current_span().set_attribute("aios.project", call.principal.project)
+                yield call
+            except AiosError as error:
+                get_current_span().set_status(Status(StatusCode.ERROR, error.reason))
+                status = to_status(error)
+            except (asyncio.CancelledError, GeneratorExit):
+                raise
+            except Exception as error:
+                if isinstance(error, grpc.aio.AbortError):
+                    raise
+                _log.exception("unexpected error in %s", path)
+                get_current_span().set_status(Status(StatusCode.ERROR, type(error).__name__))
+                trace_id = telemetry.current_trace_id() or "none"
+                status = to_status(
+                    Internal(
+                        f"This failed inside the platform. Its log has it as trace {trace_id}.",
+                        trace_id=trace_id,
+                    )
+                )
+        if status is not None:
+            await context.abort_with_status(rpc_status.to_status(status))
+
+    def _caller(self, metadata: Mapping[str, Any], permission: str) -> Principal | None:
+        header = str(metadata.get("authorization", ""))
+        if not header:
+            if permission == roles.PUBLIC:
+                return None
+            raise Unauthenticated(
+                "Send a token as `authorization: Bearer ...`; `aios login` gets one.", reason="TOKEN_MISSING"
+            )
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated(
+                "The authorization header must be `Bearer <token>`.", reason="TOKEN_INVALID"
+            )
+        caller = self.verifier.verify(token.strip())
+        if not roles.allows(caller.role, permission, operator=caller.operator):
+            raise PermissionDenied(
+                f"The role {caller.role} may not do {permission}: ask a project admin.",
+                reason="ROLE_TOO_LOW",
+                role=caller.role,
+                permission=permission,
+            )
+        return caller
+
+    def _check_project(self, path: str, request: Any, caller: Principal | None) -> None:
+        declared = contract.method(path)
+        if declared is None or caller is None or not isinstance(request, Message):
+            return
+        for field in declared.resources:
+            name = contract.read_field(request, field)
+            project = project_of(name)
+            if project is None or project == caller.project or caller.everywhere:
+                continue
+            wildcard = (
+                " Only the platform's own services may name every project." if project == ANY_PROJECT else ""
+            )
+            raise NotFound(
+                f"{name!r} does not exist in your project {caller.project}.{wildcard}", resource=name
+            )
+
+    @contextmanager
+    def _limits(self, path: str) -> Iterator[None]:
+        if self.under_way >= CALLS_UNDER_WAY_MAX:
+            raise ResourceExhausted(
+                "The service has too many calls under way: try again shortly.",
+                reason="OVERLOADED",
+                retry_after=RETRY_SOON,
+                method=path,
+            )
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+
+
+@asynccontextmanager
+async def _deadline(context: Context) -> AsyncIterator[None]:
+    left = context.time_remaining()
+    try:
+        async with asyncio.timeout(min(left or UNARY_SECONDS_MAX, UNARY_SECONDS_MAX)):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "This took longer than allowed. Whether it took effect is unknown: read before you repeat it."
+        ) from None
+
+
+def _unary(handler: Handler) -> Callable[[Any, Context], Any]:
+    """The method as a coroutine function: servicers of other packages (health) may be plain functions."""
+    method = handler.unary_unary
+    assert method is not None
+
+    async def call(request: Any, context: Context) -> Any:
+        result = method(request, context)
+        return await result if asyncio.iscoroutine(result) else result
+
+    return call
+
+
+def _decoded(raw: bytes, decode: Callable[[bytes], M]) -> M:
+    try:
+        return decode(raw)
+    except DecodeError:
+        raise InvalidArgument(
+            "The request's bytes are not the message that this method takes.", reason="MALFORMED_MESSAGE"
+        ) from None
+
+
+async def _all_decoded(raws: AsyncIterator[bytes], decode: Callable[[bytes], M]) -> AsyncIterator[M]:
+    async for raw in raws:
+        yield _decoded(raw, decode)

@@ -1,0 +1,49 @@
+"""Which role may do what: permissions are `noun.verb`, as each method's option states them. Deny by default."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+PUBLIC = "public"
+"""The permission of a method that needs no token."""
+
+_VIEWER = frozenset(
+    ["caller.get", "projects.get", "projects.list", "members.list", "jobs.get", "jobs.list", "jobs.watch", "jobs.logs", "nodes.get", "nodes.list", "downloads.list", "datasets.get", "datasets.list", "models.get", "models.list", "checkpoints.list", "lineage.get", "runs.get", "runs.list", "runs.watch", "metrics.list", "metrics.watch", "deployments.get", "deployments.list", "deployments.watch", "traces.get", "traces.list", "predictions.create"]
+)
+_EDITOR = _VIEWER | frozenset(
+    ["jobs.create", "jobs.cancel", "uploads.begin", "uploads.complete", "datasets.create", "datasets.commit", "models.create", "models.register", "models.alias", "runs.create", "runs.cancel", "deployments.create", "deployments.update", "deployments.delete"]
+)
+_ADMIN = _EDITOR | frozenset(["members.set", "members.delete", "tokens.create", "tokens.list", "tokens.revoke"])
+_WORKER = frozenset(
+    ["caller.get", "uploads.begin", "uploads.complete", "downloads.list", "datasets.get", "models.get", "checkpoints.create", "checkpoints.list", "runs.get", "metrics.list", "run_attempts.begin", "run_attempts.report", "run_attempts.complete", "replicas.get_spec", "replicas.report", "spans.write"]
+)
+_SERVICE = _VIEWER | frozenset(
+    ["jobs.create", "jobs.cancel", "models.create", "models.register", "checkpoints.create", "lineage.record", "routes.watch", "routes.confirm", "revocations.watch", "spans.write"]
+)
+_NODE = frozenset(
+    ["caller.get", "agents.connect", "agents.push_logs", "worker_tokens.issue", "revocations.watch", "spans.write"]
+)
+
+ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "viewer": _VIEWER,
+        "editor": _EDITOR,
+        "admin": _ADMIN,
+        "worker": _WORKER,
+        "service": _SERVICE,
+        "node": _NODE,
+    }
+)
+OPERATOR = frozenset({"projects.create"})
+"""What an operator may do beyond the role in the token."""
+
+KNOWN = frozenset().union(*ROLES.values(), OPERATOR, {PUBLIC})
+"""Every permission somebody has: a method that states another one is a mistake."""
+
+
+def allows(role: str, permission: str, *, operator: bool = False) -> bool:
+    """Whether a caller with this role may use a method with this permission."""
+    return (
+        permission == PUBLIC
+        or permission in ROLES.get(role, frozenset())
+        or (operator and permission in OPERATOR)
+    )

@@ -1,0 +1,129 @@
+"""The gRPC server of every process: our interceptors around every method, health, reflection, drain."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from aios.runtime import contract, roles
+from aios.runtime.interceptors import Chain
+from aios.runtime.tokens import Verifier
+
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # gRPC's own default, stated: tensors do not pass here
+KEEPALIVE_MILLIS = (
+    20_000  # a peer that is stopped is noticed within half a minute, whatever the call's deadline
+)
+
+_log = logging.getLogger(__name__)
+
+OPTIONS: Sequence[tuple[str, int]] = (
+    # A second process on the same port must fail to start, not take half of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MILLIS),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+BUILT_IN = {
+    "grpc.health.v1.Health": roles.PUBLIC,
+    "grpc.reflection.v1alpha.ServerReflection": "caller.get",
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A servicer and the generated function that adds it to a server."""
+
+    add: Callable[[Any, Any], None]
+    servicer: object
+
+
+class Server:
+    """Serves `services` on `address` until stopped.
+
+    Args:
+        foreign: Permissions of services whose protos are not ours, by service or method path.
+
+    Raises:
+        ValueError: a method states no permission.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        services: Iterable[Service],
+        verifier: Verifier,
+        *,
+        foreign: Mapping[str, str] | None = None,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
+        options = [*OPTIONS, ("grpc.max_receive_message_length", message_bytes_max)]
+        self._server = grpc.aio.server(options=options)
+        self._chain = Chain(verifier, {**BUILT_IN, **(foreign or {})})
+        self._health = health.aio.HealthServicer()
+        self._address = address
+        self.port = 0
+        registrar = _Registrar(self._server, self._chain)
+        for service in services:
+            service.add(service.servicer, registrar)
+        self._names = (*registrar.names, "")
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)  # type: ignore[arg-type]
+        reflection.enable_server_reflection((*registrar.names, reflection.SERVICE_NAME), registrar)  # type: ignore[arg-type]
+
+    async def start(self) -> None:
+        """Bind, serve, and report SERVING.
+
+        Raises:
+            RuntimeError: the address is taken.
+        """
+        self.port = self._server.add_insecure_port(self._address)
+        if not self.port:
+            raise RuntimeError(f"cannot listen on {self._address}: is it taken?")
+        await self._server.start()
+        await self._report(health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving gRPC on %s", self._address)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Report NOT_SERVING, refuse new calls, wait for those under way, then end the rest."""
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.stop(drain_seconds)
+
+    async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in self._names:
+            await self._health.set(name, status)
+
+
+class _Registrar:
+    """Stands where generated code expects a server, and puts the chain around each method that it is given."""
+
+    def __init__(self, server: grpc.aio.Server, chain: Chain) -> None:
+        self._server = server
+        self._chain = chain
+        self.names: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.ServiceRpcHandler]) -> None:
+        for handler in handlers:
+            name = handler.service_name()
+            assert name is not None
+            paths = [f"/{name}/{method}" for method in contract.methods_of(name)]
+            wrapped = {
+                path.rpartition("/")[2]: self._chain.wrap(path, found)
+                for path in paths
+                if (found := handler.service(_Asked(path))) is not None
+            }
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, wrapped),))
+            self.names.append(name)
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Newer generated code says the same twice, for the library's faster lookup; once is enough."""
+
+
+class _Asked(NamedTuple):
+    """What a generic handler looks at to find its method."""
+
+    method: str
+    invocation_metadata: tuple[()] = ()

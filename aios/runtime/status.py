@@ -1,0 +1,78 @@
+"""The catalogue on the wire: `AiosError` to and from `google.rpc.Status`.
+
+Source: google.aip.dev/193.
+"""
+
+from datetime import timedelta
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from aios.errors import BY_CODE, AiosError, Code, Internal
+
+DOMAIN = "aios"
+GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def to_status(error: AiosError) -> status_pb2.Status:
+    """The full answer for an error."""
+    status = status_pb2.Status(code=error.code.value, message=error.message)
+    details: list[object] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    ]
+    if error.fields:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
+                    for field, problem in error.fields.items()
+                ]
+            )
+        )
+    if error.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromTimedelta(error.retry_after)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)  # type: ignore[arg-type]
+        status.details.append(packed)
+    return status
+
+
+def from_status(status: status_pb2.Status) -> AiosError:
+    """The same error in a client, as the class of its code."""
+    code = Code(status.code) if status.code in code_pb2.Code.values() else Code.UNKNOWN
+    reason, metadata, fields, retry_after = code.name, {}, {}, None
+    for detail in status.details:
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            info = error_details_pb2.ErrorInfo()
+            detail.Unpack(info)
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+            bad = error_details_pb2.BadRequest()
+            detail.Unpack(bad)
+            fields = {violation.field: violation.description for violation in bad.field_violations}
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            retry = error_details_pb2.RetryInfo()
+            detail.Unpack(retry)
+            retry_after = retry.retry_delay.ToTimedelta()
+    error = BY_CODE.get(code, Internal)(status.message, fields=fields, retry_after=retry_after, reason=reason)
+    error.metadata = metadata
+    return error
+
+
+def from_rpc_error(error: grpc.RpcError) -> AiosError:
+    """The error behind a failed call, whoever made it: our server, another one, or the library itself."""
+    status = rpc_status.from_call(error) if error.trailing_metadata() is not None else None  # type: ignore[attr-defined]
+    if status is not None:
+        return from_status(status)
+    code = Code[error.code().name]  # type: ignore[attr-defined]
+    message = error.details() or code.name  # type: ignore[attr-defined]
+    return BY_CODE.get(code, Internal)(message, reason=code.name)
+
+
+RETRY_SOON = timedelta(seconds=1)
+"""What a shed call is told to wait."""
