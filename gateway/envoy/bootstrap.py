@@ -1,0 +1,64 @@
+"""Envoy's start-up file: who it is, where it finds the rest, and when it refuses work. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.envoy import limits
+
+Json = dict[str, Any]
+
+
+def bootstrap(*, node_id: str, admin_socket: str, listeners_path: str, clusters_path: str) -> Json:
+    """The bootstrap. The admin interface is a unix socket of mode 0600: it can stop Envoy and print its secrets."""
+    return {
+        "node": {"id": node_id, "cluster": "aios"},
+        "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
+        "dynamic_resources": {
+            "lds_config": {"path_config_source": {"path": listeners_path}, "resource_api_version": "V3"},
+            "cds_config": {"path_config_source": {"path": clusters_path}, "resource_api_version": "V3"},
+        },
+        "stats_config": {"stats_tags": _deployment_tags()},
+        "overload_manager": _overload_manager(),
+    }
+
+
+def _deployment_tags() -> list[Json]:
+    """Project, deployment, revision and protocol as labels, so that one query gives a deployment's latencies."""
+    tags = (("project", "~"), ("deployment", "~"), ("revision", "~"), ("protocol", r"\."))
+    return [
+        {"tag_name": f"aios.{tag}", "regex": rf"^cluster\.(?:[^~.]+~){{{position}}}(([^~.]+){end})"}
+        for position, (tag, end) in enumerate(tags)
+    ]
+
+
+def _overload_manager() -> Json:
+    heap = "envoy.resource_monitors.fixed_heap"
+    connections = "envoy.resource_monitors.global_downstream_max_connections"
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            {
+                "name": heap,
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                    "max_heap_size_bytes": limits.HEAP_BYTES_MAX,
+                },
+            },
+            {
+                "name": connections,
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
+                    ".downstream_connections.v3.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": limits.CONNECTIONS_MAX,
+                },
+            },
+        ],
+        "actions": [
+            {
+                "name": f"envoy.overload_actions.{action}",
+                "triggers": [{"name": heap, "threshold": {"value": share}}],
+            }
+            for action, share in (("shrink_heap", 0.8), ("stop_accepting_requests", 0.95))
+        ],
+    }

@@ -1,0 +1,217 @@
+"""Upstreams: one cluster per service, two per revision (Triton's HTTP and gRPC ports), and their endpoints. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from gateway.envoy import limits
+from gateway.envoy.model import Address, Backend, Replica, Snapshot
+
+Json = dict[str, Any]
+
+GATEWAY_GRPC = "gateway-grpc"
+GATEWAY_HTTP = "gateway-http"
+TELEMETRY = "telemetry"
+TELEMETRY_TOKEN = "telemetry-token"  # noqa: S105  # the secret's name, not its value
+
+_HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def clusters(snapshot: Snapshot, *, endpoints_dir: str, token_path: str) -> list[Json]:
+    """All clusters. Those of deployments read their endpoints from `endpoints_dir`, the tracer its token from `token_path`."""
+    services = snapshot.services
+    telemetry = services.collector or services.gateway_grpc
+    static = [
+        _service("scheduler", services.scheduler, _http2()),
+        _service("data", services.data, _http2()),
+        _service("trainer", services.trainer, _http2()),
+        _service("inference", services.inference, _http2()),
+        _service(GATEWAY_GRPC, services.gateway_grpc, _http2()),
+        _service(GATEWAY_HTTP, services.gateway_http, _http1(limits.APP_IDLE_SECONDS)),
+        _service(TELEMETRY, telemetry, _http2() | {"http_filters": _bearer_from_file(token_path)}),
+    ]
+    return static + [
+        _replicas(name, protocol, f"{endpoints_dir}/{name}.json")
+        for deployment in snapshot.deployments
+        for name, _, protocol in deployment.clusters()
+    ]
+
+
+def endpoints(name: str, backend: Backend, protocol: str) -> Json:
+    """The replicas of one cluster. Health is always asked of the HTTP port: one check decides for both doors."""
+    return {
+        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": name,
+        "endpoints": [
+            {
+                "lb_endpoints": [
+                    {
+                        "endpoint": {
+                            "address": _socket(Address(replica.host, _port(replica, protocol))),
+                            "health_check_config": {"port_value": replica.http_port},
+                        }
+                    }
+                    for replica in backend.replicas
+                ]
+            }
+        ],
+    }
+
+
+def _port(replica: Replica, protocol: str) -> int:
+    return replica.grpc_port if protocol == "grpc" else replica.http_port
+
+
+def _service(name: str, address: Address, http_options: Json) -> Json:
+    return {
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": name,
+        "type": "STATIC" if _is_ip(address.host) else "STRICT_DNS",
+        "connect_timeout": f"{limits.CONNECT_SECONDS}s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address)}}]}],
+        },
+        "typed_extension_protocol_options": {_HTTP_OPTIONS.rsplit("/")[-1]: http_options},
+        "circuit_breakers": _circuit_breakers(),
+    }
+
+
+def _replicas(name: str, protocol: str, endpoints_path: str) -> Json:
+    return {
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {
+            "service_name": name,
+            "eds_config": {"path_config_source": {"path": endpoints_path}, "resource_api_version": "V3"},
+        },
+        "connect_timeout": f"{limits.CONNECT_SECONDS}s",
+        "lb_policy": "LEAST_REQUEST",
+        # A replica that just started gets traffic after its first good answer, and one that is gone leaves at once.
+        "common_lb_config": {"ignore_new_hosts_until_first_hc": True},
+        "ignore_health_on_host_removal": True,
+        "typed_extension_protocol_options": {
+            _HTTP_OPTIONS.rsplit("/")[-1]: _http2()
+            if protocol == "grpc"
+            else _http1(limits.CONNECTION_IDLE_SECONDS)
+        },
+        "health_checks": [_health_check()],
+        "outlier_detection": _outlier_detection(),
+        "circuit_breakers": _circuit_breakers(),
+    }
+
+
+def _health_check() -> Json:
+    return {
+        "http_health_check": {"path": "/v2/health/ready"},
+        "interval": f"{limits.HEALTH_INTERVAL_SECONDS}s",
+        "no_traffic_interval": f"{limits.HEALTH_INTERVAL_SECONDS}s",
+        "unhealthy_interval": "0.5s",  # a replica that recovers is back within a second
+        "timeout": f"{limits.HEALTH_TIMEOUT_SECONDS}s",
+        "unhealthy_threshold": 2,
+        "healthy_threshold": 1,
+    }
+
+
+def _outlier_detection() -> Json:
+    # A model that answers 500 to one client's tensors must not lose its replicas for all: only failures to
+    # connect and answers of a gateway (502, 503, 504) count.
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 3,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "consecutive_gateway_failure": 5,
+        "enforcing_consecutive_gateway_failure": 100,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "interval": "1s",
+        "base_ejection_time": f"{limits.EJECTION_SECONDS}s",
+        "max_ejection_percent": 50,
+    }
+
+
+def _circuit_breakers() -> Json:
+    budget = {
+        "budget_percent": {"value": limits.RETRY_BUDGET_PERCENT},
+        "min_retry_concurrency": limits.RETRIES_CONCURRENT_MIN,
+    }
+    # Envoy's default of 1024 requests per cluster is below what one client connection may open streams for watches.
+    return {
+        "thresholds": [
+            {
+                "max_connections": 4096,
+                "max_pending_requests": 4096,
+                "max_requests": 8192,
+                "retry_budget": budget,
+            }
+        ]
+    }
+
+
+def _http2() -> Json:
+    http2 = {
+        "initial_stream_window_size": limits.HTTP2_STREAM_WINDOW_BYTES,
+        "initial_connection_window_size": limits.HTTP2_CONNECTION_WINDOW_BYTES,
+    }
+    return {"@type": _HTTP_OPTIONS, "explicit_http_config": {"http2_protocol_options": http2}}
+
+
+def _http1(idle_seconds: int) -> Json:
+    return {
+        "@type": _HTTP_OPTIONS,
+        "common_http_protocol_options": {"idle_timeout": f"{idle_seconds}s"},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }
+
+
+def _bearer_from_file(token_path: str) -> list[Json]:
+    """Add `authorization: Bearer` from a watched secret: a fresh token changes neither listener nor cluster."""
+    source = {"path_config_source": {"path": token_path}, "resource_api_version": "V3"}
+    return [
+        {
+            "name": "envoy.filters.http.credential_injector",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
+                "overwrite": True,
+                "credential": {
+                    "name": "envoy.http.injected_credentials.generic",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic",
+                        "credential": {"name": TELEMETRY_TOKEN, "sds_config": source},
+                        "header": "authorization",
+                        "header_value_prefix": "Bearer ",
+                    },
+                },
+            },
+        },
+        {
+            "name": "envoy.filters.http.upstream_codec",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+            },
+        },
+    ]
+
+
+def token_secret(token: str) -> Json:
+    """The secret that `clusters` tells the tracer to read."""
+    return {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": TELEMETRY_TOKEN,
+        "generic_secret": {"secret": {"inline_string": token}},
+    }
+
+
+def _socket(address: Address) -> Json:
+    return {"socket_address": {"address": address.host, "port_value": address.port}}
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

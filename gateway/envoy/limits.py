@@ -1,0 +1,37 @@
+"""Every limit of the public door, with its reason. Seconds and bytes."""
+
+from __future__ import annotations
+
+MIB = 1024 * 1024
+
+JSON_BODY_BYTES_MAX = 4 * MIB  # gRPC's own default for a message: the JSON of one request cannot need more.
+TENSOR_BODY_BYTES_MAX = (
+    64 * MIB
+)  # a batch of 100 float32 images of 3x384x384; larger input belongs in the blob store.
+CONNECTION_BUFFER_BYTES = 1 * MIB  # per direction; flow control, not a limit on messages.
+HTTP2_STREAM_WINDOW_BYTES = 1 * MIB  # a slow upstream holds at most this of a stream in Envoy.
+HTTP2_CONNECTION_WINDOW_BYTES = 16 * MIB  # sixteen such streams on one connection.
+HTTP2_STREAMS_MAX = 1024  # concurrent requests of one client connection.
+HEADERS_KIB_MAX = 32  # a JWT is about 1 KiB; gRPC metadata is 8 KiB by default.
+HEADERS_MAX = 100  # number of headers.
+CONNECTIONS_MAX = (
+    10_000  # file descriptors of one Envoy; a common hard limit is 2^16 and each needs an upstream one.
+)
+HEAP_BYTES_MAX = (
+    1024 * MIB
+)  # sixteen full tensor bodies in flight; beyond it requests are refused, not the process killed.
+
+HEADERS_SECONDS = 10  # to send the request's headers: a slow-loris client holds a connection no longer.
+CONNECTION_IDLE_SECONDS = 3600  # keep-alive between requests.
+STREAM_IDLE_SECONDS = 900  # a stream without a byte either way is dead: watches send progress far more often.
+PREDICT_SECONDS = 300  # one HTTP prediction, activation of a sleeping deployment included.
+CONNECT_SECONDS = 2  # to a service or replica on the same machine or network.
+APP_IDLE_SECONDS = 3  # below uvicorn's 5 s keep-alive, so that Envoy never reuses a connection being closed.
+CLOCK_SKEW_SECONDS = 5  # between the machine that signs tokens and this one.
+
+HEALTH_INTERVAL_SECONDS = 2  # a dead replica leaves after two misses; retries cover the gap.
+HEALTH_TIMEOUT_SECONDS = 2  # a busy two-core machine answers late, not never.
+EJECTION_SECONDS = 5  # how long a replica that refuses connections rests, times its number of ejections.
+RETRIES = 2  # only requests that no replica has seen.
+RETRY_BUDGET_PERCENT = 20  # of the active requests, so that retries cannot double an overload.
+RETRIES_CONCURRENT_MIN = 8  # allowed whatever the budget says: at low traffic 20 % is less than one.

@@ -1,0 +1,244 @@
+"""The one public listener: HTTP/1.1, HTTP/2, gRPC and gRPC-web on one port, and the filters every request passes. Pure."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from typing import Any
+
+from google.protobuf import descriptor_pb2
+
+from gateway.envoy import limits, replies, routes
+from gateway.envoy.clusters import TELEMETRY
+from gateway.envoy.model import Address, Tls
+
+Json = dict[str, Any]
+
+NAME = "public"
+_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+_EXTRACTION = "envoy.filters.http.grpc_field_extraction"
+
+# The model's name goes from the message to a header, and the route is chosen again. ModelInfer without a name
+# matches no deployment: an absent header would be as good, an old one must not stay.
+_MODEL_TO_HEADER = f"""
+function envoy_on_request(request)
+  local found = request:streamInfo():dynamicMetadata():get("{_EXTRACTION}")
+  if found == nil then return end
+  local names = found["model_name"] or found["name"]
+  request:headers():replace("{routes.MODEL_HEADER}", names and names[1] or "")
+  request:clearRouteCache()
+end
+"""
+
+
+def listener(*, address: Address, jwks: str, routes_path: str, tls: Tls | None = None) -> Json:
+    """The listener. Raises ValueError for a non-loopback address without TLS: tokens would travel in the clear."""
+    if tls is None and not ipaddress.ip_address(address.host).is_loopback:
+        raise ValueError(f"listening on {address.host} needs TLS: give a certificate, or listen on 127.0.0.1")
+    chain: Json = {"filters": [{"name": "http", "typed_config": _connection_manager(jwks, routes_path)}]}
+    if tls is not None:
+        chain["transport_socket"] = _tls(tls)
+    return {
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": NAME,
+        "address": {"socket_address": {"address": address.host, "port_value": address.port}},
+        "per_connection_buffer_limit_bytes": limits.CONNECTION_BUFFER_BYTES,
+        "filter_chains": [chain],
+    }
+
+
+def _connection_manager(jwks: str, routes_path: str) -> Json:
+    return {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": NAME,
+        "codec_type": "AUTO",
+        "rds": {
+            "route_config_name": routes.NAME,
+            "config_source": {"path_config_source": {"path": routes_path}, "resource_api_version": "V3"},
+        },
+        "http_filters": _filters(jwks),
+        "local_reply_config": replies.local_replies(),
+        "tracing": _tracing(),
+        "server_name": "aios",
+        # Nobody is internal: x-envoy-* headers of a client (timeouts, retries) are dropped, loopback included.
+        "use_remote_address": True,
+        "internal_address_config": {"unix_sockets": False},
+        "early_header_mutation_extensions": [_drop_our_headers()],
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "max_request_headers_kb": limits.HEADERS_KIB_MAX,
+        "request_headers_timeout": f"{limits.HEADERS_SECONDS}s",
+        "stream_idle_timeout": f"{limits.STREAM_IDLE_SECONDS}s",
+        "common_http_protocol_options": {
+            "max_headers_count": limits.HEADERS_MAX,
+            "idle_timeout": f"{limits.CONNECTION_IDLE_SECONDS}s",
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": limits.HTTP2_STREAMS_MAX,
+            "initial_stream_window_size": limits.HTTP2_STREAM_WINDOW_BYTES,
+            "initial_connection_window_size": limits.HTTP2_CONNECTION_WINDOW_BYTES,
+        },
+        "request_id_extension": {
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+                "pack_trace_reason": False,
+                "use_request_id_for_trace_sampling": False,
+            }
+        },
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+    }
+
+
+def _filters(jwks: str) -> list[Json]:
+    """In order. Who you are comes before what you send, and nothing is read from a body that may not be sent."""
+    return [
+        _filter("cors", "cors.v3.Cors"),
+        _filter("grpc_web", "grpc_web.v3.GrpcWeb"),
+        _filter("jwt_authn", "jwt_authn.v3.JwtAuthentication", **_jwt(jwks)),
+        _filter("rbac", "rbac.v3.RBAC") | {"name": "aios.revoked"},
+        _filter("rbac", "rbac.v3.RBAC", rules={"action": "ALLOW"}),
+        _filter("decompressor", "decompressor.v3.Decompressor", **_gunzip()),
+        _filter("buffer", "buffer.v3.Buffer", max_request_bytes=limits.JSON_BODY_BYTES_MAX),
+        _filter(
+            "grpc_field_extraction", "grpc_field_extraction.v3.GrpcFieldExtractionConfig", **_extraction()
+        ),
+        _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": _MODEL_TO_HEADER}),
+        _filter("router", "router.v3.Router"),
+    ]
+
+
+def _filter(name: str, message: str, **config: Any) -> Json:
+    return {
+        "name": f"envoy.filters.http.{name}",
+        "typed_config": {"@type": f"{_FILTERS}.{message}", **config},
+    }
+
+
+def _jwt(jwks: str) -> Json:
+    claims = {
+        "project": routes.PROJECT_HEADER,
+        "sub": routes.SUBJECT_HEADER,
+        "role": routes.ROLE_HEADER,
+        "jti": routes.TOKEN_ID_HEADER,
+    }
+    provider = {
+        "issuer": "aios",
+        "audiences": ["aios"],
+        "local_jwks": {"inline_string": jwks},
+        # Named, because the default also takes a token from the URL, where logs and proxies keep it.
+        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        "forward": True,  # the service verifies again
+        "require_expiration": True,
+        "clock_skew_seconds": limits.CLOCK_SKEW_SECONDS,
+        "claim_to_headers": [
+            {"claim_name": claim, "header_name": header} for claim, header in claims.items()
+        ],
+        "clear_route_cache": True,
+    }
+    return {
+        "providers": {"aios": provider},
+        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "aios"}}],
+        "bypass_cors_preflight": True,
+    }
+
+
+def _gunzip() -> Json:
+    """Unpack before the body limit counts, so that 64 KiB of gzip cannot become 64 MiB behind it."""
+    return {
+        "decompressor_library": {
+            "name": "gzip",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.compression.gzip.decompressor.v3.Gzip"
+            },
+        },
+        "request_direction_config": {"common_config": {}},
+        "response_direction_config": {
+            "common_config": {"enabled": {"default_value": False, "runtime_key": "aios.gunzip_responses"}}
+        },
+    }
+
+
+def _extraction() -> Json:
+    methods: Json = {
+        f"{routes.PREDICT}.{method}": {"request_field_extractions": {field: {}}}
+        for method, field in routes.PREDICT_METHODS.items()
+    }
+    descriptors = base64.b64encode(predict_descriptors().SerializeToString()).decode()
+    return {"descriptor_set": {"inline_bytes": descriptors}, "extractions_by_method": methods}
+
+
+def predict_descriptors() -> descriptor_pb2.FileDescriptorSet:
+    """Of the Open Inference Protocol, only what routing reads: each method's first field, the model's name.
+
+    Fields that are not described are passed over, so Envoy never parses a tensor.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name="inference.proto", package="inference", syntax="proto3")
+    file.message_type.add(name="Ignored")
+    service = file.service.add(name="GRPCInferenceService")
+    for method, field in routes.PREDICT_METHODS.items():
+        request = f"{method.replace('Stream', '')}Request"
+        service.method.add(name=method, input_type=f".inference.{request}", output_type=".inference.Ignored")
+        if request not in [message.name for message in file.message_type]:
+            file.message_type.add(name=request).field.add(
+                name=field,
+                number=1,
+                type=descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
+                label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
+            )
+    return descriptor_pb2.FileDescriptorSet(file=[file])
+
+
+def _drop_our_headers() -> Json:
+    """Clients do not get to say who they are; `_` is how some frameworks spell `-`."""
+    mutations = [
+        {"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-aios-", "x_aios_")
+    ]
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": mutations,
+        },
+    }
+
+
+def _tracing() -> Json:
+    """Every request is traced; a client that sends `traceparent` with sampling off is obeyed."""
+    tags = {
+        "aios.project": routes.PROJECT_HEADER,
+        "aios.model": routes.MODEL_HEADER,
+        "aios.subject": routes.SUBJECT_HEADER,
+    }
+    return {
+        "random_sampling": {"value": 100},
+        "spawn_upstream_span": True,
+        "custom_tags": [{"tag": tag, "request_header": {"name": header}} for tag, header in tags.items()],
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "service_name": "envoy",
+                "grpc_service": {"envoy_grpc": {"cluster_name": TELEMETRY}, "timeout": "2s"},
+            },
+        },
+    }
+
+
+def _tls(tls: Tls) -> Json:
+    certificate = {
+        "certificate_chain": {"filename": tls.certificate},
+        "private_key": {"filename": tls.private_key},
+    }
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "tls_certificates": [certificate],
+                "alpn_protocols": ["h2", "http/1.1"],
+            },
+        },
+    }

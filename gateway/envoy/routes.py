@@ -1,0 +1,296 @@
+"""Which request goes where, who may send it, and how large it may be. Pure.
+
+The listener denies everything; a route opens it. Routes change often (deployments, weights, revoked tokens), the
+listener almost never: a change here touches no connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.envoy import limits
+from gateway.envoy.clusters import GATEWAY_GRPC, GATEWAY_HTTP
+from gateway.envoy.model import DeploymentRoute, Mirror, Snapshot
+
+Json = dict[str, Any]
+
+NAME = "public"
+
+# Filled by the listener from the verified token and from the request's message; a client's own are dropped.
+PROJECT_HEADER = "x-aios-project"
+SUBJECT_HEADER = "x-aios-sub"
+ROLE_HEADER = "x-aios-role"
+TOKEN_ID_HEADER = "x-aios-token-id"  # noqa: S105  # a header's name
+MODEL_HEADER = "x-aios-model"
+REVISION_HEADER = "x-aios-revision"
+TRACE_HEADER = "x-aios-trace-id"
+
+PREDICT = "inference.GRPCInferenceService"
+# Method -> field of its request that holds the model's name. Other methods of Triton administer it: closed.
+PREDICT_METHODS = {
+    "ModelInfer": "model_name",
+    "ModelStreamInfer": "model_name",
+    "ModelReady": "name",
+    "ModelMetadata": "name",
+    "ModelConfig": "name",
+    "ModelStatistics": "name",
+}
+_SERVER_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")  # of no model: the gateway answers
+_HTTP_VERBS = ("infer", "generate", "generate_stream", "ready", "config", "stats")
+
+MEMBERS = ("viewer", "editor", "admin")
+ROLES = (*MEMBERS, "worker", "service", "node")
+PREDICTORS = (*MEMBERS, "worker", "service")
+
+_SERVICES = {
+    "/aios.scheduler.v1.": "scheduler",
+    "/aios.data.v1.": "data",
+    "/aios.trainer.v1.": "trainer",
+    "/aios.inference.v1.": "inference",
+    "/aios.identity.v1.": GATEWAY_GRPC,
+    "/aios.telemetry.v1.": GATEWAY_GRPC,
+    "/grpc.reflection.": GATEWAY_GRPC,
+    "/opentelemetry.proto.collector.": GATEWAY_GRPC,
+}
+
+_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+_JWT, _RBAC, _REVOKED = "envoy.filters.http.jwt_authn", "envoy.filters.http.rbac", "aios.revoked"
+_BUFFER, _CORS = "envoy.filters.http.buffer", "envoy.filters.http.cors"
+
+
+def routes(snapshot: Snapshot) -> Json:
+    """The one route configuration of the public listener. First match wins."""
+    return {
+        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "name": NAME,
+        "virtual_hosts": [
+            {
+                "name": "public",
+                "domains": ["*"],
+                "routes": [
+                    *_open(snapshot.open_paths),
+                    *(_grpc_service(prefix, cluster) for prefix, cluster in _SERVICES.items()),
+                    *_predict_grpc(snapshot.deployments),
+                    *_predict_http(snapshot.deployments),
+                    _refuse({"prefix": "/", "grpc": {}}, 404, "No such service."),
+                    _to(GATEWAY_HTTP, {"prefix": "/"}, "http"),
+                ],
+                "typed_per_filter_config": {
+                    _RBAC: allow(ROLES),
+                    _REVOKED: _deny(snapshot.revoked),
+                    _BUFFER: body_limit(limits.JSON_BODY_BYTES_MAX),
+                    _CORS: _cors(snapshot.cors_origins),
+                },
+                "response_headers_to_add": [_header(TRACE_HEADER, "%TRACE_ID%")],
+            }
+        ],
+    }
+
+
+def allow(roles: Sequence[str]) -> Json:
+    """Let requests pass whose verified token has one of these roles."""
+    principals = [{"header": {"name": ROLE_HEADER, "string_match": {"exact": role}}} for role in roles]
+    policies = {"roles": {"permissions": [{"any": True}], "principals": principals}}
+    return {
+        "@type": f"{_FILTERS}.rbac.v3.RBACPerRoute",
+        "rbac": {"rules": {"action": "ALLOW", "policies": policies}},
+    }
+
+
+def body_limit(size: int) -> Json:
+    """Hold the body back until it is whole, at most `size` bytes; a chunked one leaves with a content-length."""
+    return {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": size}}
+
+
+def _deny(revoked: frozenset[str]) -> Json:
+    """Refuse revoked token ids by one hash look-up, however many there are."""
+
+    def action(verb: str) -> Json:
+        value = {"@type": "type.googleapis.com/envoy.config.rbac.v3.Action", "name": verb, "action": verb}
+        return {"action": {"name": verb, "typed_config": value}}
+
+    matcher: Json = {"on_no_match": action("ALLOW")}
+    if revoked:
+        matcher["matcher_tree"] = {
+            "input": {
+                "name": "token-id",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+                    "header_name": TOKEN_ID_HEADER,
+                },
+            },
+            "exact_match_map": {"map": {token_id: action("DENY") for token_id in sorted(revoked)}},
+        }
+    return {"@type": f"{_FILTERS}.rbac.v3.RBACPerRoute", "rbac": {"matcher": matcher}}
+
+
+def _cors(origins: Sequence[str]) -> Json:
+    return {
+        "@type": f"{_FILTERS}.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [{"exact": origin} for origin in origins],
+        "allow_methods": "GET, POST, PUT, PATCH, DELETE",
+        "allow_headers": "authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, traceparent, x-request-id",
+        "expose_headers": f"grpc-status, grpc-message, grpc-status-details-bin, x-request-id, {TRACE_HEADER}, "
+        f"{REVISION_HEADER}",
+        "max_age": "600",
+    }
+
+
+def _open(paths: Sequence[str]) -> list[Json]:
+    """Routes that need no token: liveness of this door, gRPC health, and what the gateway's apps declare open."""
+    opened: Json = {
+        _JWT: {"@type": f"{_FILTERS}.jwt_authn.v3.PerRouteConfig", "disabled": True},
+        _RBAC: {"@type": f"{_FILTERS}.rbac.v3.RBACPerRoute"},
+    }
+    healthz: Json = {
+        "match": {"path": "/healthz"},
+        "direct_response": {"status": 200, "body": {"inline_string": "ok\n"}},
+        "typed_per_filter_config": opened,
+    }
+    health = _grpc_service("/grpc.health.v1.Health/", GATEWAY_GRPC)
+    health["typed_per_filter_config"] |= opened
+    apps = [_to(GATEWAY_HTTP, {"prefix" if path.endswith("/") else "path": path}, "http") for path in paths]
+    return [healthz, health, *(app | {"typed_per_filter_config": opened} for app in apps)]
+
+
+def _grpc_service(prefix: str, cluster: str) -> Json:
+    """A gRPC package. Its server knows its limits on messages and which method streams: nothing is held back here."""
+    return _to(cluster, {"prefix": prefix}, prefix.strip("/.")) | {
+        "typed_per_filter_config": {
+            _BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True}
+        }
+    }
+
+
+def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:
+    """By the model's name in the message. The listener matches twice: before it has read the message, and after."""
+    server = {"safe_regex": {"regex": f"/{re.escape(PREDICT)}/({'|'.join(_SERVER_METHODS)})"}}
+    path = {"safe_regex": {"regex": f"/{re.escape(PREDICT)}/({'|'.join(PREDICT_METHODS)})"}}
+    filters = {
+        _RBAC: allow(PREDICTORS),
+        _BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
+    }
+    found = [
+        _predict(
+            deployment,
+            "grpc",
+            {
+                "headers": [_is(PROJECT_HEADER, deployment.project), _is(MODEL_HEADER, deployment.name)],
+                **path,
+            },
+            {"timeout": "0s"},
+            filters,
+        )
+        for deployment in deployments
+    ]
+    unknown = _refuse(path, 404, "") | {
+        "typed_per_filter_config": filters,
+        "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
+    }
+    closed = _refuse(
+        {"prefix": f"/{PREDICT}/"}, 404, "This method administers the model server and is closed."
+    )
+    return [_to(GATEWAY_GRPC, server, "inference server"), *found, unknown, closed]
+
+
+def _predict_http(deployments: Sequence[DeploymentRoute]) -> list[Json]:
+    """By the path's model name. Only whole, known paths: no alias leads to Triton's administration."""
+    filters = {_RBAC: allow(PREDICTORS), _BUFFER: body_limit(limits.TENSOR_BODY_BYTES_MAX)}
+    server = {"safe_regex": {"regex": "/v2(/health/(live|ready))?/?"}}
+    # Envoy has unpacked gzip by now; what it cannot unpack would grow inside the model server, past every limit.
+    packed = {"prefix": "/v2/", "headers": [{"name": "content-encoding", "present_match": True}, _not_gzip()]}
+    found = []
+    for deployment in deployments:
+        name = re.escape(deployment.name)
+        path = rf"/v2/models/{name}(/versions/[0-9]+)?(/({'|'.join(_HTTP_VERBS)}))?"
+        match = {"safe_regex": {"regex": path}, "headers": [_is(PROJECT_HEADER, deployment.project)]}
+        found.append(_predict(deployment, "http", match, {"timeout": f"{limits.PREDICT_SECONDS}s"}, filters))
+    return [
+        _to(GATEWAY_HTTP, server, "inference server"),
+        _refuse(packed, 415, "Send the body plain or with content-encoding gzip."),
+        *found,
+        _refuse({"prefix": "/v2/"}, 404, "") | {"typed_per_filter_config": filters},
+    ]
+
+
+def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Json, filters: Json) -> Json:
+    if not deployment.serving:
+        return _refuse(match, 503, f"Deployment {deployment.name} has no revision that serves yet.")
+    weighted = [
+        {
+            "name": deployment.cluster_name(backend, protocol),
+            "weight": backend.weight,
+            "response_headers_to_add": [_header(REVISION_HEADER, backend.revision)],
+        }
+        for backend in deployment.serving
+    ]
+    if deployment.mirror:
+        action = action | {"request_mirror_policies": [_mirror(deployment, deployment.mirror, protocol)]}
+    return {
+        "match": match,
+        "route": _action(action | {"weighted_clusters": {"clusters": weighted}}),
+        "decorator": {"operation": f"predict {deployment.name}"},
+        "typed_per_filter_config": filters,
+        "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
+    }
+
+
+def _mirror(deployment: DeploymentRoute, mirror: Mirror, protocol: str) -> Json:
+    share = {"numerator": round(mirror.percent * 10_000), "denominator": "MILLION"}
+    return {
+        "cluster": deployment.cluster_name(mirror.backend, protocol),
+        "runtime_fraction": {"default_value": share},
+        "disable_shadow_host_suffix_append": True,
+    }
+
+
+def _to(cluster: str, match: Json, operation: str) -> Json:
+    action = _action({"cluster": cluster, "timeout": "0s"})
+    return {"match": match, "route": action, "decorator": {"operation": operation}}
+
+
+def _action(action: Json) -> Json:
+    """Deadlines come from the client (grpc-timeout) and the services; a silent stream ends in any case."""
+    return action | {
+        "idle_timeout": f"{limits.STREAM_IDLE_SECONDS}s",
+        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
+        "retry_policy": {
+            # Only what no server has seen: repeating anything else could run it twice.
+            "retry_on": "reset-before-request,connect-failure,refused-stream",
+            "num_retries": limits.RETRIES,
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3"
+                        ".PreviousHostsPredicate"
+                    },
+                }
+            ],
+            "host_selection_retry_max_attempts": 3,
+        },
+    }
+
+
+def _refuse(match: Json, status: int, detail: str) -> Json:
+    """Answer here. An empty detail is filled by the listener, which knows project and model of the request."""
+    body = {"body": {"inline_string": detail}} if detail else {}
+    return {"match": match, "direct_response": {"status": status, **body}}
+
+
+def _is(header: str, value: str) -> Json:
+    return {"name": header, "string_match": {"exact": value}}
+
+
+def _not_gzip() -> Json:
+    return {
+        "name": "content-encoding",
+        "string_match": {"safe_regex": {"regex": "(?i)gzip|identity"}},
+        "invert_match": True,
+    }
+
+
+def _header(name: str, value: str) -> Json:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
