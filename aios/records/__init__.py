@@ -19,7 +19,7 @@ The shape of every service:
 from aios.records.database import Database
 from aios.records.events import Event
 from aios.records.feed import Changes, Feed, RevisionCompacted
-from aios.records.idempotency import RequestIdReused, current_call
+from aios.records.idempotency import RequestIdReused
 from aios.records.pages import Page
 from aios.records.tables import add_to
 from aios.records.tx import Tx
@@ -38,5 +38,4 @@ __all__ = [
     "Tx",
     "UtcTime",
     "add_to",
-    "current_call",
 ]

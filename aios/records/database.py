@@ -63,13 +63,20 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._writes: queue.Queue[_Write | None] = queue.Queue(WRITES_QUEUED_MAX)
-        self._writer = threading.Thread(target=self._run_writer, name=f"{service}-records-writer", daemon=True)
+        self._writer = threading.Thread(
+            target=self._run_writer, name=f"{service}-records-writer", daemon=True
+        )
         self._readers = ThreadPoolExecutor(dialect.READERS, thread_name_prefix=f"{service}-records-reader")
         self._housekeeping: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
-        cls, settings: Settings, service: str, metadata: MetaData, migrations_dir: Path, clock: Clock | None = None
+        cls,
+        settings: Settings,
+        service: str,
+        metadata: MetaData,
+        migrations_dir: Path,
+        clock: Clock | None = None,
     ) -> Self:
         """Take sole ownership of a service's records and bring their schema up to date.
 
@@ -130,7 +137,7 @@ class Database:
     async def once(self, request: Message, fn: Callable[[Tx], M], response_type: Callable[[], M]) -> M:
         """`write` for a create: a replay of `request` returns the first response instead of running `fn` again.
 
-        The response is stored in the transaction of its effect, for 24 hours, under the caller, method and
+        The response is stored in the transaction of its effect, for 24 hours, under the caller, request type and
         `request_id`. Without a request_id this is `write`.
 
         Raises:
@@ -145,3 +152,107 @@ class Database:
         while self.revision <= after:
             await self._changed.wait()
         return self.revision
+
+    def _start(self) -> None:
+        with self._engines.writer.begin() as connection:
+            self.revision = _ensure_feed(connection)
+        self._writer.start()
+
+    def _stop(self) -> None:
+        if self._writer.is_alive():
+            self._writes.put(None)
+            self._writer.join()
+        self._readers.shutdown()
+        self._engines.close()
+
+    def _read(self, fn: Callable[[Tx], T]) -> T:
+        try:
+            with self._engines.reader.begin() as connection:
+                return fn(Tx(connection, self._clock))
+        except SQLAlchemyError as error:
+            raise dialect.translate(error) from error
+
+    def _run_writer(self) -> None:
+        while (first := self._writes.get()) is not None:
+            group = [first]
+            try:
+                revision = self._commit(group)
+            except BaseException as error:  # noqa: BLE001  # raised again in every caller
+                # Nothing of the group is on disk, whatever each of its writes came to.
+                failure = dialect.translate(error) if isinstance(error, SQLAlchemyError) else error
+                for write in group:
+                    write.error = write.error or failure
+                revision = 0
+            self._loop.call_soon_threadsafe(self._settle, group, revision)
+
+    def _commit(self, group: list[_Write]) -> int:
+        """Run the group's first write and those queued behind it, each in its savepoint, in one transaction."""
+        started = time.monotonic()
+        with self._engines.writer.begin() as connection:
+            tx = Tx(connection, self._clock)
+            self._attempt(connection, tx, group[0])
+            while len(group) < GROUP_WRITES_MAX and time.monotonic() - started < GROUP_SECONDS_MAX:
+                try:
+                    write = self._writes.get_nowait()
+                except queue.Empty:
+                    break
+                if write is None:
+                    self._writes.put(None)  # closing: leave it for the loop that reads it
+                    break
+                group.append(write)
+                self._attempt(connection, tx, write)
+            return tx.revision()
+
+    def _attempt(self, connection: Connection, tx: Tx, write: _Write) -> None:
+        if write.future.cancelled():
+            return
+        savepoint = connection.begin_nested()
+        try:
+            write.result = write.context.run(write.fn, tx)
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller
+            write.error = dialect.translate(error) if isinstance(error, SQLAlchemyError) else error
+            savepoint.rollback()
+        else:
+            savepoint.commit()
+
+    def _settle(self, group: list[_Write], revision: int) -> None:
+        if revision > self.revision:
+            self.revision = revision
+            self._changed.set()
+            self._changed = asyncio.Event()
+        for write in group:
+            if write.future.done():
+                continue
+            if write.error is not None:
+                write.future.set_exception(write.error)
+            else:
+                write.future.set_result(write.result)
+
+    async def _keep_house(self) -> None:
+        while True:
+            try:
+                while await self.write(self._prune):
+                    pass
+            except Exception:
+                log.exception("old records of %s could not be pruned", self.service)
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    def _prune(self, tx: Tx) -> bool:
+        now = self._clock.now()
+        idempotency.prune(tx, now)
+        tx.execute(delete(tables.inbox).where(tables.inbox.c.time < now - INBOX_KEPT_FOR))
+        return feed.compact(tx, now)
+
+
+class WritesOverloaded(ResourceExhausted):
+    """More writes are waiting than the disk can take. Nothing was done: try again later."""
+
+    reason = "WRITES_OVERLOADED"
+
+
+def _ensure_feed(connection: Connection) -> int:
+    found: int | None = connection.execute(select(tables.feed.c.revision)).scalar_one_or_none()
+    if found is not None:
+        return found
+    connection.execute(tables.feed.insert().values(id=1, revision=1, published=1, compacted=1))
+    return 1

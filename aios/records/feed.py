@@ -84,14 +84,16 @@ def read(tx: Tx, domain: str, noun: str | None, project: str | None, after: int,
 def compact(tx: Tx, now: datetime, keep: int = KEEP_EVENTS) -> bool:
     """Delete the oldest stretch that is on the bus and no longer kept. True when more may be left to delete."""
     state = tx.execute(select(feed)).one()
-    too_old = tx.execute(select(func.max(events.c.revision)).where(events.c.time < now - KEEP_FOR)).scalar_one()
+    too_old = tx.execute(
+        select(func.max(events.c.revision)).where(events.c.time < now - KEEP_FOR)
+    ).scalar_one()
     wanted = max(too_old or 0, state.revision - keep)
-    floor = min(wanted, state.published, state.compacted + COMPACT_EVENTS)
+    floor: int = min(wanted, state.published, state.compacted + COMPACT_EVENTS)
     if floor <= state.compacted:
         return False
     tx.execute(delete(events).where(events.c.revision <= floor))
     tx.execute(update(feed).values(compacted=floor))
-    return floor < min(wanted, state.published)
+    return bool(floor < min(wanted, state.published))
 
 
 def published(tx: Tx) -> int:

@@ -3,7 +3,6 @@
 import hashlib
 import uuid
 from collections.abc import Callable
-from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -13,14 +12,12 @@ from sqlalchemy import delete, insert, select
 from aios.errors import InvalidArgument
 from aios.records.tables import idempotency
 from aios.records.tx import Tx
+from aios.runtime.context import principal
 
 M = TypeVar("M", bound=Message)
 
 # How long a replay returns the first response: what the contract promises.
 WINDOW = timedelta(hours=24)
-
-# (subject, full method) of the call being served; set by the interceptor of `aios.runtime`, which knows both.
-current_call: ContextVar[tuple[str, str] | None] = ContextVar("current_call", default=None)
 
 
 class RequestIdReused(InvalidArgument):
@@ -29,7 +26,9 @@ class RequestIdReused(InvalidArgument):
     reason = "REQUEST_ID_REUSED"
 
 
-def answer(tx: Tx, request: Message, fn: Callable[[Tx], M], response_type: Callable[[], M], now: datetime) -> M:
+def answer(
+    tx: Tx, request: Message, fn: Callable[[Tx], M], response_type: Callable[[], M], now: datetime
+) -> M:
     """The stored response of an earlier identical request, else `fn`'s, stored with its effect.
 
     Only success is stored: what failed changed nothing and may be tried again.
@@ -37,17 +36,20 @@ def answer(tx: Tx, request: Message, fn: Callable[[Tx], M], response_type: Calla
     request_id = _request_id(request)
     if not request_id:
         return fn(tx)
-    call = current_call.get()
-    if call is None:
-        raise RuntimeError("idempotency.current_call is not set: the server's interceptor names subject and method")
-    key = dict(zip(("subject", "method"), call, strict=True)) | {"request_id": request_id}
+    key = {
+        "subject": principal().subject,
+        "request_type": request.DESCRIPTOR.full_name,
+        "request_id": request_id,
+    }
     digest = _digest(request)
     stored = tx.execute(select(idempotency).filter_by(**key)).one_or_none()
     if stored is not None and stored.time > now - WINDOW:
         if stored.request_hash != digest:
             raise RequestIdReused(
                 f"request_id {request_id} was used for a different request",
-                fields={"request_id": "use a new UUID for a new request, or repeat the first request unchanged"},
+                fields={
+                    "request_id": "use a new UUID for a new request, or repeat the first request unchanged"
+                },
                 request_id=request_id,
             )
         response = response_type()

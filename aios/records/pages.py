@@ -72,7 +72,9 @@ class Page:
         if self.after is not None:
             if len(self.after) != len(by):
                 raise _invalid()
-            seen = tuple_(*(literal(value, column.type) for value, column in zip(self.after, by, strict=True)))
+            seen = tuple_(
+                *(literal(value, column.type) for value, column in zip(self.after, by, strict=True))
+            )
             select = select.where(tuple_(*by) < seen if descending else tuple_(*by) > seen)
         select = select.order_by(*(column.desc() if descending else column.asc() for column in by))
         rows = list(tx.execute(select.limit(self.size + 1)))
@@ -123,5 +125,7 @@ def _checksum(body: bytes) -> bytes:
 def _invalid() -> PageTokenInvalid:
     return PageTokenInvalid(
         "page_token is damaged or belongs to another query",
-        fields={"page_token": "repeat the request that gave the token unchanged, or leave it empty to start again"},
+        fields={
+            "page_token": "repeat the request that gave the token unchanged, or leave it empty to start again"
+        },
     )

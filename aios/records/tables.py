@@ -77,12 +77,12 @@ idempotency = Table(
     "idempotency",
     _common,
     Column("subject", String(255), nullable=False),
-    Column("method", String(255), nullable=False),
+    Column("request_type", String(255), nullable=False),
     Column("request_id", String(36), nullable=False),
     Column("request_hash", LargeBinary(32), nullable=False),
     Column("response", LargeBinary, nullable=False),
     Column("time", UtcTime, nullable=False, index=True),
-    PrimaryKeyConstraint("subject", "method", "request_id"),
+    PrimaryKeyConstraint("subject", "request_type", "request_id"),
 )
 
 

@@ -1,0 +1,70 @@
+"""Schema upgrades: each service's `migrations/versions/NNNN_what.py`, run when its database is opened."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from aios.errors import FailedPrecondition
+
+_SCRIPTS = Path(__file__).parent / "alembic"
+
+
+class RecordsTooNew(FailedPrecondition):
+    """A newer release wrote these records. Run that release, or restore the backup made before the upgrade."""
+
+    reason = "RECORDS_TOO_NEW"
+
+
+def upgrade(engine: Engine, migrations_dir: Path) -> None:
+    """Bring the schema to the newest version, in one transaction: a crash half-way leaves the old one.
+
+    Raises:
+        RecordsTooNew: The database has a version that this code does not know.
+    """
+    with engine.begin() as connection:
+        settings = config(migrations_dir, connection)
+        script = ScriptDirectory.from_config(settings)
+        heads = MigrationContext.configure(connection).get_current_heads()
+        if set(heads) == set(script.get_heads()):
+            return
+        try:
+            command.upgrade(settings, "head")
+        except CommandError as error:
+            raise RecordsTooNew(
+                f"The records of {migrations_dir.parent.name} are of version {', '.join(heads)}, which this release "
+                f"does not know: {error}",
+                version=", ".join(heads),
+            ) from error
+
+
+def differences(connection: Connection, metadata: MetaData) -> list[Any]:
+    """What the tables in code have and the database lacks, or the reverse; empty when migrations are complete."""
+    context = MigrationContext.configure(connection)
+    found: list[Any] = compare_metadata(context, metadata)
+    return found
+
+
+def config(migrations_dir: Path, connection: Connection, metadata: MetaData | None = None) -> Config:
+    """Alembic's configuration, from code: there is no alembic.ini."""
+    settings = Config()
+    settings.set_main_option("script_location", _SCRIPTS.as_posix().replace("%", "%%"))
+    settings.set_main_option("path_separator", "newline")
+    settings.set_main_option("version_locations", (migrations_dir / "versions").as_posix().replace("%", "%%"))
+    settings.attributes |= {"connection": connection, "metadata": metadata}
+    return settings
+
+
+def render_type(kind: str, item: Any, context: Any) -> str | Literal[False]:
+    """Write our column types into a migration as what they are on disk: a migration never changes with the code."""
+    if kind == "type" and isinstance(item, TypeDecorator):
+        plain: TypeEngine[Any] = item.impl_instance
+        return f"sa.{plain!r}"
+    return False
