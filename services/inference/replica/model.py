@@ -1,0 +1,209 @@
+"""An ONNX model in Triton's Python backend, copied into the model repository as `model.py`.
+
+Runs in Triton's stub process, in the model environment (numpy 1.26, onnxruntime): it imports nothing
+of the platform. For each traced request it sends the compute span to the supervisor as part of one
+JSON datagram; a request never waits for its trace.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb
+
+SPAN_SOCKET = "AIOS_SPAN_SOCKET"
+"""Names the supervisor's datagram socket."""
+
+LIFELINE = "AIOS_LIFELINE_FD"
+"""`{fd}:{path}`: read end of a pipe whose write end only the supervisor holds, prefix of our shared memory."""
+
+SPANS_PER_DATAGRAM_MAX = 256
+"""~25 KiB: well below a socket's default send buffer of 208 KiB."""
+
+ERROR_CHARACTERS_MAX = 500
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+ORT_TYPES = {
+    "TYPE_BOOL": "tensor(bool)",
+    "TYPE_UINT8": "tensor(uint8)",
+    "TYPE_UINT16": "tensor(uint16)",
+    "TYPE_UINT32": "tensor(uint32)",
+    "TYPE_UINT64": "tensor(uint64)",
+    "TYPE_INT8": "tensor(int8)",
+    "TYPE_INT16": "tensor(int16)",
+    "TYPE_INT32": "tensor(int32)",
+    "TYPE_INT64": "tensor(int64)",
+    "TYPE_FP16": "tensor(float16)",
+    "TYPE_FP32": "tensor(float)",
+    "TYPE_FP64": "tensor(double)",
+    "TYPE_STRING": "tensor(string)",
+}
+
+
+class TritonPythonModel:
+    """What Triton's Python backend calls: `initialize` once, then `execute` for each batch."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        _die_with_supervisor()
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = int(parameters["threads"])
+        options.inter_op_num_threads = 1
+        # A replica shares its cores with training: idle threads sleep instead of spinning.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        file = Path(args["model_repository"], args["model_version"], parameters["model_file"])
+        self._session = ort.InferenceSession(str(file), options, providers=ort.get_available_providers())
+        self._inputs: list[dict[str, Any]] = config["input"]
+        self._outputs: list[dict[str, Any]] = config["output"]
+        self._batches: bool = config["max_batch_size"] > 0
+        _check("input", self._inputs, self._session.get_inputs())
+        _check("output", self._outputs, self._session.get_outputs())
+        self._spans = Spans({"aios.model": args["model_name"], "aios.revision": parameters["revision"]})
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        responses: list[Any] = [None] * len(requests)
+        ready: dict[int, list[Any]] = {}
+        for index, request in enumerate(requests):
+            try:
+                ready[index] = self._arrays(request)
+            except ValueError as error:
+                responses[index] = _failed(error)
+        for group in groups(ready, batches=self._batches):
+            began = time.time_ns()
+            failure = ""
+            try:
+                for index, outputs in zip(group, self._run([ready[i] for i in group]), strict=True):
+                    responses[index] = self._response(outputs)
+            except Exception as error:  # noqa: BLE001  # what the model raises belongs to these requests alone
+                failure = str(error)
+                for index in group:
+                    responses[index] = _failed(error)
+            rows = sum(len(ready[index][0]) for index in group) if self._batches else 1
+            self._spans.send((requests[index] for index in group), began, time.time_ns(), rows, failure)
+        return responses
+
+    def _arrays(self, request: Any) -> list[Any]:
+        return [
+            _text(pb.get_input_tensor_by_name(request, each["name"]).as_numpy(), each)
+            for each in self._inputs
+        ]
+
+    def _run(self, requests: list[list[Any]]) -> list[list[Any]]:
+        """The outputs of each request, from one call of the model."""
+        one = len(requests) == 1
+        inputs = requests[0] if one else [np.concatenate(column) for column in zip(*requests, strict=True)]
+        feed = {each["name"]: array for each, array in zip(self._inputs, inputs, strict=True)}
+        outputs = self._session.run([each["name"] for each in self._outputs], feed)
+        if one:
+            return [outputs]
+        ends = np.cumsum([len(arrays[0]) for arrays in requests])[:-1]
+        return [list(parts) for parts in zip(*(np.split(output, ends) for output in outputs), strict=True)]
+
+    def _response(self, outputs: list[Any]) -> Any:
+        named = zip(self._outputs, outputs, strict=True)
+        return pb.InferenceResponse([pb.Tensor(each["name"], np.ascontiguousarray(o)) for each, o in named])
+
+
+def groups(ready: Mapping[int, list[Any]], *, batches: bool) -> list[list[int]]:
+    """Indices of the requests that can run as one batch: only their first dimensions differ."""
+    if not batches:
+        return [[index] for index in ready]
+    alike: dict[Any, list[int]] = {}
+    for index, arrays in ready.items():
+        alike.setdefault(tuple(array.shape[1:] for array in arrays), []).append(index)
+    return list(alike.values())
+
+
+class Spans:
+    """Hands the compute spans of traced requests to the supervisor; drops them when it does not keep up."""
+
+    def __init__(self, attributes: Mapping[str, str]) -> None:
+        self._attributes = dict(attributes)
+        self._path = os.environ.get(SPAN_SOCKET, "")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def send(self, requests: Iterable[Any], began: int, ended: int, rows: int, failure: str) -> None:
+        """One datagram for the requests of one batch. Times are nanoseconds since the epoch."""
+        parents = [parent for request in requests if (parent := _sampled_parent(request))]
+        for start in range(0, len(parents), SPANS_PER_DATAGRAM_MAX):
+            datagram = {
+                "start": began,
+                "end": ended,
+                "attributes": {**self._attributes, "aios.batch.rows": rows},
+                "error": failure[:ERROR_CHARACTERS_MAX],
+                "spans": [
+                    [trace_id, parent_id, secrets.token_hex(8)]
+                    for trace_id, parent_id in parents[start : start + SPANS_PER_DATAGRAM_MAX]
+                ],
+            }
+            with contextlib.suppress(OSError):
+                self._socket.sendto(json.dumps(datagram).encode(), self._path)
+
+
+def _sampled_parent(request: Any) -> tuple[str, str] | None:
+    """Trace id and parent span id, if the request came with a sampled W3C trace context."""
+    for key, value in json.loads(request.parameters() or "{}").items():
+        if key.lower() == "traceparent" and isinstance(value, str):
+            match = _TRACEPARENT.fullmatch(value)
+            if match and int(match[3], 16) & 1:
+                return match[1], match[2]
+    return None
+
+
+def _check(kind: str, wanted: Sequence[Mapping[str, Any]], found: Sequence[Any]) -> None:
+    """Refuse a file whose tensors are not those of the signature: the load fails and says so."""
+    types = {each.name: each.type for each in found}
+    for tensor in wanted:
+        name, kind_wanted = tensor["name"], ORT_TYPES[tensor["data_type"]]
+        if types.get(name) != kind_wanted:
+            raise pb.TritonModelException(
+                f"the signature has {kind} {name!r} as {kind_wanted}, the ONNX file has {types}"
+            )
+    missing = types.keys() - {tensor["name"] for tensor in wanted}
+    if kind == "input" and missing:
+        raise pb.TritonModelException(
+            f"the ONNX file needs inputs that the signature lacks: {sorted(missing)}"
+        )
+
+
+def _text(array: Any, tensor: Mapping[str, Any]) -> Any:
+    """BYTES arrive as bytes; ONNX Runtime wants text."""
+    if tensor["data_type"] != "TYPE_STRING":
+        return array
+    try:
+        return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(array.shape)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"input {tensor['name']!r} must be UTF-8 text: {error}") from error
+
+
+def _failed(error: Exception) -> Any:
+    return pb.InferenceResponse(output_tensors=[], error=pb.TritonError(str(error)))
+
+
+def _die_with_supervisor() -> None:
+    """End this process, and what it shares, when the supervisor was killed. Triton's stubs stay otherwise."""
+    descriptor, _, shared = os.environ.get(LIFELINE, "").partition(":")
+    if not descriptor:
+        return
+
+    def wait() -> None:
+        while os.read(int(descriptor), 1):
+            pass
+        for path in Path(shared).parent.glob(f"{Path(shared).name}*"):
+            path.unlink(missing_ok=True)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
