@@ -35,7 +35,9 @@ _FLOAT_MAX = {_F.TYPE_FLOAT: 3.4028234663852886e38, _F.TYPE_DOUBLE: math.inf}
 _WRAPPERS = {f"google.protobuf.{kind}Value" for kind in ("Bool", "Int32", "UInt32", "Int64", "UInt64")} | {
     f"google.protobuf.{kind}Value" for kind in ("Float", "Double", "String", "Bytes")
 }
-_OWN_JSON = {f"google.protobuf.{kind}" for kind in ("Timestamp", "Duration", "Struct", "Value", "ListValue", "Any")}
+_OWN_JSON = {
+    f"google.protobuf.{kind}" for kind in ("Timestamp", "Duration", "Struct", "Value", "ListValue", "Any")
+}
 _FIELD_MASK = "google.protobuf.FieldMask"
 
 
@@ -60,8 +62,12 @@ class Mistakes:
             InvalidArgument: if there was any.
         """
         if self._found:
-            message = "; ".join(f"{path}: {problem}" if path else problem for path, problem in self._found.items())
-            raise InvalidArgument(message, fields={path or "body": problem for path, problem in self._found.items()})
+            message = "; ".join(
+                f"{path}: {problem}" if path else problem for path, problem in self._found.items()
+            )
+            raise InvalidArgument(
+                message, fields={path or "body": problem for path, problem in self._found.items()}
+            )
 
 
 def parse(body: bytes) -> Any:
@@ -73,7 +79,9 @@ def parse(body: bytes) -> Any:
     try:
         return json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except UnicodeDecodeError as error:
-        raise InvalidArgument(f"the body is not UTF-8 at byte {error.start}", reason="MALFORMED_JSON") from None
+        raise InvalidArgument(
+            f"the body is not UTF-8 at byte {error.start}", reason="MALFORMED_JSON"
+        ) from None
     except RecursionError:
         raise InvalidArgument("the body is nested too deep", reason="MALFORMED_JSON") from None
     except ValueError as error:
@@ -201,9 +209,8 @@ _FORMS = {
 
 def _integer_problem(value: Any, low: int, high: int) -> str | None:
     number = value
-    if isinstance(value, str) and re.fullmatch(r"-?\d{1,20}", value):
-        number = int(value)
-    elif isinstance(value, float) and value.is_integer():
+    as_text = isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}", value)
+    if as_text or (isinstance(value, float) and value.is_integer()):
         number = int(value)
     if not isinstance(number, int) or isinstance(number, bool):
         return f"must be an integer, not {_shown(value)}"
@@ -218,8 +225,12 @@ def _enum_problem(value: Any, enum: EnumDescriptor) -> str | None:
         return f"must be one of {', '.join(names)}, not {_kind(value)}"
     if value in enum.values_by_name:
         return None
-    close = get_close_matches(value[:80].upper(), names, 1) or [name for name in names if name.endswith(f"_{value.upper()}")]
-    return f"{_shown(value)} is no {enum.name}: " + (f"did you mean {close[0]}?" if close else f"use {', '.join(names)}")
+    close = get_close_matches(value[:80].upper(), names, 1) or [
+        name for name in names if name.endswith(f"_{value.upper()}")
+    ]
+    return f"{_shown(value)} is no {enum.name}: " + (
+        f"did you mean {close[0]}?" if close else f"use {', '.join(names)}"
+    )
 
 
 def _float_problem(kind: int) -> Callable[[Any], str | None]:
@@ -229,12 +240,16 @@ def _float_problem(kind: int) -> Callable[[Any], str | None]:
             return None
         if isinstance(value, str):
             try:
-                number = float(value) if re.fullmatch(r"-?[\d.]+([eE][+-]?\d+)?", value) else None
+                number = float(value) if re.fullmatch(r"-?[0-9.]+([eE][+-]?[0-9]+)?", value) else None
             except ValueError:
                 number = None
         if not isinstance(number, int | float) or isinstance(number, bool):
             return f"must be a number, not {_shown(value)}"
-        return None if abs(number) <= _FLOAT_MAX[kind] and abs(number) != math.inf else f"{_shown(value)} is too large"
+        return (
+            None
+            if abs(number) <= _FLOAT_MAX[kind] and abs(number) != math.inf
+            else f"{_shown(value)} is too large"
+        )
 
     return problem
 
@@ -260,7 +275,9 @@ def _bytes_problem(value: Any) -> str | None:
 
 
 _SCALARS: dict[int, Callable[[Any], str | None]] = {
-    _F.TYPE_BOOL: lambda value: None if isinstance(value, bool) else f"must be true or false, not {_shown(value)}",
+    _F.TYPE_BOOL: lambda value: (
+        None if isinstance(value, bool) else f"must be true or false, not {_shown(value)}"
+    ),
     _F.TYPE_STRING: _text_problem,
     _F.TYPE_BYTES: _bytes_problem,
     _F.TYPE_FLOAT: _float_problem(_F.TYPE_FLOAT),

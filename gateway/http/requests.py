@@ -45,7 +45,9 @@ def _from_body(binding: Binding, body: bytes, mistakes: Mistakes) -> dict[str, A
         return {}
     request = binding.method.input_type
     if not binding.body:
-        raise InvalidArgument(f"{binding.http_method} {binding.template.text} takes no body: use query parameters")
+        raise InvalidArgument(
+            f"{binding.http_method} {binding.template.text} takes no body: use query parameters"
+        )
     value = json_values.parse(body)
     if binding.body == "*":
         tree = json_values.read_message(value, request, "", mistakes)
@@ -94,7 +96,9 @@ def _resolve(binding: Binding, key: str, mistakes: Mistakes) -> list[FieldDescri
     for position, name in enumerate(names):
         field = json_values.fields_of(message).get(name)
         if field is None:
-            mistakes.add(key[:80], json_values.unknown(name, message).replace("unknown field", "unknown parameter", 1))
+            mistakes.add(
+                key[:80], json_values.unknown(name, message).replace("unknown field", "unknown parameter", 1)
+            )
             return []
         steps.append(field)
         if position < len(names) - 1:
@@ -128,7 +132,9 @@ def _wrapped(value: Any, field: FieldDescriptor) -> Any:
     return [value] if field.is_repeated else value
 
 
-def _add_path_value(tree: dict[str, Any], binding: Binding, path: str, value: str, mistakes: Mistakes) -> None:
+def _add_path_value(
+    tree: dict[str, Any], binding: Binding, path: str, value: str, mistakes: Mistakes
+) -> None:
     steps: list[FieldDescriptor] = []
     message = binding.method.input_type
     for name in path.split("."):

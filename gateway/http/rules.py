@@ -45,7 +45,7 @@ class Binding:
     @property
     def domain(self) -> str:
         """Which service answers: `scheduler`, `data` ..."""
-        return self.method.file.package.split(".")[1]
+        return str(self.method.containing_service.full_name).split(".")[1]
 
 
 class Routes:
@@ -94,7 +94,7 @@ class Routes:
 
 def _bindings(service: ServiceDescriptor) -> Iterator[Binding]:
     for method in service.methods:
-        rule = method.GetOptions().Extensions[annotations_pb2.http]
+        rule: HttpRule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]
         for one in (rule, *rule.additional_bindings):
             if one.WhichOneof("pattern") is not None:
                 yield _binding(method, one)
@@ -116,7 +116,9 @@ def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
         if rule.response_body:
             field_at(method.output_type, rule.response_body)
         if method.server_streaming and set(LAST_RECORDS) & set(method.output_type.fields_by_name):
-            raise ValueError(f"{method.output_type.name} has a field named like a last record: {LAST_RECORDS}")
+            raise ValueError(
+                f"{method.output_type.name} has a field named like a last record: {LAST_RECORDS}"
+            )
     except (ValueError, KeyError) as error:
         raise ValueError(f"{method.full_name}: {error}") from error
     return Binding(http_method, template, method, rule.body, rule.response_body)

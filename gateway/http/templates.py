@@ -60,7 +60,7 @@ class PathTemplate:
         fields = [piece["field"] for piece in _PIECE.finditer(path) if piece["field"]]
         if len(set(fields)) != len(fields):
             raise ValueError(f"{text}: binds a field twice")
-        if any("*" in s.text and s.is_literal or not s.text for s in segments):
+        if any(("*" in s.text and s.is_literal) or not s.text for s in segments):
             raise ValueError(f"{text}: `*` and `**` stand alone in their segment, and no segment is empty")
         if any(s.text == "**" for s in segments[:-1]):
             raise ValueError(f"{text}: `**` must come last")
@@ -74,7 +74,9 @@ class PathTemplate:
     @property
     def rank(self) -> tuple[tuple[int, ...], str]:
         """Sorts templates so that the first match is the most literal one."""
-        return tuple(("*", "**").index(s.text) + 1 if not s.is_literal else 0 for s in self.segments), self.text
+        return tuple(
+            ("*", "**").index(s.text) + 1 if not s.is_literal else 0 for s in self.segments
+        ), self.text
 
     def match(self, path: str) -> dict[str, str] | None:
         """The fields' values if `path`, still percent-encoded, is of this form.
@@ -108,7 +110,9 @@ class PathTemplate:
             KeyError: for a field without a value.
             ValueError: for a value that does not fit its field's segments.
         """
-        spans = {s.field or index: s for index, s in enumerate(self.segments)}  # one step per field or literal
+        spans = {
+            s.field or index: s for index, s in enumerate(self.segments)
+        }  # one step per field or literal
         steps = [self._encode(s.field, values[s.field]) if s.field else s.text for s in spans.values()]
         path = "/" + "/".join(steps) + (f":{self.verb}" if self.verb else "")
         if self.match(path) != {field: values[field] for field in self.fields}:

@@ -1,0 +1,128 @@
+"""What the gateway answers over HTTP: the JSON API, its own health, and the server part of the inference protocol."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+import grpc
+import uvicorn
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, Router
+
+from aios.data.v1 import data_service_pb2
+from aios.errors import AiosError
+from aios.identity.v1 import identity_service_pb2
+from aios.inference.v1 import inference_service_pb2
+from aios.scheduler.v1 import agent_service_pb2, scheduler_service_pb2
+from aios.telemetry.v1 import trace_service_pb2
+from aios.trainer.v1 import trainer_service_pb2
+from gateway.http.rules import Routes
+from gateway.http.transcoder import Transcoder
+
+API = (
+    scheduler_service_pb2,
+    agent_service_pb2,
+    data_service_pb2,
+    trainer_service_pb2,
+    inference_service_pb2,
+    identity_service_pb2,
+    trace_service_pb2,
+)
+"""Every proto whose services the JSON API speaks for."""
+HEALTH_SECONDS = 2.0  # a service that takes longer to say it is well is not
+DRAIN_SECONDS = 5  # for answers under way when the process stops; streams are cut then
+CONNECTIONS_MAX = 1000  # Envoy is the only client and shares connections; file descriptors are the limit
+
+_log = logging.getLogger(__name__)
+
+
+def build(channels: Mapping[str, grpc.aio.Channel]) -> Router:
+    """The ASGI application.
+
+    Args:
+        channels: To each service, by domain.
+    """
+    routes = Routes(service for proto in API for service in proto.DESCRIPTOR.services_by_name.values())
+
+    async def ready(request: Request) -> Response:
+        names = sorted(channels)
+        states = await asyncio.gather(*(_state(channels[name]) for name in names))
+        status = 200 if set(states) == {"SERVING"} else 503
+        return JSONResponse({"services": dict(zip(names, states, strict=True))}, status)
+
+    return Router(
+        [
+            Route("/healthz", _alive),
+            Route("/readyz", ready),
+            Route("/v2", _server),
+            Route("/v2/health/live", _alive),
+            # Ready to take predictions: they pass Envoy, which asked us, and need no service of the control plane.
+            Route("/v2/health/ready", _alive),
+        ],
+        default=Transcoder(routes, channels),
+        redirect_slashes=False,
+    )
+
+
+async def serve(app: Router, address: str) -> None:
+    """Serve `app` on `host:port` until cancelled, then let answers under way finish.
+
+    Raises:
+        OSError: the address is taken.
+    """
+    host, _, port = address.rpartition(":")
+    listener = socket.create_server((host, int(port)), backlog=CONNECTIONS_MAX)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            ws="none",
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+    )
+    _log.info("serving HTTP on %s", address)
+    with listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to the process, which has more to stop than this server."""
+        yield
+
+
+async def _alive(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+async def _server(request: Request) -> Response:
+    """Server metadata. Source: Open Inference Protocol v2."""
+    try:
+        release = version("aios-platform")
+    except PackageNotFoundError:
+        release = "unknown"
+    return JSONResponse({"name": "aios", "version": release, "extensions": []})
+
+
+async def _state(channel: grpc.aio.Channel) -> str:
+    stub = health_pb2_grpc.HealthStub(channel)
+    try:
+        reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)  # type: ignore[attr-defined]
+    except AiosError as error:
+        return error.code.name
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
