@@ -105,7 +105,7 @@ async def _keep_running(loop: Loop) -> None:
             _log.debug("%s ended; starting it again", loop)
         except AiosError as error:
             _log.warning("%s: %s (%s); trying again", loop, error.message, error.reason)
-        except Exception:  # a loop outlives whatever one round meets
+        except Exception:  # noqa: BLE001 - a loop outlives whatever one round meets
             _log.exception("%s failed; starting it again", loop)
         if clock.time() - started > LOOP_BACKOFF_SECONDS_MAX:
             backoff = LOOP_BACKOFF_SECONDS

@@ -4,7 +4,7 @@ the catalogue's errors.
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -127,7 +127,10 @@ class _Channel(grpc.aio.Channel):
         call = self._inner.stream_unary(method, request_serializer, response_deserializer)
 
         async def send(
-            requests: AsyncIterable[Any], *, timeout: float | None = None, metadata: Any = ()
+            requests: AsyncIterator[Any],
+            *,
+            timeout: float | None = None,
+            metadata: Any = (),
         ) -> Any:
             try:
                 return await call(requests, timeout=timeout, metadata=self._metadata(metadata))
@@ -146,7 +149,7 @@ class _Channel(grpc.aio.Channel):
         call = self._inner.stream_stream(method, request_serializer, response_deserializer)
 
         def send(
-            requests: AsyncIterable[Any], *, timeout: float | None = None, metadata: Any = ()
+            requests: AsyncIterator[Any], *, timeout: float | None = None, metadata: Any = ()
         ) -> AsyncIterator[Any]:
             return _receive(lambda: call(requests, timeout=timeout, metadata=self._metadata(metadata)))
 

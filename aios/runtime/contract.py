@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from re import findall
+from typing import Any
 
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
@@ -56,7 +57,7 @@ def has_request_id(request: Message) -> bool:
 
 def _read(path: str, found: MethodDescriptor) -> Method:
     options = found.GetOptions()
-    rule = options.Extensions[annotations_pb2.http]
+    rule: Any = options.Extensions[annotations_pb2.http]  # type: ignore[index]
     template = getattr(rule, rule.WhichOneof("pattern") or "get")
     return Method(
         path=path,

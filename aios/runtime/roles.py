@@ -7,20 +7,101 @@ PUBLIC = "public"
 """The permission of a method that needs no token."""
 
 _VIEWER = frozenset(
-    ["caller.get", "projects.get", "projects.list", "members.list", "jobs.get", "jobs.list", "jobs.watch", "jobs.logs", "nodes.get", "nodes.list", "downloads.list", "datasets.get", "datasets.list", "models.get", "models.list", "checkpoints.list", "lineage.get", "runs.get", "runs.list", "runs.watch", "metrics.list", "metrics.watch", "deployments.get", "deployments.list", "deployments.watch", "traces.get", "traces.list", "predictions.create"]
+    [
+        "caller.get",
+        "projects.get",
+        "projects.list",
+        "members.list",
+        "jobs.get",
+        "jobs.list",
+        "jobs.watch",
+        "jobs.logs",
+        "nodes.get",
+        "nodes.list",
+        "downloads.list",
+        "datasets.get",
+        "datasets.list",
+        "models.get",
+        "models.list",
+        "checkpoints.list",
+        "lineage.get",
+        "runs.get",
+        "runs.list",
+        "runs.watch",
+        "metrics.list",
+        "metrics.watch",
+        "deployments.get",
+        "deployments.list",
+        "deployments.watch",
+        "traces.get",
+        "traces.list",
+        "predictions.create",
+    ]
 )
 _EDITOR = _VIEWER | frozenset(
-    ["jobs.create", "jobs.cancel", "uploads.begin", "uploads.complete", "datasets.create", "datasets.commit", "models.create", "models.register", "models.alias", "runs.create", "runs.cancel", "deployments.create", "deployments.update", "deployments.delete"]
+    [
+        "jobs.create",
+        "jobs.cancel",
+        "uploads.begin",
+        "uploads.complete",
+        "datasets.create",
+        "datasets.commit",
+        "models.create",
+        "models.register",
+        "models.alias",
+        "runs.create",
+        "runs.cancel",
+        "deployments.create",
+        "deployments.update",
+        "deployments.delete",
+    ]
 )
-_ADMIN = _EDITOR | frozenset(["members.set", "members.delete", "tokens.create", "tokens.list", "tokens.revoke"])
+_ADMIN = _EDITOR | frozenset(
+    ["members.set", "members.delete", "tokens.create", "tokens.list", "tokens.revoke"]
+)
 _WORKER = frozenset(
-    ["caller.get", "uploads.begin", "uploads.complete", "downloads.list", "datasets.get", "models.get", "checkpoints.create", "checkpoints.list", "runs.get", "metrics.list", "run_attempts.begin", "run_attempts.report", "run_attempts.complete", "replicas.get_spec", "replicas.report", "spans.write"]
+    [
+        "caller.get",
+        "uploads.begin",
+        "uploads.complete",
+        "downloads.list",
+        "datasets.get",
+        "models.get",
+        "checkpoints.create",
+        "checkpoints.list",
+        "runs.get",
+        "metrics.list",
+        "run_attempts.begin",
+        "run_attempts.report",
+        "run_attempts.complete",
+        "replicas.get_spec",
+        "replicas.report",
+        "spans.write",
+    ]
 )
 _SERVICE = _VIEWER | frozenset(
-    ["jobs.create", "jobs.cancel", "models.create", "models.register", "checkpoints.create", "lineage.record", "routes.watch", "routes.confirm", "revocations.watch", "spans.write"]
+    [
+        "jobs.create",
+        "jobs.cancel",
+        "models.create",
+        "models.register",
+        "checkpoints.create",
+        "lineage.record",
+        "routes.watch",
+        "routes.confirm",
+        "revocations.watch",
+        "spans.write",
+    ]
 )
 _NODE = frozenset(
-    ["caller.get", "agents.connect", "agents.push_logs", "worker_tokens.issue", "revocations.watch", "spans.write"]
+    [
+        "caller.get",
+        "agents.connect",
+        "agents.push_logs",
+        "worker_tokens.issue",
+        "revocations.watch",
+        "spans.write",
+    ]
 )
 
 ROLES: Mapping[str, frozenset[str]] = MappingProxyType(

@@ -92,7 +92,7 @@ class Server:
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.stop(drain_seconds)
 
-    async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def _report(self, status: Any) -> None:
         for name in self._names:
             await self._health.set(name, status)
 
@@ -109,12 +109,12 @@ class _Registrar:
         for handler in handlers:
             name = handler.service_name()
             assert name is not None
-            paths = [f"/{name}/{method}" for method in contract.methods_of(name)]
-            wrapped = {
-                path.rpartition("/")[2]: self._chain.wrap(path, found)
-                for path in paths
-                if (found := handler.service(_Asked(path))) is not None
-            }
+            wrapped = {}
+            for method in contract.methods_of(name):
+                path = f"/{name}/{method}"
+                found = handler.service(_Asked(path))  # type: ignore[arg-type]  # it reads `method` alone
+                if found is not None:
+                    wrapped[method] = self._chain.wrap(path, found)
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, wrapped),))
             self.names.append(name)
 

@@ -4,9 +4,11 @@ Source: google.aip.dev/193.
 """
 
 from datetime import timedelta
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -47,15 +49,15 @@ def from_status(status: status_pb2.Status) -> AiosError:
     code = Code(status.code) if status.code in code_pb2.Code.values() else Code.UNKNOWN
     reason, metadata, fields, retry_after = code.name, {}, {}, None
     for detail in status.details:
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+        if _is(detail, error_details_pb2.ErrorInfo):
             info = error_details_pb2.ErrorInfo()
             detail.Unpack(info)
             reason, metadata = info.reason, dict(info.metadata)
-        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+        elif _is(detail, error_details_pb2.BadRequest):
             bad = error_details_pb2.BadRequest()
             detail.Unpack(bad)
             fields = {violation.field: violation.description for violation in bad.field_violations}
-        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+        elif _is(detail, error_details_pb2.RetryInfo):
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)
             retry_after = retry.retry_delay.ToTimedelta()
@@ -66,12 +68,16 @@ def from_status(status: status_pb2.Status) -> AiosError:
 
 def from_rpc_error(error: grpc.RpcError) -> AiosError:
     """The error behind a failed call, whoever made it: our server, another one, or the library itself."""
-    status = rpc_status.from_call(error) if error.trailing_metadata() is not None else None  # type: ignore[attr-defined]
+    call: Any = error  # the library raises one object that is both
+    status = rpc_status.from_call(call) if call.trailing_metadata() is not None else None
     if status is not None:
         return from_status(status)
-    code = Code[error.code().name]  # type: ignore[attr-defined]
-    message = error.details() or code.name  # type: ignore[attr-defined]
-    return BY_CODE.get(code, Internal)(message, reason=code.name)
+    code = Code[call.code().name]
+    return BY_CODE.get(code, Internal)(call.details() or code.name, reason=code.name)
+
+
+def _is(detail: any_pb2.Any, kind: type[Message]) -> bool:
+    return detail.type_url.rpartition("/")[2] == kind.DESCRIPTOR.full_name
 
 
 RETRY_SOON = timedelta(seconds=1)

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import grpc
 from opentelemetry import trace
@@ -123,7 +124,7 @@ class OtlpExporter(SpanExporter):
 
     def __init__(self, endpoint: str, token: TokenSource | None) -> None:
         self._channel = grpc.insecure_channel(endpoint)
-        self._export = self._channel.unary_unary(
+        self._export: Any = self._channel.unary_unary(
             "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
             request_serializer=ExportTraceServiceRequest.SerializeToString,
         )
