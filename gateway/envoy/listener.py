@@ -60,10 +60,8 @@ def _connection_manager(jwks: str, routes_path: str) -> Json:
         "local_reply_config": replies.local_replies(),
         "tracing": _tracing(),
         "server_name": "aios",
-        # Nobody is internal: x-envoy-* headers of a client (timeouts, retries) are dropped, loopback included.
         "use_remote_address": True,
-        "internal_address_config": {"unix_sockets": False},
-        "early_header_mutation_extensions": [_drop_our_headers()],
+        "early_header_mutation_extensions": [_drop_internal_headers()],
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
@@ -94,6 +92,7 @@ def _connection_manager(jwks: str, routes_path: str) -> Json:
 def _filters(jwks: str) -> list[Json]:
     """In order. Who you are comes before what you send, and nothing is read from a body that may not be sent."""
     return [
+        _filter("header_mutation", "header_mutation.v3.HeaderMutation", **_name_the_trace()),
         _filter("cors", "cors.v3.Cors"),
         _filter("grpc_web", "grpc_web.v3.GrpcWeb"),
         _filter("jwt_authn", "jwt_authn.v3.JwtAuthentication", **_jwt(jwks)),
@@ -105,7 +104,7 @@ def _filters(jwks: str) -> list[Json]:
             "grpc_field_extraction", "grpc_field_extraction.v3.GrpcFieldExtractionConfig", **_extraction()
         ),
         _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": _MODEL_TO_HEADER}),
-        _filter("router", "router.v3.Router"),
+        _filter("router", "router.v3.Router", suppress_envoy_headers=True),
     ]
 
 
@@ -114,6 +113,13 @@ def _filter(name: str, message: str, **config: Any) -> Json:
         "name": f"envoy.filters.http.{name}",
         "typed_config": {"@type": f"{_FILTERS}.{message}", **config},
     }
+
+
+def _name_the_trace() -> Json:
+    """First in the chain, so that refusals of later filters carry the trace's id too."""
+    header = {"header": {"key": routes.TRACE_HEADER, "value": "%TRACE_ID%"}}
+    mutation = {"append": header | {"append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    return {"mutations": {"response_mutations": [mutation]}}
 
 
 def _jwt(jwks: str) -> Json:
@@ -190,11 +196,10 @@ def predict_descriptors() -> descriptor_pb2.FileDescriptorSet:
     return descriptor_pb2.FileDescriptorSet(file=[file])
 
 
-def _drop_our_headers() -> Json:
-    """Clients do not get to say who they are; `_` is how some frameworks spell `-`."""
-    mutations = [
-        {"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-aios-", "x_aios_")
-    ]
+def _drop_internal_headers() -> Json:
+    """Clients say neither who they are nor how Envoy retries. `_` is how some frameworks spell `-`."""
+    prefixes = ("x-aios-", "x_aios_", "x-envoy-")
+    mutations = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes]
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.envoy.routes import MODEL_HEADER, PREDICT, PREDICT_METHODS, PROJECT_HEADER, TRACE_HEADER
+from gateway.envoy import limits
+from gateway.envoy.routes import MODEL_HEADER, PREDICT, PREDICT_METHODS, PROJECT_HEADER
 
 Json = dict[str, Any]
 
@@ -18,26 +19,40 @@ _NO_DEPLOYMENT_GRPC = (
     "Check the model name and the token's project."
 )
 
-# HTTP status -> (title, reason). The reason is what programs test; it never changes.
+# HTTP status -> (gRPC code of the same meaning, reason). Programs test the reason; it never changes.
 _PROBLEMS = {
-    400: ("Bad request", "BAD_REQUEST"),
-    401: ("Unauthenticated", "UNAUTHENTICATED"),
-    403: ("Permission denied", "PERMISSION_DENIED"),
-    404: ("Not found", "NOT_FOUND"),
-    408: ("Request timeout", "REQUEST_TIMEOUT"),
-    413: ("Body too large", "BODY_TOO_LARGE"),
-    415: ("Unsupported encoding", "UNSUPPORTED_ENCODING"),
-    426: ("Upgrade required", "UPGRADE_REQUIRED"),
-    429: ("Too many requests", "RATE_LIMITED"),
-    431: ("Headers too large", "HEADERS_TOO_LARGE"),
-    500: ("Internal error", "INTERNAL"),
-    502: ("Bad answer from upstream", "BAD_UPSTREAM_ANSWER"),
-    503: ("Unavailable", "UNAVAILABLE"),
-    504: ("Deadline exceeded", "DEADLINE_EXCEEDED"),
+    400: ("INVALID_ARGUMENT", "BAD_REQUEST"),
+    401: ("UNAUTHENTICATED", "UNAUTHENTICATED"),
+    403: ("PERMISSION_DENIED", "PERMISSION_DENIED"),
+    404: ("NOT_FOUND", "NOT_FOUND"),
+    408: ("DEADLINE_EXCEEDED", "REQUEST_TIMEOUT"),
+    413: ("INVALID_ARGUMENT", "BODY_TOO_LARGE"),
+    415: ("INVALID_ARGUMENT", "UNSUPPORTED_ENCODING"),
+    426: ("INVALID_ARGUMENT", "UPGRADE_REQUIRED"),
+    429: ("RESOURCE_EXHAUSTED", "RATE_LIMITED"),
+    431: ("INVALID_ARGUMENT", "HEADERS_TOO_LARGE"),
+    500: ("INTERNAL", "INTERNAL"),
+    502: ("UNAVAILABLE", "BAD_UPSTREAM_ANSWER"),
+    503: ("UNAVAILABLE", "UNAVAILABLE"),
+    504: ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
 }
 
 # HTTP status -> gRPC status where Envoy's own translation says something else (UNKNOWN, UNAVAILABLE).
-_GRPC_STATUS = {408: 4, 413: 8, 429: 8, 504: 4}  # DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
+_GRPC_STATUS = {
+    403: 7,
+    408: 4,
+    413: 8,
+    429: 8,
+    504: 4,
+}  # PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
+
+# Where Envoy's own words do not say what to change.
+_DETAILS = {
+    400: "The request is malformed: %RESPONSE_CODE_DETAILS%.",
+    403: "This token may not do this: its role does not allow it here, or it has been revoked.",
+    413: f"The body is too large: at most {limits.JSON_BODY_BYTES_MAX // limits.MIB} MiB here, and "
+    f"{limits.TENSOR_BODY_BYTES_MAX // limits.MIB} MiB for tensors.",
+}
 
 
 def local_replies() -> Json:
@@ -46,60 +61,72 @@ def local_replies() -> Json:
     predict = _request(":path", {"safe_regex": {"regex": f"/{PREDICT}/({'|'.join(PREDICT_METHODS)})"}})
     return {
         "mappers": [
-            _mapper(
-                [grpc, predict, _status(404)],
-                {"text_format_source": {"inline_string": _NO_DEPLOYMENT_GRPC}},
-                5,
+            _mapper([grpc, predict, _status(404)], _text(_NO_DEPLOYMENT_GRPC), 5),
+            _mapper([grpc, predict, _too_large_to_read()], _text(_DETAILS[413]), 8),
+            *(
+                _mapper([grpc, _status(code)], _text(_DETAILS.get(code, _BODY)), number)
+                for code, number in _GRPC_STATUS.items()
             ),
-            *(_mapper([grpc, _status(code)], _text(), number) for code, number in _GRPC_STATUS.items()),
-            _mapper([grpc], _text()),
+            _mapper([grpc], _text(_BODY)),
             _mapper(
                 [_request(":path", {"prefix": "/v2/"}), _status(404)], _problem(404, _NO_DEPLOYMENT_HTTP)
             ),
-            *(_mapper([_status(code)], _problem(code, _BODY)) for code in _PROBLEMS),
+            *(_mapper([_status(code)], _problem(code, _DETAILS.get(code, _BODY))) for code in _PROBLEMS),
         ]
     }
 
 
 def _problem(status: int, detail: str) -> Json:
-    title, reason = _PROBLEMS[status]
+    """The members of the gateway's own problems. The trace id is in a header only: Envoy does not give it to bodies."""
+    code, reason = _PROBLEMS[status]
     return {
         "content_type": "application/problem+json",
         "json_format": {
-            "type": "about:blank",
-            "title": title,
+            "type": f"urn:aios:error:{reason.lower().replace('_', '-')}",
+            "title": code.replace("_", " ").capitalize(),
             "status": status,
             "detail": detail,
+            "instance": "urn:aios:request:%REQ(x-request-id)%",
+            "code": code,
             "reason": reason,
             "domain": "aios",
-            "trace_id": "%TRACE_ID%",
+            "metadata": {},
         },
     }
 
 
-def _text() -> Json:
-    return {"text_format_source": {"inline_string": _BODY}}
+def _text(text: str) -> Json:
+    return {"text_format_source": {"inline_string": text}}
 
 
 def _mapper(filters: list[Json], body: Json, grpc_status: int | None = None) -> Json:
-    headers = [_header(TRACE_HEADER, "%TRACE_ID%")]
-    if grpc_status is not None:
-        headers.append(_header("grpc-status", str(grpc_status)))
-    return {
+    mapper: Json = {
         "filter": filters[0] if len(filters) == 1 else {"and_filter": {"filters": filters}},
         "body_format_override": body,
-        "headers_to_add": headers,
     }
+    if grpc_status is not None:
+        header = {"key": "grpc-status", "value": str(grpc_status)}
+        mapper["headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+    return mapper
 
 
 def _request(header: str, match: Json) -> Json:
     return {"header_filter": {"header": {"name": header, "string_match": match}}}
 
 
+def _too_large_to_read() -> Json:
+    """The filter that reads the model's name gave up on the message; its own status would be FAILED_PRECONDITION."""
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                "expression": "response.code_details.contains('BUFFER')",
+            },
+        }
+    }
+
+
 def _status(code: int) -> Json:
     value = {"default_value": code, "runtime_key": f"aios.local_reply.{code}"}
     return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
-
-
-def _header(name: str, value: str) -> Json:
-    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}

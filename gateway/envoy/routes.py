@@ -83,7 +83,6 @@ def routes(snapshot: Snapshot) -> Json:
                     _BUFFER: body_limit(limits.JSON_BODY_BYTES_MAX),
                     _CORS: _cors(snapshot.cors_origins),
                 },
-                "response_headers_to_add": [_header(TRACE_HEADER, "%TRACE_ID%")],
             }
         ],
     }
@@ -185,7 +184,10 @@ def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:
         )
         for deployment in deployments
     ]
-    unknown = _refuse(path, 404, "") | {
+    # Not a direct response: those have no buffer limit of their own, and every message is first read under this one.
+    unknown = {
+        "match": path,
+        "route": {"cluster": "none", "cluster_not_found_response_code": "NOT_FOUND"},
         "typed_per_filter_config": filters,
         "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
     }
@@ -231,7 +233,7 @@ def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Js
     return {
         "match": match,
         "route": _action(action | {"weighted_clusters": {"clusters": weighted}}),
-        "decorator": {"operation": f"predict {deployment.name}"},
+        "decorator": _operation(f"predict {deployment.name}"),
         "typed_per_filter_config": filters,
         "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
     }
@@ -248,7 +250,7 @@ def _mirror(deployment: DeploymentRoute, mirror: Mirror, protocol: str) -> Json:
 
 def _to(cluster: str, match: Json, operation: str) -> Json:
     action = _action({"cluster": cluster, "timeout": "0s"})
-    return {"match": match, "route": action, "decorator": {"operation": operation}}
+    return {"match": match, "route": action, "decorator": _operation(operation)}
 
 
 def _action(action: Json) -> Json:
@@ -278,6 +280,11 @@ def _refuse(match: Json, status: int, detail: str) -> Json:
     """Answer here. An empty detail is filled by the listener, which knows project and model of the request."""
     body = {"body": {"inline_string": detail}} if detail else {}
     return {"match": match, "direct_response": {"status": status, **body}}
+
+
+def _operation(name: str) -> Json:
+    """The span's name."""
+    return {"operation": name, "propagate": False}
 
 
 def _is(header: str, value: str) -> Json:

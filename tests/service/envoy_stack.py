@@ -1,0 +1,319 @@
+"""A real Envoy over small fake servers: what tests of `gateway.envoy` share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import jwt
+import numpy as np
+import tritonclient.grpc as triton_grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from gateway.envoy.__main__ import command
+from gateway.envoy.admin import Admin
+from gateway.envoy.files import ConfigFiles
+from gateway.envoy.model import Address, Backend, DeploymentRoute, Mirror, Replica, Services, Snapshot
+from gateway.envoy.publish import Applied, Publisher
+
+LOCAL = "127.0.0.1"
+SERVER_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 128 << 20)]
+
+
+@dataclass
+class Seen:
+    """One request as a server behind Envoy got it."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+@dataclass
+class GrpcEcho(grpc.GenericRpcHandler):
+    """Answers every unary call of every service with the bytes it got."""
+
+    seen: list[Seen] = field(default_factory=list)
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        headers = {key: str(value) for key, value in call.invocation_metadata}
+
+        def reply(request: bytes, _: grpc.ServicerContext) -> bytes:
+            self.seen.append(Seen(call.method, headers, request))
+            return request
+
+        return grpc.unary_unary_rpc_method_handler(reply)
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans it is sent and the authorization they came with."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.authorizations: set[str] = set()
+
+    def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        self.authorizations.update(str(v) for k, v in context.invocation_metadata() if k == "authorization")
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans.extend(scope.spans)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def wait_for(self, trace_id: str, count: int, seconds: float = 5.0) -> list[Span]:
+        """The spans of a trace once there are `count`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = [span for span in list(self.spans) if span.trace_id.hex() == trace_id]
+            if len(found) >= count or time.monotonic() > deadline:
+                return found
+            time.sleep(0.02)
+
+
+def serve_grpc(stack: ExitStack, add: Any) -> int:
+    """Start a gRPC server that `add` puts its servicers on. Returns the port."""
+    server = grpc.server(ThreadPoolExecutor(8), options=SERVER_OPTIONS)
+    add(server)
+    port = server.add_insecure_port(f"{LOCAL}:0")
+    server.start()
+    stack.callback(lambda: server.stop(0).wait())
+    return port
+
+
+def serve_http(stack: ExitStack, answer: Any) -> int:
+    """Start an HTTP server; `answer(seen) -> (status, json)`. Returns the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            headers = {key.lower(): value for key, value in self.headers.items()}
+            status, value = answer(Seen(self.path, headers, body))
+            payload = json.dumps(value).encode()
+            head = f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
+            self.wfile.write(head.encode() + payload)
+
+        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = handle_any
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+        daemon_threads = True
+
+    server = Server((LOCAL, 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    return int(server.server_address[1])
+
+
+class Model(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """A fake replica: adds its number to the input, over both doors of the Open Inference Protocol."""
+
+    def __init__(self, number: int, delay: float = 0.0) -> None:
+        self.number = number
+        self.delay = delay
+        self.seen: list[Seen] = []
+        self.ready = True
+        self._stack = ExitStack()
+        self.grpc_port = serve_grpc(
+            self._stack,
+            lambda server: service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server),
+        )
+        self.http_port = serve_http(self._stack, self._http)
+
+    @property
+    def replica(self) -> Replica:
+        return Replica(LOCAL, self.http_port, self.grpc_port)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        headers = {key: str(value) for key, value in context.invocation_metadata()}
+        self.seen.append(Seen("ModelInfer", headers))
+        time.sleep(self.delay)
+        return self._answer(request)
+
+    def ModelStreamInfer(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        for request in requests:
+            yield service_pb2.ModelStreamInferResponse(infer_response=self._answer(request))
+
+    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return service_pb2.ModelReadyResponse(ready=True)
+
+    def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return service_pb2.ModelMetadataResponse(name=request.name, versions=[str(self.number)])
+
+    def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.seen.append(Seen("RepositoryIndex", {}))
+        return service_pb2.RepositoryIndexResponse()
+
+    def _answer(self, request: Any) -> Any:
+        values = np.frombuffer(request.raw_input_contents[0], np.float32)
+        response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
+        response.outputs.add(name="y", datatype="FP32", shape=[1])
+        response.raw_output_contents.append((values[:1] + self.number).tobytes())
+        return response
+
+    def _http(self, seen: Seen) -> tuple[int, Any]:
+        if seen.path == "/v2/health/ready":
+            return (200 if self.ready else 400), {}
+        self.seen.append(seen)
+        time.sleep(self.delay)
+        if not seen.path.endswith("/infer"):
+            return 200, {"path": seen.path, "number": self.number}
+        values = json.loads(seen.body)["inputs"][0]["data"]
+        output = {"name": "y", "datatype": "FP32", "shape": [1], "data": [values[0] + self.number]}
+        return 200, {"model_name": seen.path.split("/")[3], "outputs": [output]}
+
+
+class Stack:
+    """Envoy, its control plane's fakes, and clients of its door."""
+
+    def __init__(self, root: Path) -> None:
+        self._cleanup = ExitStack()
+        self.echo = GrpcEcho()
+        self.collector = Collector()
+        self.app_seen: list[Seen] = []
+        services_port = serve_grpc(self._cleanup, lambda s: s.add_generic_rpc_handlers((self.echo,)))
+        collector_port = serve_grpc(
+            self._cleanup,
+            lambda s: trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self.collector, s),
+        )
+        app_port = serve_http(self._cleanup, self._app)
+        services = Address(LOCAL, services_port)
+        self._key = Ed25519PrivateKey.generate()
+        self.port = free_port()
+        self.snapshot = Snapshot(
+            services=Services(
+                scheduler=services,
+                data=services,
+                trainer=services,
+                inference=services,
+                gateway_grpc=services,
+                gateway_http=Address(LOCAL, app_port),
+                collector=Address(LOCAL, collector_port),
+            ),
+            jwks=self._jwks(),
+            open_paths=("/openapi.json", "/console/"),
+            cors_origins=("https://console.example.org",),
+        )
+        self.files = ConfigFiles(root)
+        self.publisher = Publisher(
+            self.files, Admin(self.files.admin_socket), listen=Address(LOCAL, self.port)
+        )
+        asyncio.run(self.publisher.start(self.snapshot, node_id="test", token="service-token"))
+        self.start_envoy()
+
+    def start_envoy(self) -> None:
+        self.process = subprocess.Popen(command(self.files.root))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise TimeoutError("Envoy does not answer")
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self._cleanup.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOCAL}:{self.port}"
+
+    def deploy(self, *deployments: DeploymentRoute) -> Applied:
+        """Replace the deployments."""
+        self.snapshot = replace(self.snapshot, deployments=deployments)
+        return asyncio.run(self.publisher.apply(self.snapshot))
+
+    def revoke(self, token_id: str) -> None:
+        self.snapshot = replace(self.snapshot, revoked=self.snapshot.revoked | {token_id})
+        asyncio.run(self.publisher.apply(self.snapshot))
+
+    def token(self, key: Ed25519PrivateKey | None = None, **claims: Any) -> str:
+        now = int(time.time())
+        standard = {"iss": "aios", "aud": "aios", "sub": "ann", "jti": "t1", "iat": now, "exp": now + 600}
+        payload = standard | {"project": "vision", "role": "editor"} | claims
+        return jwt.encode(payload, key or self._key, algorithm="EdDSA", headers={"kid": "k1"})
+
+    def bearer(self, **claims: Any) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token(**claims)}"}
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return httpx.get(self.url + path, headers=self.bearer() if headers is None else headers)
+
+    def call(self, method: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
+        """A unary gRPC call of raw bytes. Raises grpc.RpcError."""
+        with grpc.insecure_channel(f"{LOCAL}:{self.port}") as channel:
+            metadata = tuple((self.bearer() if headers is None else headers).items())
+            reply: bytes = channel.unary_unary(method)(body, metadata=metadata, timeout=10)
+            return reply
+
+    def predict_grpc(self, model: str, **claims: Any) -> float:
+        """One prediction with the unmodified client."""
+        with triton_grpc.InferenceServerClient(f"{LOCAL}:{self.port}") as client:
+            result = client.infer(model, [grpc_input(np.zeros(1, np.float32))], headers=self.bearer(**claims))
+            return float(result.as_numpy("y")[0])
+
+    def predict_http(self, model: str, **claims: Any) -> httpx.Response:
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0.0]}]}
+        return httpx.post(f"{self.url}/v2/models/{model}/infer", json=body, headers=self.bearer(**claims))
+
+    def _jwks(self) -> str:
+        key = jwt.algorithms.OKPAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+        return json.dumps({"keys": [key | {"kid": "k1", "alg": "EdDSA", "use": "sig"}]})
+
+    def _app(self, seen: Seen) -> tuple[int, Any]:
+        self.app_seen.append(seen)
+        return 200, {"path": seen.path, "headers": seen.headers, "size": len(seen.body)}
+
+
+def grpc_input(values: np.ndarray[Any, Any]) -> Any:
+    tensor = triton_grpc.InferInput("x", list(values.shape), "FP32")
+    tensor.set_data_from_numpy(values)
+    return tensor
+
+
+def route(
+    project: str, name: str, *models: Model, weights: tuple[int, ...] = (), mirror: Model | None = None
+) -> Any:
+    """A deployment whose revisions are named after their models' numbers."""
+    shares = weights or (1,) * len(models)
+    return DeploymentRoute(
+        project,
+        name,
+        tuple(Backend(f"r{m.number}", w, (m.replica,)) for m, w in zip(models, shares, strict=True)),
+        Mirror(Backend(f"r{mirror.number}", 0, (mirror.replica,)), 100.0) if mirror else None,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        return int(probe.getsockname()[1])
