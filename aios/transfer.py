@@ -1,0 +1,148 @@
+"""Bytes between a disk and the object store, by presigned URL. They pass through no service.
+
+Every byte is checked: what is sent was hashed before, what arrives is hashed on the way in.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+import httpx
+
+from aios.errors import AiosError, DataLoss, FailedPrecondition, Unavailable
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT = httpx.Timeout(30.0)  # for connecting and for each read or write, not for the whole file
+TRIES = 4
+PAUSE_SECONDS = 0.25  # before the second try; doubles each time
+
+Progress = Callable[[int], None]
+"""Told the number of bytes moved since it was last told; negative when a try starts over."""
+
+
+def client() -> httpx.AsyncClient:
+    """An HTTP client for presigned URLs: no proxy or netrc of the environment, no redirects."""
+    return httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, follow_redirects=False)
+
+
+def digest(path: Path) -> tuple[str, int]:
+    """SHA-256 (hexadecimal) and size in bytes of a file, in bounded memory."""
+    sha256, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            sha256.update(chunk)
+            size += len(chunk)
+    return sha256.hexdigest(), size
+
+
+async def upload(
+    http: httpx.AsyncClient,
+    path: Path,
+    url: str,
+    headers: Mapping[str, str],
+    progress: Progress | None = None,
+) -> None:
+    """PUT a file. What is there already (a try before this one got through) counts as sent.
+
+    Raises:
+        FailedPrecondition: the store refused it; begin the upload again for a fresh URL.
+        Unavailable: the store did not take it.
+    """
+    size = path.stat().st_size
+
+    async def once(moved: Progress) -> None:
+        answer = await http.put(
+            url, content=_chunks(path, moved), headers={**headers, "content-length": str(size)}
+        )
+        if answer.status_code not in (httpx.codes.PRECONDITION_FAILED, httpx.codes.CONFLICT):
+            answer.raise_for_status()
+
+    await _with_tries(once, path.name, progress)
+
+
+async def download(
+    http: httpx.AsyncClient, url: str, sha256: str, size: int, target: Path, progress: Progress | None = None
+) -> None:
+    """GET a file into `target`, which exists afterwards whole and right, or not at all.
+
+    Raises:
+        DataLoss: the bytes are not those that were registered.
+        FailedPrecondition: the store refused; ask for a fresh URL.
+        Unavailable: the store did not deliver.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+
+    async def once(moved: Progress) -> None:
+        got, received = hashlib.sha256(), 0
+        # `identity`: a proxy that compressed would change the length, and a bomb would unpack here.
+        async with http.stream("GET", url, headers={"accept-encoding": "identity"}) as answer:
+            answer.raise_for_status()
+            with partial.open("wb") as out:
+                async for chunk in answer.aiter_raw(CHUNK_BYTES):
+                    received += len(chunk)
+                    if received > size:
+                        break
+                    got.update(chunk)
+                    out.write(chunk)
+                    moved(len(chunk))
+        if received != size or got.hexdigest() != sha256:
+            raise DataLoss(f"{target.name} is not the file that was stored: its size or SHA-256 differs.")
+
+    try:
+        await _with_tries(once, target.name, progress)
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+async def _chunks(path: Path, moved: Progress) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
+            moved(len(chunk))
+
+
+async def _with_tries(
+    once: Callable[[Progress], Awaitable[None]], name: str, progress: Progress | None
+) -> None:
+    problem = ""
+    for attempt in range(TRIES):
+        if attempt:
+            await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        done = _Count(progress)
+        try:
+            await once(done)
+        except httpx.TransportError as error:
+            problem = type(error).__name__  # its message may carry the URL, which is a secret
+        except httpx.HTTPStatusError as error:
+            problem = f"HTTP {error.response.status_code}"
+            if error.response.is_client_error:
+                done.undo()
+                raise FailedPrecondition(
+                    f"The object store refused {name} ({problem}): ask for a fresh URL.", reason="URL_REFUSED"
+                ) from None
+        except AiosError:
+            done.undo()
+            raise
+        else:
+            return
+        done.undo()
+    raise Unavailable(f"{name} could not be moved to or from the object store: {problem}.")
+
+
+class _Count:
+    """Tells progress, and takes it back when a try failed."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._bytes = 0
+
+    def __call__(self, count: int) -> None:
+        self._bytes += count
+        if self._progress is not None:
+            self._progress(count)
+
+    def undo(self) -> None:
+        self(-self._bytes)
