@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -54,10 +55,14 @@ class Tx:
                 type=event,
                 payload=body,
                 traceparent=current_traceparent(),
-                time=self._clock.now(),
+                time=self.now(),
             )
         )
         return revision
+
+    def now(self) -> datetime:
+        """UTC, by the database's clock."""
+        return self._clock.now()
 
     def revision(self) -> int:
         """Newest revision that this transaction sees. A List that returns it lets a Watch go on without a gap."""

@@ -1,0 +1,13 @@
+"""Events between services: NATS JetStream, carrying CloudEvents 1.0.
+
+Events are at-least-once hints; SQL is the truth. A service writes an event with its change (`tx.emit`), the `Relay`
+publishes it, and a `Consumer` applies it in the transaction that also remembers having done so. Nothing here is
+needed to answer a call: while NATS is away, events wait in the outbox.
+"""
+
+from aios.bus.bus import Bus, BusUnavailable
+from aios.bus.consumer import Consumer, Handler
+from aios.bus.relay import Relay
+from aios.bus.server import nats_server_config
+
+__all__ = ["Bus", "BusUnavailable", "Consumer", "Handler", "Relay", "nats_server_config"]
