@@ -1,0 +1,101 @@
+"""The real servers that tests talk to, each in a temporary folder and on a free port."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aios.bus import nats_server_config
+from aios.config import Settings
+
+START_SECONDS = 10.0
+
+
+@dataclass
+class NatsServer:
+    """A NATS server that a test can stop, wipe and start again on the same port."""
+
+    directory: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def settings(self, settings: Settings) -> Settings:
+        """The same settings, with this server as the bus."""
+        return replace(settings, nats_url=self.url, nats_credentials_file=self.directory / "nats.json")
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        credentials, config = self.directory / "nats.json", self.directory / "nats.conf"
+        credentials.write_text(json.dumps({"user": "aios", "password": "known to this test only"}))
+        config.write_text(
+            nats_server_config(
+                config_file=config,
+                port=self.port,
+                store_dir=self.directory / "store",
+                credentials_file=credentials,
+            )
+        )
+        command = [binary("nats-server"), "-c", str(config), "-l", str(self.directory / "nats.log")]
+        self.process = subprocess.Popen(command)
+        wait_for_port(self.port, self.process)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def wipe(self) -> None:
+        """Lose everything it stored. Only while it is down."""
+        assert self.process is None
+        shutil.rmtree(self.directory / "store", ignore_errors=True)
+
+
+@contextmanager
+def nats_server(directory: Path) -> Iterator[NatsServer]:
+    """A running NATS server with JetStream, configured as `aios up` does it."""
+    server = NatsServer(directory, free_port())
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def free_port() -> int:
+    """A loopback port that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def binary(name: str) -> str:
+    """A server's program, from the environment that runs the tests."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return once the port answers; fail when the process ends first."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise AssertionError(f"nothing listens on port {port} after {START_SECONDS} s")
