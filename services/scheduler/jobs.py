@@ -1,0 +1,274 @@
+"""A job and its life. Pure: every function takes a job and returns what it becomes.
+
+A job is tried in attempts, numbered by epoch. Only the attempt that the job names now can change it: whatever an
+older one still says is refused. An attempt that ends by the platform's doing (node lost or stopped, supervisor
+killed) is no failure of the job: it is queued again and its restart budget stays whole.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
+
+from aios.errors import AlreadyExists, NotFound, StaleEpoch
+from aios.names import JobName
+from services.scheduler.resources import Resources
+from services.scheduler.specs import JobSpec, Kind
+
+PAUSE_MAX = timedelta(seconds=60)
+"""Longest wait before a failing job is started again."""
+STABLE = timedelta(seconds=60)
+"""An attempt that ran this long was fine: the next restart is the first again."""
+
+CANCEL_REQUESTED = "CANCEL_REQUESTED"
+NODE_LOST = "NODE_LOST"
+PLATFORM_ENDS = frozenset(
+    {"NODE_STOPPED", "LEASE_EXPIRED", "SUPERVISOR_LOST", "NOT_STARTED", "TOKEN_UNAVAILABLE"}
+)
+"""Reasons for an end that the job is not to blame for."""
+
+
+class JobNotFound(NotFound):
+    """The project has no such job. Retrying cannot help."""
+
+    reason = "JOB_NOT_FOUND"
+
+
+class JobExists(AlreadyExists):
+    """The project has a job of this name; names are never used twice."""
+
+    reason = "JOB_EXISTS"
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class AttemptState(StrEnum):
+    """Where an attempt stands."""
+
+    ASSIGNED = "ASSIGNED"
+    RUNNING = "RUNNING"
+    ENDED = "ENDED"
+    LOST = "LOST"
+
+
+NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        State.QUEUED: frozenset({State.STARTING, State.CANCELLED}),
+        State.STARTING: frozenset(
+            {State.RUNNING, State.STOPPING, State.QUEUED, State.SUCCEEDED, State.FAILED}
+        ),
+        State.RUNNING: frozenset({State.STOPPING, State.QUEUED, State.SUCCEEDED, State.FAILED}),
+        State.STOPPING: frozenset({State.CANCELLED}),
+        State.SUCCEEDED: frozenset(),
+        State.FAILED: frozenset(),
+        State.CANCELLED: frozenset(),
+    }
+)
+FINAL = frozenset(state for state, following in NEXT.items() if not following)
+HOLDS_RESOURCES = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
+LIVE = frozenset({AttemptState.ASSIGNED, AttemptState.RUNNING})
+
+EVENT: Mapping[State, str] = MappingProxyType(
+    {
+        State.QUEUED: "requeued",
+        State.STARTING: "starting",
+        State.RUNNING: "running",
+        State.STOPPING: "stopping",
+        State.SUCCEEDED: "succeeded",
+        State.FAILED: "failed",
+        State.CANCELLED: "cancelled",
+    }
+)
+"""What is announced when a job enters a state. A new job is announced as `created`."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at running a job on one node; also what a node reports of it."""
+
+    job: JobName
+    epoch: int
+    node: str
+    state: AttemptState
+    granted: Resources = field(default_factory=Resources)
+    host: str = ""
+    ports: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    exit_code: int | None = None
+    end_reason: str = ""
+    assign_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to run on the pool."""
+
+    name: JobName
+    spec: JobSpec
+    state: State
+    create_time: datetime
+    update_time: datetime
+    queued_time: datetime
+    """Since when it waits, or waited last: its wait in the trace starts here."""
+    reason: str = ""
+    message: str = ""
+    epoch: int = 0
+    failures: int = 0
+    """Ends that count against `max_restarts`."""
+    streak: int = 0
+    """Ends in a row without a stable attempt: makes the pause grow."""
+    retry_time: datetime | None = None
+    """Not started again before this."""
+    end_time: datetime | None = None
+    traceparent: str = ""
+    number: int = 0
+    """Order of acceptance: age that no clock can shuffle. Given by the store."""
+    version: int = 0
+    """Grows with every stored change."""
+    attempt: Attempt | None = None
+
+
+def create(name: JobName, spec: JobSpec, now: datetime, traceparent: str = "") -> Job:
+    """A job that waits for its first start."""
+    return Job(name, spec, State.QUEUED, now, now, now, traceparent=traceparent)
+
+
+def assign(job: Job, node: str, granted: Resources, now: datetime) -> Job:
+    """Open the next attempt on a node."""
+    attempt = Attempt(job.name, job.epoch + 1, node, AttemptState.ASSIGNED, granted, assign_time=now)
+    started = _move(job, State.STARTING, now, "ASSIGNED", f"was sent to node {node}")
+    return replace(started, epoch=attempt.epoch, attempt=attempt, retry_time=None)
+
+
+def cancel(job: Job, now: datetime) -> Job:
+    """Ask a job to stop. A job that has ended, or is stopping, stays as it is."""
+    if job.state in FINAL or job.state is State.STOPPING:
+        return job
+    if job.state is State.QUEUED:
+        return _move(job, State.CANCELLED, now, CANCEL_REQUESTED, "was cancelled before it started")
+    grace = job.spec.stop_grace.total_seconds()
+    message = f"was asked to stop; killed {grace:g} s after that"
+    return _move(job, State.STOPPING, now, CANCEL_REQUESTED, message)
+
+
+def report(job: Job, said: Attempt, now: datetime) -> Job:
+    """Take over what a node says about an attempt. Saying it again changes nothing.
+
+    Raises:
+        StaleEpoch: the job has gone on without this attempt; the node must stop it.
+    """
+    attempt = job.attempt
+    if attempt is None or said.epoch != attempt.epoch or said.node != attempt.node:
+        raise StaleEpoch(
+            f"{job.name} is at attempt {job.epoch}: attempt {said.epoch} on node {said.node} no longer counts.",
+            job=str(job.name),
+            epoch=str(said.epoch),
+        )
+    if attempt.state is AttemptState.LOST:
+        raise StaleEpoch(
+            f"Attempt {said.epoch} of {job.name} was given up when its node fell silent.",
+            job=str(job.name),
+            epoch=str(said.epoch),
+        )
+    if attempt.state is AttemptState.ENDED or said.state is attempt.state:
+        return job
+    if said.state is AttemptState.RUNNING:
+        known = replace(
+            attempt, state=said.state, host=said.host, ports=said.ports, start_time=said.start_time or now
+        )
+        if job.state is State.STOPPING:
+            return replace(job, attempt=known, update_time=now)
+        return replace(
+            _move(job, State.RUNNING, now, "RUNNING", f"runs on node {attempt.node}"), attempt=known
+        )
+    if said.state is AttemptState.ENDED:
+        ended = replace(
+            attempt,
+            state=said.state,
+            host=said.host or attempt.host,
+            ports=said.ports or attempt.ports,
+            exit_code=said.exit_code,
+            end_reason=said.end_reason,
+            start_time=said.start_time or attempt.start_time,
+            end_time=said.end_time or now,
+        )
+        return _after_end(replace(job, attempt=ended), ended, now)
+    return job
+
+
+def lose(job: Job, now: datetime, reason: str = NODE_LOST, message: str = "") -> Job:
+    """Give up the current attempt because its node fell silent. It starts again elsewhere unless it was to stop."""
+    assert job.attempt is not None
+    attempt = replace(job.attempt, state=AttemptState.LOST, end_reason="LEASE_EXPIRED", end_time=now)
+    lost = replace(job, attempt=attempt)
+    message = message or f"node {attempt.node} fell silent during attempt {attempt.epoch}"
+    if job.state is State.STOPPING:
+        return _move(lost, State.CANCELLED, now, reason, message)
+    return _requeue(lost, now, reason, message)
+
+
+def due(job: Job, now: datetime) -> bool:
+    """Whether its pause is over. A wall clock set back cannot stretch a pause beyond the longest one."""
+    return job.retry_time is None or not now < job.retry_time <= now + PAUSE_MAX
+
+
+def _after_end(job: Job, attempt: Attempt, now: datetime) -> Job:
+    said = _told(attempt)
+    if job.state is State.STOPPING:
+        return _move(job, State.CANCELLED, now, job.reason, f"stopped on request: {said}")
+    job = replace(job, streak=1 if _was_stable(attempt) else job.streak + 1)
+    if attempt.end_reason in PLATFORM_ENDS:
+        return _requeue(job, now, attempt.end_reason, said, _pause(job.streak))
+    reason = attempt.end_reason or "EXIT_CODE"
+    if job.spec.kind is Kind.SERVICE:
+        return _requeue(job, now, reason, said, _pause(job.streak))
+    if attempt.exit_code == 0 and not attempt.end_reason:
+        return _move(job, State.SUCCEEDED, now, "COMPLETED", said)
+    job = replace(job, failures=job.failures + 1)
+    if job.failures > job.spec.max_restarts:
+        budget = f"; all {job.spec.max_restarts} restarts are used" if job.spec.max_restarts else ""
+        return _move(job, State.FAILED, now, reason, said + budget)
+    said += f"; restart {job.failures} of {job.spec.max_restarts}"
+    return _requeue(job, now, reason, said, _pause(job.streak))
+
+
+def _requeue(job: Job, now: datetime, reason: str, message: str, pause: timedelta = timedelta()) -> Job:
+    if pause:
+        message += f" in {pause.total_seconds():g} s"
+    moved = _move(job, State.QUEUED, now, reason, message)
+    return replace(moved, queued_time=now, retry_time=now + pause if pause else None)
+
+
+def _move(job: Job, state: State, now: datetime, reason: str, message: str) -> Job:
+    assert state in NEXT[job.state], f"{job.state} -> {state}"
+    end_time = now if state in FINAL else None
+    return replace(job, state=state, reason=reason, message=message, update_time=now, end_time=end_time)
+
+
+def _pause(streak: int) -> timedelta:
+    """None before the first restart, then 1 s, doubled each time."""
+    return min(timedelta(seconds=2 ** min(streak - 2, 16)), PAUSE_MAX) if streak > 1 else timedelta()
+
+
+def _was_stable(attempt: Attempt) -> bool:
+    return bool(attempt.start_time and attempt.end_time and attempt.end_time - attempt.start_time >= STABLE)
+
+
+def _told(attempt: Attempt) -> str:
+    if attempt.exit_code is None:
+        return f"attempt {attempt.epoch} ended without an exit code: {attempt.end_reason or 'unknown'}"
+    how = f"signal {attempt.exit_code - 128}" if attempt.exit_code > 128 else f"exit code {attempt.exit_code}"
+    why = f", {attempt.end_reason}" if attempt.end_reason else ""
+    return f"attempt {attempt.epoch} ended with {how}{why}"

@@ -1,0 +1,176 @@
+"""Protos to domain and back."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aios.common.v1 import resources_pb2
+from aios.errors import InvalidArgument
+from aios.names import JobName, NodeName
+from aios.scheduler.v1 import agent_service_pb2, job_pb2, node_pb2
+from services.scheduler.jobs import Attempt, AttemptState, Job, State
+from services.scheduler.nodes import Node, NodeState
+from services.scheduler.plan import Reason
+from services.scheduler.resources import Resources
+from services.scheduler.specs import STOP_GRACE, JobSpec, Kind
+
+_ATTEMPT_STATES: Mapping[int, AttemptState] = {
+    job_pb2.Attempt.State.Value(f"STATE_{state}"): state for state in AttemptState
+}
+
+
+def job_to_proto(job: Job, waits: Reason | None = None) -> job_pb2.Job:
+    """Args: waits: Why a queued job waits, as the last plan found."""
+    found = waits if waits and job.state is State.QUEUED else Reason(job.reason, job.message)
+    return job_pb2.Job(
+        name=str(job.name),
+        spec=spec_to_proto(job.spec),
+        state=job_pb2.Job.State.Value(f"STATE_{job.state}"),
+        state_reason=found.code,
+        state_message=found.message,
+        epoch=job.epoch,
+        attempt=attempt_to_proto(job.attempt) if job.attempt else None,
+        create_time=_stamp(job.create_time),
+        update_time=_stamp(job.update_time),
+        end_time=_stamp(job.end_time),
+        etag=str(job.version),
+    )
+
+
+def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
+    return job_pb2.JobSpec(
+        kind=job_pb2.JobSpec.Kind.Value(f"KIND_{spec.kind}"),
+        command=spec.command,
+        environment=dict(spec.environment),
+        resources=resources_to_proto(spec.resources),
+        ports=spec.ports,
+        max_restarts=spec.max_restarts,
+        stop_grace=duration(spec.stop_grace),
+        owner=spec.owner,
+    )
+
+
+def spec_from_proto(proto: job_pb2.JobSpec) -> JobSpec:
+    return JobSpec(
+        command=tuple(proto.command),
+        resources=resources_from_proto(proto.resources),
+        kind=_kind(proto.kind),
+        environment=dict(proto.environment),
+        ports=tuple(proto.ports),
+        max_restarts=proto.max_restarts,
+        stop_grace=_span(proto.stop_grace) if proto.HasField("stop_grace") else STOP_GRACE,
+        owner=proto.owner,
+    )
+
+
+def attempt_to_proto(attempt: Attempt) -> job_pb2.Attempt:
+    return job_pb2.Attempt(
+        job=str(attempt.job),
+        epoch=attempt.epoch,
+        node=str(NodeName(attempt.node)),
+        state=job_pb2.Attempt.State.Value(f"STATE_{attempt.state}"),
+        host=attempt.host,
+        ports=dict(attempt.ports),
+        exit_code=attempt.exit_code,
+        end_reason=attempt.end_reason,
+        assign_time=_stamp(attempt.assign_time),
+        start_time=_stamp(attempt.start_time),
+        end_time=_stamp(attempt.end_time),
+    )
+
+
+def attempt_from_proto(proto: job_pb2.Attempt) -> Attempt:
+    """What a node says. What was granted is the scheduler's to know and not in it."""
+    return Attempt(
+        job=JobName.parse(proto.job, "attempt.job"),
+        epoch=proto.epoch,
+        node=NodeName.parse(proto.node, "attempt.node").node,
+        state=_ATTEMPT_STATES.get(proto.state, AttemptState.ASSIGNED),
+        host=proto.host,
+        ports=dict(proto.ports),
+        exit_code=proto.exit_code if proto.HasField("exit_code") else None,
+        end_reason=proto.end_reason,
+        start_time=_moment(proto, "start_time"),
+        end_time=_moment(proto, "end_time"),
+    )
+
+
+def assignment_spec(job: Job) -> agent_service_pb2.AssignmentSpec:
+    """The current attempt of a job, as its node needs it."""
+    assert job.attempt is not None
+    return agent_service_pb2.AssignmentSpec(
+        job=str(job.name),
+        epoch=job.attempt.epoch,
+        node=str(NodeName(job.attempt.node)),
+        spec=spec_to_proto(job.spec),
+        traceparent=job.traceparent,
+        granted=resources_to_proto(job.attempt.granted),
+    )
+
+
+def node_to_proto(node: Node, allocated: Resources, heartbeat_time: datetime | None) -> node_pb2.Node:
+    return node_pb2.Node(
+        name=str(NodeName(node.name)),
+        state=node_pb2.Node.State.Value(f"STATE_{node.state}"),
+        capacity=resources_to_proto(node.capacity),
+        allocated=resources_to_proto(allocated),
+        labels=dict(node.labels),
+        heartbeat_time=_stamp(heartbeat_time),
+    )
+
+
+def node_from_proto(proto: agent_service_pb2.Register) -> Node:
+    return Node(
+        name=NodeName.parse(proto.node, "register.node").node,
+        state=NodeState.READY,
+        capacity=resources_from_proto(proto.capacity),
+        host=proto.host,
+        labels=dict(proto.labels),
+    )
+
+
+def resources_to_proto(resources: Resources) -> resources_pb2.Resources:
+    return resources_pb2.Resources(
+        cpu_millis=resources.cpu_millis,
+        memory_bytes=resources.memory_bytes,
+        accelerators=dict(resources.accelerators),
+    )
+
+
+def resources_from_proto(proto: resources_pb2.Resources) -> Resources:
+    accelerators: Mapping[str, int] = dict(proto.accelerators)
+    return Resources(proto.cpu_millis, proto.memory_bytes, accelerators)
+
+
+def duration(span: timedelta) -> Duration:
+    proto = Duration()
+    proto.FromTimedelta(span)
+    return proto
+
+
+def _kind(value: int) -> Kind:
+    if value not in job_pb2.JobSpec.Kind.values():
+        raise InvalidArgument.of("job.spec.kind", "must be KIND_BATCH or KIND_SERVICE")
+    return Kind.SERVICE if value == job_pb2.JobSpec.KIND_SERVICE else Kind.BATCH
+
+
+def _span(proto: Duration) -> timedelta:
+    # Kept within what timedelta can hold; the rule for the field says what is allowed.
+    return timedelta(seconds=max(-1, min(proto.seconds, 10**9)), microseconds=proto.nanos / 1000)
+
+
+def _stamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    proto = Timestamp()
+    proto.FromDatetime(moment)
+    return proto
+
+
+def _moment(proto: job_pb2.Attempt, field: str) -> datetime | None:
+    if not proto.HasField(field):  # type: ignore[arg-type]
+        return None
+    stamp: Timestamp = getattr(proto, field)
+    return stamp.ToDatetime(UTC)

@@ -1,0 +1,208 @@
+"""Makes what runs follow what is decided: gives up silent nodes, plans, opens attempts, tells agents.
+
+It reads everything from the records at each step and keeps nothing that a restart would lose: a step may be repeated
+at any time, and one after a crash goes on where the last one stopped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from aios.errors import Aborted, StaleEpoch
+from aios.names import JobName
+from aios.records import Database, Tx
+from aios.runtime import telemetry
+from aios.runtime.clock import Clock
+from aios.scheduler.v1 import agent_service_pb2
+from services.scheduler import jobs, mapping, store
+from services.scheduler.jobs import Attempt, AttemptState, Job, State
+from services.scheduler.nodes import Leases, Node, NodeState
+from services.scheduler.plan import Plan, Reason, Snapshot, plan
+from services.scheduler.sessions import Session, Sessions
+from services.scheduler.signing import Signer
+
+STEP_SECONDS = 1.0  # without an event: pauses that are over, leases that ran out
+
+_log = logging.getLogger(__name__)
+Held = tuple[str, int]
+"""A job's name and an epoch."""
+
+
+class Reconciler:
+    """The one loop that starts and gives up attempts.
+
+    Args:
+        lease_seconds: How long a silent node keeps its jobs, by its own count.
+    """
+
+    def __init__(
+        self, db: Database, sessions: Sessions, signer: Signer, lease_seconds: float, clock: Clock
+    ) -> None:
+        self.waits: Mapping[JobName, Reason] = {}
+        """Why each queued job waits, as of the last step. Never stored: it follows from what is."""
+        self._db = db
+        self._sessions = sessions
+        self._signer = signer
+        self._leases = Leases(lease_seconds)
+        self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
+        self._clock = clock
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something changed: take a step now."""
+        self._wake.set()
+
+    def heard(self, node: str) -> None:
+        """A node's heartbeat arrived."""
+        self._leases.heard(node, self._clock.monotonic())
+
+    async def run(self) -> None:
+        """Take steps until cancelled."""
+        while True:
+            self._wake.clear()
+            await self.step()
+            try:
+                async with asyncio.timeout(self._step_seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def step(self) -> None:
+        """Give up, plan, apply, tell."""
+        # Before the reading: what is then read includes everything that these agents said when they registered, so
+        # no attempt whose end is already stored is sent again.
+        connected = self._sessions.current()
+        await self._give_up(await self._db.read(store.all_nodes))
+        snapshot = await self._db.read(store.snapshot)
+        decided = plan(snapshot, self._clock.now())
+        if decided.starts:
+            await self._db.write(lambda tx: self._apply(tx, snapshot, decided))
+        self.waits = decided.reasons
+        if connected:
+            self._tell(connected, await self._db.read(store.holding))
+
+    async def register(self, node: Node, said: Sequence[Attempt]) -> list[Held]:
+        """Take in a node that states what it still holds. Its silence about an attempt it was running loses it.
+
+        Returns:
+            Attempts that it must stop.
+        """
+
+        def write(tx: Tx) -> list[Held]:
+            now = self._clock.now()
+            store.put_node(tx, node)
+            stale = [
+                (str(each.job), each.epoch) for each in said if not _report(tx, each, now) and _lives(each)
+            ]
+            named = {(each.job, each.epoch) for each in said}
+            for job in store.holding(tx, node.name):
+                assert job.attempt is not None
+                forgotten = job.attempt.state is AttemptState.RUNNING and (job.name, job.epoch) not in named
+                if forgotten:
+                    message = f"node {node.name} came back without attempt {job.epoch}"
+                    store.save(tx, job, jobs.lose(job, now, "ATTEMPT_FORGOTTEN", message))
+            return stale
+
+        stops = await self._db.write(write)
+        self._leases.heard(node.name, self._clock.monotonic())
+        self.wake()
+        return stops
+
+    async def report(self, said: Attempt) -> bool:
+        """Store what a node says about an attempt. False when the attempt no longer counts."""
+        counts = await self._db.write(lambda tx: _report(tx, said, self._clock.now()))
+        self.wake()
+        return counts
+
+    async def leave(self, node: str) -> None:
+        """A node is shutting down: nothing more starts on it."""
+        await self._db.write(lambda tx: _set_state(tx, node, NodeState.STOPPED))
+
+    async def _give_up(self, nodes: Sequence[Node]) -> None:
+        ready = [node.name for node in nodes if node.state is not NodeState.LOST]
+        for name in self._leases.expired(ready, self._clock.monotonic()):
+            # First, so that no heartbeat is answered any more: an answer would let the node keep what is lost here.
+            self._sessions.close(name, "The node's lease has run out.")
+            self._leases.forget(name)
+            given_up = await self._db.write(lambda tx, name=name: self._lose_node(tx, name))  # type: ignore[misc]
+            if given_up:
+                _log.warning("node %s fell silent; lost attempts of %s", name, ", ".join(given_up))
+
+    def _lose_node(self, tx: Tx, name: str) -> list[str]:
+        now = self._clock.now()
+        node = store.get_node(tx, name)
+        if node.state is NodeState.READY:
+            store.put_node(tx, replace(node, state=NodeState.LOST))
+        lost = store.holding(tx, name)
+        for job in lost:
+            store.save(tx, job, jobs.lose(job, now))
+        return [str(job.name) for job in lost]
+
+    def _apply(self, tx: Tx, snapshot: Snapshot, decided: Plan) -> None:
+        """Open the attempts that are still as they were planned; the next step plans the others again."""
+        now = self._clock.now()
+        planned = {job.name: job for job in snapshot.queue}
+        same = {node.name for node in snapshot.nodes if store.find_node(tx, node.name) == node}
+        for start in decided.starts:
+            job = planned[start.job]
+            if start.node not in same:
+                continue
+            attributes = {"job": str(job.name), "owner": job.spec.owner, "node": start.node}
+            with telemetry.span("assign", traceparent=job.traceparent, attributes=attributes):
+                try:
+                    store.save(tx, job, jobs.assign(job, start.node, start.granted, now))
+                except Aborted:
+                    continue
+            telemetry.record_span(
+                "queue wait",
+                traceparent=job.traceparent,
+                start=job.queued_time,
+                end=now,
+                attributes=attributes,
+            )
+
+    def _tell(self, connected: Mapping[str, Session], holding: Sequence[Job]) -> None:
+        """Send each agent what it has not been sent on its present stream."""
+        for job in holding:
+            assert job.attempt is not None
+            session = connected.get(job.attempt.node)
+            what = "stop" if job.state is State.STOPPING else "assignment"
+            if session is None or (what == "assignment" and job.attempt.state is not AttemptState.ASSIGNED):
+                continue
+            key = (what, str(job.name), job.epoch)
+            if key in session.said:
+                continue
+            session.said.add(key)
+            session.send(_stop(job) if what == "stop" else self._assignment(job))
+
+    def _assignment(self, job: Job) -> agent_service_pb2.ConnectResponse:
+        return agent_service_pb2.ConnectResponse(assignment=self._signer.sign(mapping.assignment_spec(job)))
+
+
+def _report(tx: Tx, said: Attempt, now: datetime) -> bool:
+    job = store.find(tx, said.job)
+    if job is None:
+        return False
+    try:
+        store.save(tx, job, jobs.report(job, said, now))
+    except StaleEpoch as error:
+        _log.info("%s", error.message)
+        return False
+    return True
+
+
+def _set_state(tx: Tx, name: str, state: NodeState) -> None:
+    store.put_node(tx, replace(store.get_node(tx, name), state=state))
+
+
+def _lives(said: Attempt) -> bool:
+    return said.state in jobs.LIVE
+
+
+def _stop(job: Job) -> agent_service_pb2.ConnectResponse:
+    grace = mapping.duration(job.spec.stop_grace)
+    return agent_service_pb2.ConnectResponse(
+        stop=agent_service_pb2.Stop(job=str(job.name), epoch=job.epoch, grace=grace)
+    )

@@ -1,0 +1,126 @@
+"""What a job asks for, and what may be asked. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from types import MappingProxyType
+
+from aios.errors import InvalidArgument
+from services.scheduler.resources import Resources
+
+STOP_GRACE = timedelta(seconds=10)
+"""Between SIGTERM and SIGKILL where the spec says nothing: enough to write a checkpoint of a small model."""
+STOP_GRACE_MAX = timedelta(hours=1)
+ARGUMENTS_MAX = 1024
+ARGUMENT_BYTES_MAX = 128 * 1024  # Linux takes no longer one
+SPEC_BYTES_MAX = 256 * 1024  # command and environment together: a spec passes through every event
+ENVIRONMENT_MAX = 256
+PORTS_MAX = 16
+RESTARTS_MAX = 1000
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_PORT = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_ACCELERATOR = re.compile(r"[a-z][a-z0-9_-]{0,31}(/[A-Za-z0-9][A-Za-z0-9._-]{0,62})?")
+
+
+class Kind(StrEnum):
+    """How an exit is treated: a BATCH job runs to an end, a SERVICE until it is cancelled."""
+
+    BATCH = "BATCH"
+    SERVICE = "SERVICE"
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What to run and what it needs."""
+
+    command: tuple[str, ...]
+    resources: Resources
+    kind: Kind = Kind.BATCH
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    ports: tuple[str, ...] = ()
+    max_restarts: int = 0
+    stop_grace: timedelta = STOP_GRACE
+    owner: str = ""
+
+
+def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:
+    """Return the spec if a node could run it as written.
+
+    Raises:
+        InvalidArgument: with every wrong field under `field` and what to change.
+    """
+    wrong = {f"{field}.{path}": problem for path, problem in _problems(spec)}
+    if wrong:
+        path, problem = next(iter(wrong.items()))
+        raise InvalidArgument(f"{path}: {problem}", fields=wrong)
+    return spec
+
+
+def _problems(spec: JobSpec) -> list[tuple[str, str]]:
+    return [*_command(spec), *_environment(spec), *_resources(spec.resources), *_rest(spec)]
+
+
+def _command(spec: JobSpec) -> list[tuple[str, str]]:
+    if not spec.command or not spec.command[0]:
+        return [("command", "must name a program")]
+    if len(spec.command) > ARGUMENTS_MAX:
+        return [("command", f"has {len(spec.command)} arguments; {ARGUMENTS_MAX} at most")]
+    return [
+        (f"command[{n}]", f"must be at most {ARGUMENT_BYTES_MAX} bytes without NUL")
+        for n, word in enumerate(spec.command)
+        if "\0" in word or len(word.encode()) > ARGUMENT_BYTES_MAX
+    ]
+
+
+def _environment(spec: JobSpec) -> list[tuple[str, str]]:
+    found = []
+    if len(spec.environment) > ENVIRONMENT_MAX:
+        found.append(("environment", f"has {len(spec.environment)} variables; {ENVIRONMENT_MAX} at most"))
+    for name, value in spec.environment.items():
+        path = f"environment[{name[:80]!r}]"
+        if not _VARIABLE.fullmatch(name):
+            found.append((path, "must be a name of letters, digits and underscores"))
+        elif name.startswith("AIOS_") and not name.startswith("AIOS_JOB_"):
+            found.append((path, "is set by the node; use a name that starts with AIOS_JOB_"))
+        elif "\0" in value:
+            found.append((path, "must have no NUL in its value"))
+    size = sum(len(text.encode()) for text in (*spec.command, *spec.environment, *spec.environment.values()))
+    if size > SPEC_BYTES_MAX:
+        found.append(("environment", f"and command take {size} bytes together; {SPEC_BYTES_MAX} at most"))
+    return found
+
+
+def _resources(asked: Resources) -> list[tuple[str, str]]:
+    found = []
+    if asked.cpu_millis < 1:
+        found.append(("resources.cpu_millis", "must be at least 1: thousandths of a core"))
+    if asked.memory_bytes < 0:
+        found.append(("resources.memory_bytes", "must not be negative"))
+    for kind, count in asked.accelerators.items():
+        path = f"resources.accelerators[{kind[:80]!r}]"
+        if not _ACCELERATOR.fullmatch(kind):
+            found.append((path, "must be a type such as `gpu` or `gpu/H100`"))
+        elif count < 0:
+            found.append((path, "must not be negative"))
+    return found
+
+
+def _rest(spec: JobSpec) -> list[tuple[str, str]]:
+    found = []
+    if len(set(spec.ports)) != len(spec.ports) or len(spec.ports) > PORTS_MAX:
+        found.append(("ports", f"must be at most {PORTS_MAX} different names"))
+    found += [
+        (f"ports[{n}]", "must be a lower-case name of letters, digits and underscores")
+        for n, name in enumerate(spec.ports)
+        if not _PORT.fullmatch(name)
+    ]
+    if not 0 <= spec.max_restarts <= RESTARTS_MAX:
+        found.append(("max_restarts", f"must be 0 to {RESTARTS_MAX}"))
+    if not timedelta() <= spec.stop_grace <= STOP_GRACE_MAX:
+        found.append(("stop_grace", f"must be 0 to {STOP_GRACE_MAX.total_seconds():g} s"))
+    if len(spec.owner) > 512:
+        found.append(("owner", "must be a resource name of at most 512 characters"))
+    return found

@@ -1,0 +1,332 @@
+"""Jobs, attempts and nodes in SQL. Plain functions of a transaction; each change is one row's, guarded by its version."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+    insert,
+    select,
+    update,
+)
+
+from aios import records
+from aios.common.v1 import resources_pb2
+from aios.errors import Aborted
+from aios.names import JobName
+from aios.records import Json, Page, Proto, Tx, UtcTime
+from aios.records.pages import ListRequest
+from aios.scheduler.v1 import job_pb2
+from services.scheduler import mapping
+from services.scheduler.jobs import (
+    EVENT,
+    HOLDS_RESOURCES,
+    LIVE,
+    Attempt,
+    AttemptState,
+    Job,
+    JobExists,
+    JobNotFound,
+    State,
+)
+from services.scheduler.nodes import Node, NodeNotFound, NodeState
+from services.scheduler.plan import Snapshot
+from services.scheduler.resources import Resources
+
+metadata = MetaData()
+_Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in INTEGER alone
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", _Number, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("id", String(63), nullable=False),
+    Column("spec", Proto(job_pb2.JobSpec), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(63), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("streak", Integer, nullable=False),
+    Column("retry_time", UtcTime),
+    Column("queued_time", UtcTime, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    Column("end_time", UtcTime),
+    Column("traceparent", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    UniqueConstraint("project", "id"),
+    Index("jobs_state", "state"),
+)
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job", _Number, ForeignKey("jobs.number", ondelete="CASCADE"), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("node", String(128), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("granted", Proto(resources_pb2.Resources), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("ports", Json, nullable=False),
+    Column("exit_code", Integer),
+    Column("end_reason", String(63), nullable=False),
+    Column("assign_time", UtcTime),
+    Column("start_time", UtcTime),
+    Column("end_time", UtcTime),
+    PrimaryKeyConstraint("job", "epoch"),
+    Index("attempts_node_state", "node", "state"),
+)
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("capacity", Proto(resources_pb2.Resources), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("labels", Json, nullable=False),
+)
+records.add_to(metadata)
+
+_OF_ATTEMPT = [column.label(f"attempt_{column.name}") for column in attempts.c]
+_JOBS = select(jobs, *_OF_ATTEMPT).outerjoin(
+    attempts, and_(attempts.c.job == jobs.c.number, attempts.c.epoch == jobs.c.epoch)
+)
+
+
+def add(tx: Tx, job: Job) -> Job:
+    """Accept a new job and announce it.
+
+    Raises:
+        JobExists: the project has used this name.
+    """
+    if find(tx, job.name) is not None:
+        raise JobExists(f"{job.name} exists: choose another job_id.", name=str(job.name))
+    row = {"project": job.name.project, "id": job.name.job, "spec": mapping.spec_to_proto(job.spec)}
+    tx.execute(insert(jobs).values(row | _changing(job) | {"version": 1}))
+    stored = get(tx, job.name)
+    tx.emit("job", job.name.project, job.name.job, "created", mapping.job_to_proto(stored))
+    return stored
+
+
+def find(tx: Tx, name: JobName) -> Job | None:
+    """A job, or None."""
+    row = tx.execute(_JOBS.where(jobs.c.project == name.project, jobs.c.id == name.job)).one_or_none()
+    return _job(row) if row else None
+
+
+def get(tx: Tx, name: JobName) -> Job:
+    """A job.
+
+    Raises:
+        JobNotFound: the project has none of this name.
+    """
+    job = find(tx, name)
+    if job is None:
+        raise JobNotFound(f"{name} does not exist: see `aios job list`.", name=str(name))
+    return job
+
+
+def save(tx: Tx, before: Job, after: Job) -> Job:
+    """Store what a job became, with its attempt, and announce a new state.
+
+    Raises:
+        Aborted: the job has changed since `before` was read.
+    """
+    if after == before:
+        return before
+    changed = tx.execute(
+        update(jobs)
+        .where(jobs.c.number == before.number, jobs.c.version == before.version)
+        .values(_changing(after) | {"version": before.version + 1})
+    )
+    if changed.rowcount != 1:
+        raise Aborted(f"{before.name} changed meanwhile: read it again.", name=str(before.name))
+    if after.attempt is not None and after.attempt != before.attempt:
+        _save_attempt(tx, before, after.attempt)
+    stored = get(tx, before.name)
+    if after.state is not before.state:
+        payload = mapping.job_to_proto(stored)
+        tx.emit("job", after.name.project, after.name.job, EVENT[after.state], payload)
+    return stored
+
+
+def page(tx: Tx, request: ListRequest, project: str) -> tuple[list[Job], str]:
+    """One page of a project's jobs, newest first, and the token of the next."""
+    query = _JOBS.where(jobs.c.project == project)
+    rows, token = Page.of(request).fetch(tx, query, by=(jobs.c.number,), descending=True)
+    return [_job(row) for row in rows], token
+
+
+def holding(tx: Tx, node: str | None = None) -> list[Job]:
+    """Jobs with an attempt that has not ended, on one node or on all."""
+    query = _JOBS.where(jobs.c.state.in_(HOLDS_RESOURCES), attempts.c.state.in_(LIVE))
+    return _jobs(tx, query if node is None else query.where(attempts.c.node == node))
+
+
+def snapshot(tx: Tx) -> Snapshot:
+    """What a plan rests on."""
+    return Snapshot(_jobs(tx, _JOBS.where(jobs.c.state == State.QUEUED)), all_nodes(tx), held(tx))
+
+
+def held(tx: Tx) -> dict[str, Resources]:
+    """By node: the sum of what its attempts hold."""
+    total: dict[str, Resources] = {}
+    for row in tx.execute(select(attempts.c.node, attempts.c.granted).where(attempts.c.state.in_(LIVE))):
+        total[row.node] = total.get(row.node, Resources()) + mapping.resources_from_proto(row.granted)
+    return total
+
+
+def attempt_node(tx: Tx, name: JobName, epoch: int) -> str | None:
+    """Which node an attempt was given to; None when there was no such attempt."""
+    query = select(attempts.c.node).join(jobs, attempts.c.job == jobs.c.number)
+    found: str | None = tx.execute(
+        query.where(jobs.c.project == name.project, jobs.c.id == name.job, attempts.c.epoch == epoch)
+    ).scalar_one_or_none()
+    return found
+
+
+def all_nodes(tx: Tx) -> list[Node]:
+    """Every node that ever registered, by name."""
+    return [_node(row) for row in tx.execute(select(nodes).order_by(nodes.c.name))]
+
+
+def node_page(tx: Tx, request: ListRequest) -> tuple[list[Node], str]:
+    """One page of nodes by name, and the token of the next."""
+    rows, token = Page.of(request).fetch(tx, select(nodes), by=(nodes.c.name,))
+    return [_node(row) for row in rows], token
+
+
+def find_node(tx: Tx, name: str) -> Node | None:
+    """A node, or None."""
+    row = tx.execute(select(nodes).where(nodes.c.name == name)).one_or_none()
+    return _node(row) if row else None
+
+
+def get_node(tx: Tx, name: str) -> Node:
+    """A node.
+
+    Raises:
+        NodeNotFound: none of this name ever registered.
+    """
+    node = find_node(tx, name)
+    if node is None:
+        raise NodeNotFound(f"nodes/{name} has never registered: see `aios node list`.", node=name)
+    return node
+
+
+def put_node(tx: Tx, node: Node) -> None:
+    """Store a node as it is now."""
+    row = {
+        "state": node.state,
+        "capacity": mapping.resources_to_proto(node.capacity),
+        "host": node.host,
+        "labels": dict(node.labels),
+    }
+    if find_node(tx, node.name) is None:
+        tx.execute(insert(nodes).values(row | {"name": node.name}))
+    else:
+        tx.execute(update(nodes).where(nodes.c.name == node.name).values(row))
+
+
+def _save_attempt(tx: Tx, job: Job, attempt: Attempt) -> None:
+    key = {"job": job.number, "epoch": attempt.epoch}
+    row = {
+        "node": attempt.node,
+        "state": attempt.state,
+        "granted": mapping.resources_to_proto(attempt.granted),
+        "host": attempt.host,
+        "ports": dict(attempt.ports),
+        "exit_code": attempt.exit_code,
+        "end_reason": attempt.end_reason,
+        "assign_time": attempt.assign_time,
+        "start_time": attempt.start_time,
+        "end_time": attempt.end_time,
+    }
+    changed = tx.execute(update(attempts).filter_by(**key).values(row))
+    if changed.rowcount == 0:
+        tx.execute(insert(attempts).values(key | row))
+
+
+def _changing(job: Job) -> dict[str, Any]:
+    return {
+        "state": job.state,
+        "reason": job.reason,
+        "message": job.message,
+        "epoch": job.epoch,
+        "failures": job.failures,
+        "streak": job.streak,
+        "retry_time": job.retry_time,
+        "queued_time": job.queued_time,
+        "create_time": job.create_time,
+        "update_time": job.update_time,
+        "end_time": job.end_time,
+        "traceparent": job.traceparent,
+    }
+
+
+def _jobs(tx: Tx, query: Select[Any]) -> list[Job]:
+    rows: Sequence[Row[Any]] = tx.execute(query.order_by(jobs.c.number)).all()
+    return [_job(row) for row in rows]
+
+
+def _job(row: Row[Any]) -> Job:
+    name = JobName(row.project, row.id)
+    attempt = None
+    if row.attempt_epoch is not None:
+        attempt = Attempt(
+            job=name,
+            epoch=row.attempt_epoch,
+            node=row.attempt_node,
+            state=AttemptState(row.attempt_state),
+            granted=mapping.resources_from_proto(row.attempt_granted),
+            host=row.attempt_host,
+            ports=row.attempt_ports,
+            exit_code=row.attempt_exit_code,
+            end_reason=row.attempt_end_reason,
+            assign_time=row.attempt_assign_time,
+            start_time=row.attempt_start_time,
+            end_time=row.attempt_end_time,
+        )
+    return Job(
+        name=name,
+        spec=mapping.spec_from_proto(row.spec),
+        state=State(row.state),
+        create_time=row.create_time,
+        update_time=row.update_time,
+        queued_time=row.queued_time,
+        reason=row.reason,
+        message=row.message,
+        epoch=row.epoch,
+        failures=row.failures,
+        streak=row.streak,
+        retry_time=row.retry_time,
+        end_time=row.end_time,
+        traceparent=row.traceparent,
+        number=row.number,
+        version=row.version,
+        attempt=attempt,
+    )
+
+
+def _node(row: Row[Any]) -> Node:
+    return Node(
+        name=row.name,
+        state=NodeState(row.state),
+        capacity=mapping.resources_from_proto(row.capacity),
+        host=row.host,
+        labels=row.labels,
+    )
