@@ -1,0 +1,41 @@
+"""The trainer service, put together."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from aios.bus import Bus, Consumer, Relay, cloudevents
+from aios.config import Settings
+from aios.data.v1 import data_service_pb2_grpc
+from aios.records import Database
+from aios.runtime.app import App
+from aios.runtime.channel import service_channel
+from aios.runtime.clock import SystemClock
+from aios.runtime.server import Service
+from aios.scheduler.v1 import scheduler_service_pb2_grpc
+from aios.trainer.v1 import trainer_service_pb2_grpc
+from services.trainer import store
+from services.trainer.reconciler import Reconciler
+from services.trainer.service import Trainer
+from services.trainer.servicer import TrainerServicer
+
+
+async def build(settings: Settings, stack: AsyncExitStack) -> App:
+    """Open what the trainer needs and wire it."""
+    clock = SystemClock()
+    db = await Database.open(settings, "trainer", store.metadata, Path(__file__).parent / "migrations")
+    stack.push_async_callback(db.close)
+    bus = await Bus.connect(settings, "trainer")
+    stack.push_async_callback(bus.close)
+    to_data = await stack.enter_async_context(service_channel(settings, "data"))
+    to_scheduler = await stack.enter_async_context(service_channel(settings, "scheduler"))
+
+    data = data_service_pb2_grpc.DataServiceStub(to_data)
+    trainer = Trainer(db, data, clock)
+    scheduler = scheduler_service_pb2_grpc.SchedulerServiceStub(to_scheduler)
+    reconciler = Reconciler(db, trainer, scheduler, data, clock)
+    jobs = Consumer(bus, db, "trainer-jobs", cloudevents.subject("scheduler", "job"), reconciler.on_job_event)
+    add = trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server
+    return App(
+        services=[Service(add, TrainerServicer(trainer))],
+        loops=[reconciler.run, jobs.run, Relay(db, bus).run],
+    )

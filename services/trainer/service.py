@@ -1,0 +1,187 @@
+"""What the trainer does, between its doors and its records."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+
+from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
+from aios.errors import InvalidArgument, NotFound
+from aios.names import RunName, check_id, new_id, project_of
+from aios.records import Database, Feed, Tx
+from aios.runtime import telemetry
+from aios.runtime.clock import Clock
+from aios.runtime.context import principal
+from aios.trainer.v1 import run_pb2, trainer_service_pb2
+from services.trainer import mapping, metrics, runs, store
+from services.trainer.metrics import Point
+from services.trainer.runs import FINAL, Progress, Run, State
+
+RUN_ID_LENGTH_MAX = 40  # leaves room for the prefixes of what is named after a run
+WATCH_SECONDS = 1.0  # how often a watcher looks by itself, where another process took the report
+
+
+class Trainer:
+    """Runs and their metrics. What needs the scheduler is done by the reconciler, from what is stored here."""
+
+    def __init__(self, db: Database, data: data_service_pb2_grpc.DataServiceStub, clock: Clock) -> None:
+        self.feed = Feed(db)
+        self._db = db
+        self._data = data
+        self._clock = clock
+        self._reported = asyncio.Event()
+
+    async def create(self, request: trainer_service_pb2.CreateRunRequest) -> run_pb2.Run:
+        """Accept a run.
+
+        Raises:
+            InvalidArgument: naming the wrong field of the spec.
+        """
+        project = project_of(request.parent) or ""
+        check_id(project, "parent")
+        run_id = request.run_id or new_id("run")
+        check_id(run_id, "run_id", RUN_ID_LENGTH_MAX)
+        version = await self._dataset_version(project, request.run.spec)
+        spec = mapping.spec_from_proto(request.run.spec, version)
+        now = self._clock.now()
+        run = Run(
+            name=RunName(project, run_id),
+            spec=spec,
+            state=State.QUEUED,
+            create_time=now,
+            update_time=now,
+            creator=principal().subject,
+            traceparent=telemetry.current_traceparent(),
+        )
+
+        def write(tx: Tx) -> run_pb2.Run:
+            store.add(tx, run)
+            return mapping.run_to_proto(run)
+
+        return await self._db.once(request, write, run_pb2.Run)
+
+    async def get(self, name: RunName) -> Run:
+        """One run."""
+        return await self._db.read(lambda tx: store.get(tx, name))
+
+    async def list_runs(
+        self, project: str, request: trainer_service_pb2.ListRunsRequest
+    ) -> tuple[list[Run], str, int]:
+        """A page of runs, the next page's token, and the revision that both are of."""
+        return await self._db.read(lambda tx: (*store.page(tx, project, request), tx.revision()))
+
+    async def cancel(self, name: RunName) -> Run:
+        """Ask a run to stop."""
+        return await self._change(name, lambda run: runs.cancel(run, self._clock.now()))
+
+    async def begin(self, name: RunName, epoch: int, restored_step: int) -> Run:
+        """Let attempt `epoch` take the run over."""
+
+        def write(tx: Tx) -> Run:
+            before = store.get(tx, name)
+            after = runs.begin(before, epoch, restored_step, self._clock.now())
+            store.rewind(tx, name, restored_step)
+            return store.save(tx, before, after)
+
+        return await self._write(write)
+
+    async def report(
+        self, name: RunName, epoch: int, points: list[Point], progress: Progress | None
+    ) -> bool:
+        """Store metrics and progress. True when the run was asked to stop."""
+        metrics.check(points)
+
+        def write(tx: Tx) -> Run:
+            before = store.get(tx, name)
+            after = runs.report(before, epoch, metrics.newest(points), progress, self._clock.now())
+            store.add_points(tx, name, points)
+            return store.save(tx, before, after)
+
+        return (await self._write(write)).state is State.STOPPING
+
+    async def complete(self, name: RunName, epoch: int, output: run_pb2.ModelOutput | None) -> Run:
+        """Store what the run made, and register it."""
+        before = await self.get(name)
+        if before.spec.model and output is None:
+            raise InvalidArgument.of("model", f"the run registers {before.spec.model}: send what it made")
+        body = output.SerializeToString() if output is not None else b""
+        completed = await self._change(name, lambda run: runs.complete(run, epoch, body, self._clock.now()))
+        return await self.register(completed)
+
+    async def register(self, run: Run) -> Run:
+        """Register a completed run's model, once, whoever asks how often."""
+        if run.registered:
+            return run
+        output = run_pb2.ModelOutput.FromString(run.output)
+        request = data_service_pb2.CreateModelVersionRequest(
+            parent=f"projects/{run.name.project}/models/{run.spec.model}",
+            model_version=model_pb2.ModelVersion(
+                files=output.files, signature=output.signature, metrics=output.metrics, run=str(run.name)
+            ),
+            request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run.name}/model/{run.create_time.isoformat()}")),
+        )
+        version = await self._data.CreateModelVersion(request)
+        return await self._change(run.name, lambda run: runs.register(run, version.name, self._clock.now()))
+
+    async def list_metrics(
+        self, name: RunName, request: trainer_service_pb2.ListMetricsRequest
+    ) -> tuple[list[Point], str]:
+        """A page of metric points."""
+
+        def read(tx: Tx) -> tuple[list[Point], str]:
+            store.get(tx, name)
+            return store.points_page(tx, name, request.key, request)
+
+        return await self._db.read(read)
+
+    async def watch_metrics(self, name: RunName) -> AsyncIterator[tuple[Run, list[Point]]]:
+        """The run and its new points, until it has ended and all was told."""
+        cursor, told = 0, None
+        while True:
+            # Taken before reading: a report that comes in between wakes the wait below.
+            reported, revision = self._reported, self.feed.current_revision()
+            after = cursor
+            run, (points, cursor) = await self._db.read(
+                lambda tx, after=after: (store.get(tx, name), store.points_after(tx, name, after))  # type: ignore[misc]
+            )
+            if points or run != told:
+                told = run
+                yield run, points
+                continue
+            if run.state in FINAL:
+                return
+            await _first(reported.wait(), self.feed.wait(revision), seconds=WATCH_SECONDS)
+
+    async def _dataset_version(self, project: str, spec: run_pb2.RunSpec) -> str:
+        asked = mapping.dataset_version_asked(project, spec.dataset)
+        try:
+            found = await self._data.GetDatasetVersion(
+                data_service_pb2.GetDatasetVersionRequest(name=str(asked))
+            )
+        except NotFound:
+            raise InvalidArgument.of(
+                "spec.dataset",
+                f"{asked} does not exist: push it first, or see what `aios dataset list` shows",
+            ) from None
+        return found.name
+
+    async def _change(self, name: RunName, change: runs.Change) -> Run:
+        def write(tx: Tx) -> Run:
+            before = store.get(tx, name)
+            return store.save(tx, before, change(before))
+
+        return await self._write(write)
+
+    async def _write(self, write: Callable[[Tx], Run]) -> Run:
+        run = await self._db.write(write)
+        self._reported.set()
+        self._reported = asyncio.Event()
+        return run
+
+
+async def _first(*waits: Coroutine[None, None, object], seconds: float) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

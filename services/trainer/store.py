@@ -1,0 +1,242 @@
+"""Runs and their metrics in SQL."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Row,
+    String,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from aios.names import JobName, RunName
+from aios.records import Json, Page, Tx, UtcTime, add_to
+from aios.records.pages import ListRequest
+from services.trainer import mapping
+from services.trainer.metrics import Point
+from services.trainer.runs import EVENT, FINAL, Progress, Run, RunExists, RunNotFound, RunSpec, State
+
+metadata = MetaData()
+add_to(metadata)
+
+METRICS_PAGE, METRICS_PAGE_MAX = 1_000, 10_000  # a point is about 60 bytes on the wire
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("run", String(63), nullable=False),
+    Column("spec", Json, nullable=False),
+    Column("state", String(20), nullable=False, index=True),
+    Column("reason", String(63), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("creator", String(255), nullable=False),
+    Column("traceparent", String(64), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("job_epoch", BigInteger, nullable=False),
+    Column("job_version", BigInteger, nullable=False),
+    Column("job_created", Boolean, nullable=False),
+    Column("progress", Json, nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("completed", Boolean, nullable=False),
+    Column("output", LargeBinary, nullable=False),
+    Column("model_version", String(255), nullable=False),
+    Column("exit_code", Integer),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    Column("end_time", UtcTime),
+    PrimaryKeyConstraint("project", "run"),
+    Index("runs_newest", "project", "create_time", "run"),
+)
+
+metric_points = Table(
+    "metric_points",
+    metadata,
+    # In order of arrival, so that a watcher can go on after the last one it was sent.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("project", String(63), nullable=False),
+    Column("run", String(63), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("value", Float(53), nullable=False),
+    Column("time", UtcTime, nullable=False),
+    Index("metric_points_once", "project", "run", "key", "step", unique=True),
+    sqlite_autoincrement=True,  # a rewound point's id is not given to another
+)
+
+
+def add(tx: Tx, run: Run) -> None:
+    """Store a new run and tell of it.
+
+    Raises:
+        RunExists: the name is taken.
+    """
+    if tx.execute(select(runs.c.run).where(_is(run.name))).first() is not None:
+        raise RunExists(f"{run.name} exists: choose another run_id, or leave it empty.", run=str(run.name))
+    tx.execute(insert(runs).values(project=run.name.project, run=run.name.run, **_columns(run)))
+    tx.emit("run", run.name.project, run.name.run, "created", mapping.run_to_proto(run))
+
+
+def get(tx: Tx, name: RunName) -> Run:
+    """One run.
+
+    Raises:
+        RunNotFound: there is none of this name.
+    """
+    row = tx.execute(select(runs).where(_is(name))).one_or_none()
+    if row is None:
+        raise RunNotFound(f"{name} does not exist.", run=str(name))
+    return _run(row)
+
+
+def of_job(tx: Tx, job: JobName) -> Run | None:
+    """The run that a job works for, if it is one of ours."""
+    row = tx.execute(select(runs).where(_is(RunName(job.project, job.job)))).one_or_none()
+    return None if row is None else _run(row)
+
+
+def page(tx: Tx, project: str, request: ListRequest) -> tuple[list[Run], str]:
+    """The runs of a project, newest first, and the next page's token."""
+    query = select(runs).where(runs.c.project == project)
+    rows, token = Page.of(request).fetch(tx, query, by=(runs.c.create_time, runs.c.run), descending=True)
+    return [_run(row) for row in rows], token
+
+
+def under_way(tx: Tx) -> list[Run]:
+    """Every run that has not ended."""
+    return [_run(row) for row in tx.execute(select(runs).where(runs.c.state.not_in(FINAL)))]
+
+
+def save(tx: Tx, before: Run, after: Run) -> Run:
+    """Store what a run became, and tell of it when its state changed."""
+    if after == before:
+        return after
+    tx.execute(update(runs).where(_is(after.name)).values(_columns(after)))
+    if after.state is not before.state:
+        tx.emit("run", after.name.project, after.name.run, EVENT[after.state], mapping.run_to_proto(after))
+    return after
+
+
+def add_points(tx: Tx, name: RunName, points: Iterable[Point]) -> None:
+    """Store metric points; one that is there already is replaced."""
+    for point in points:
+        where = (*_points_of(name), metric_points.c.key == point.key, metric_points.c.step == point.step)
+        tx.execute(delete(metric_points).where(*where))
+        tx.execute(
+            insert(metric_points).values(
+                project=name.project,
+                run=name.run,
+                key=point.key,
+                step=point.step,
+                value=point.value,
+                time=point.time,
+            )
+        )
+
+
+def rewind(tx: Tx, name: RunName, step: int) -> None:
+    """Forget the points after `step`: they will be measured again."""
+    tx.execute(delete(metric_points).where(*_points_of(name), metric_points.c.step > step))
+
+
+def points_after(tx: Tx, name: RunName, after: int, limit: int = METRICS_PAGE) -> tuple[list[Point], int]:
+    """Points that arrived after cursor `after`, and the new cursor."""
+    rows = tx.execute(
+        select(metric_points)
+        .where(*_points_of(name), metric_points.c.id > after)
+        .order_by(metric_points.c.id)
+        .limit(limit)
+    ).all()
+    return [_point(row) for row in rows], rows[-1].id if rows else after
+
+
+def points_page(tx: Tx, name: RunName, key: str, request: ListRequest) -> tuple[list[Point], str]:
+    """Points of a run by step, of one metric or of all."""
+    query = select(metric_points).where(*_points_of(name))
+    if key:
+        query = query.where(metric_points.c.key == key)
+    page = Page.of(request, METRICS_PAGE, METRICS_PAGE_MAX)
+    rows, token = page.fetch(tx, query, by=(metric_points.c.step, metric_points.c.key))
+    return [_point(row) for row in rows], token
+
+
+def count_points(tx: Tx, name: RunName) -> int:
+    """How many points a run has."""
+    count: int = tx.execute(
+        select(func.count()).select_from(metric_points).where(*_points_of(name))
+    ).scalar_one()
+    return count
+
+
+def _is(name: RunName) -> Any:
+    return (runs.c.project == name.project) & (runs.c.run == name.run)
+
+
+def _points_of(name: RunName) -> Sequence[Any]:
+    return metric_points.c.project == name.project, metric_points.c.run == name.run
+
+
+def _columns(run: Run) -> Mapping[str, Any]:
+    return {
+        "spec": {
+            **vars(run.spec),
+            "hyperparameters": dict(run.spec.hyperparameters),
+            "accelerators": dict(run.spec.accelerators),
+        },
+        "state": run.state.value,
+        "progress": asdict(run.progress),
+        "metrics": dict(run.metrics),
+        **{
+            field: getattr(run, field)
+            for field in (
+                "reason",
+                "message",
+                "creator",
+                "traceparent",
+                "epoch",
+                "job_epoch",
+                "job_version",
+                "job_created",
+                "completed",
+                "output",
+                "model_version",
+                "exit_code",
+                "create_time",
+                "update_time",
+                "end_time",
+            )
+        },
+    }
+
+
+def _run(row: Row[Any]) -> Run:
+    values = dict(row._mapping)
+    return Run(
+        name=RunName(values.pop("project"), values.pop("run")),
+        spec=RunSpec(**values.pop("spec")),
+        state=State(values.pop("state")),
+        progress=Progress(**values.pop("progress")),
+        metrics=MappingProxyType(values.pop("metrics")),
+        **values,
+    )
+
+
+def _point(row: Row[Any]) -> Point:
+    return Point(row.key, row.value, row.step, row.time)
