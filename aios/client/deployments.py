@@ -1,0 +1,131 @@
+"""Deployments: a model version behind a stable name."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from aios.client.connection import Connection, pages, request_id
+from aios.common.v1 import resources_pb2
+from aios.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition
+from aios.inference.v1 import deployment_pb2, inference_service_pb2_grpc
+from aios.inference.v1 import inference_service_pb2 as pb
+from aios.names import DeploymentName, ModelVersionName
+
+READY_SECONDS = 120.0
+"""Ten times what a first start on two busy cores takes."""
+POLL_SECONDS = 0.25
+
+Report = Callable[[deployment_pb2.Deployment], None]
+
+
+class RevisionFailed(FailedPrecondition):
+    """The new revision cannot start. An older one still answers if there was one."""
+
+    reason = "REVISION_FAILED"
+
+
+class Deployments:
+    """`client.deployments`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = inference_service_pb2_grpc.InferenceServiceStub(connection.channel)
+
+    async def deploy(
+        self,
+        model_version: str,
+        name: str,
+        *,
+        replicas: int = 0,
+        resources: resources_pb2.Resources | None = None,
+        batch_delay_micros: int = 0,
+        wait: bool = False,
+        progress: Report | None = None,
+    ) -> deployment_pb2.Deployment:
+        """Serve a model version under a name, replacing what the name served once the new one answers.
+
+        Args:
+            wait: Return when it answers; otherwise at once.
+        """
+        target = self._connection.name(DeploymentName, name)
+        spec = deployment_pb2.DeploymentSpec(
+            model_version=str(self._connection.name(ModelVersionName, model_version)),
+            replicas=replicas,
+            resources=resources,
+            batch_delay_micros=batch_delay_micros,
+        )
+        try:
+            made = await self._stub.CreateDeployment(
+                pb.CreateDeploymentRequest(
+                    parent=target.parent,
+                    deployment_id=target.deployment,
+                    deployment=deployment_pb2.Deployment(spec=spec),
+                    request_id=request_id(),
+                )
+            )
+        except AlreadyExists:
+            made = await self._stub.UpdateDeployment(
+                pb.UpdateDeploymentRequest(
+                    deployment=deployment_pb2.Deployment(name=str(target), spec=spec), request_id=request_id()
+                )
+            )
+        return await self.wait(made.name, progress=progress) if wait else made
+
+    async def wait(
+        self, name: str, *, seconds: float = READY_SECONDS, progress: Report | None = None
+    ) -> deployment_pb2.Deployment:
+        """The deployment once its newest revision answers.
+
+        Raises:
+            RevisionFailed: it cannot start.
+            DeadlineExceeded: `seconds` have passed; it goes on starting.
+        """
+        deployment = await self.get(name)
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    if progress is not None:
+                        progress(deployment)
+                    if deployment.state == deployment_pb2.Deployment.STATE_READY:
+                        return deployment
+                    await self._raise_if_failed(deployment)
+                    await asyncio.sleep(POLL_SECONDS)
+                    deployment = await self.get(name)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{deployment.name} does not answer after {seconds:g} s: "
+                f"{deployment.state_message or 'its replicas still start'}.",
+                reason="DEPLOYMENT_NOT_READY",
+            ) from None
+
+    async def get(self, name: str) -> deployment_pb2.Deployment:
+        """One deployment."""
+        return await self._stub.GetDeployment(pb.GetDeploymentRequest(name=self._name(name)))
+
+    async def list(self, limit: int | None = None) -> AsyncIterator[deployment_pb2.Deployment]:
+        """The project's deployments, by name."""
+        request = pb.ListDeploymentsRequest(parent=self._connection.project)
+        async for each in pages(self._stub.ListDeployments, request, "deployments", limit):
+            yield each
+
+    async def history(self, name: str, limit: int | None = None) -> AsyncIterator[deployment_pb2.Revision]:
+        """A deployment's revisions, newest first: what was live when."""
+        request = pb.ListRevisionsRequest(parent=self._name(name))
+        async for each in pages(self._stub.ListRevisions, request, "revisions", limit):
+            yield each
+
+    async def delete(self, name: str) -> None:
+        """Take a deployment down."""
+        await self._stub.DeleteDeployment(pb.DeleteDeploymentRequest(name=self._name(name)))
+
+    async def _raise_if_failed(self, deployment: deployment_pb2.Deployment) -> None:
+        if deployment.state != deployment_pb2.Deployment.STATE_DEGRADED:
+            return
+        async for revision in self.history(deployment.name, 1):
+            if revision.state == deployment_pb2.Revision.STATE_FAILED:
+                raise RevisionFailed(
+                    f"{revision.name} cannot start: {revision.state_message or deployment.state_message}.",
+                    revision=revision.name,
+                )
+
+    def _name(self, name: str) -> str:
+        return str(self._connection.name(DeploymentName, name))

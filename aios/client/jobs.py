@@ -1,0 +1,69 @@
+"""Jobs and the machines that run them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aios.client.connection import Connection, pages
+from aios.errors import Unavailable
+from aios.names import JobName, NodeName
+from aios.scheduler.v1 import job_pb2, node_pb2, scheduler_service_pb2_grpc
+from aios.scheduler.v1 import scheduler_service_pb2 as pb
+
+RECONNECTS_MAX = 10
+RECONNECT_SECONDS = 1.0
+"""A service that was killed is back in three seconds; a follower outlasts that three times."""
+
+
+class Jobs:
+    """`client.jobs`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = scheduler_service_pb2_grpc.SchedulerServiceStub(connection.channel)
+
+    async def get(self, name: str) -> job_pb2.Job:
+        """One job."""
+        return await self._stub.GetJob(pb.GetJobRequest(name=self._name(name)))
+
+    async def list(self, limit: int | None = None) -> AsyncIterator[job_pb2.Job]:
+        """The project's jobs, newest first."""
+        request = pb.ListJobsRequest(parent=self._connection.project)
+        async for each in pages(self._stub.ListJobs, request, "jobs", limit):
+            yield each
+
+    async def cancel(self, name: str) -> job_pb2.Job:
+        """Ask a job to stop. One that has ended stays as it is."""
+        return await self._stub.CancelJob(pb.CancelJobRequest(name=self._name(name)))
+
+    async def logs(self, name: str, *, follow: bool = False, epoch: int = 0) -> AsyncIterator[bytes]:
+        """What a job wrote, in pieces. With `follow`, until it has ended, over restarts of the services too."""
+        request = pb.ReadJobLogsRequest(name=self._name(name), epoch=epoch, follow=follow)
+        failures = 0
+        while True:
+            try:
+                async for piece in self._stub.ReadJobLogs(request):
+                    failures = 0
+                    # Go on behind the last byte seen when the connection breaks.
+                    request.epoch, request.offset = piece.epoch, piece.offset + len(piece.data)
+                    if piece.data:
+                        yield piece.data
+            except Unavailable:
+                failures += 1
+                if not follow or failures > RECONNECTS_MAX:
+                    raise
+                await asyncio.sleep(RECONNECT_SECONDS)
+            else:
+                return
+
+    async def nodes(self, limit: int | None = None) -> AsyncIterator[node_pb2.Node]:
+        """The machines of the pool, by name."""
+        async for each in pages(self._stub.ListNodes, pb.ListNodesRequest(), "nodes", limit):
+            yield each
+
+    async def node(self, name: str) -> node_pb2.Node:
+        """One machine."""
+        full = self._connection.name(NodeName, name)
+        return await self._stub.GetNode(pb.GetNodeRequest(name=str(full)))
+
+    def _name(self, name: str) -> str:
+        return str(self._connection.name(JobName, name))

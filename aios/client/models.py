@@ -1,0 +1,76 @@
+"""The model registry, and the lineage of whatever has a name."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from aios.client import transfer
+from aios.client.connection import Connection, pages
+from aios.data.v1 import data_service_pb2 as pb
+from aios.data.v1 import data_service_pb2_grpc, model_pb2
+from aios.names import ModelName, ModelVersionName
+
+
+class Models:
+    """`client.models`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = data_service_pb2_grpc.DataServiceStub(connection.channel)
+
+    async def get(self, name: str) -> model_pb2.Model:
+        """One model."""
+        return await self._stub.GetModel(pb.GetModelRequest(name=str(self._connection.name(ModelName, name))))
+
+    async def version(self, name: str) -> model_pb2.ModelVersion:
+        """One version with its files: `digits/3`, `digits/latest` or `digits/@champion`."""
+        full = self._connection.name(ModelVersionName, name)
+        return await self._stub.GetModelVersion(pb.GetModelVersionRequest(name=str(full)))
+
+    async def list(self, limit: int | None = None) -> AsyncIterator[model_pb2.Model]:
+        """The project's models, by name."""
+        request = pb.ListModelsRequest(parent=self._connection.project)
+        async for each in pages(self._stub.ListModels, request, "models", limit):
+            yield each
+
+    async def versions(self, name: str, limit: int | None = None) -> AsyncIterator[model_pb2.ModelVersion]:
+        """A model's versions, newest first, without their files."""
+        parent = str(self._connection.name(ModelName, name))
+        request = pb.ListModelVersionsRequest(parent=parent)
+        async for each in pages(self._stub.ListModelVersions, request, "model_versions", limit):
+            yield each
+
+    async def set_alias(self, name: str, alias: str) -> model_pb2.Model:
+        """Point an alias at a version, moving it when it exists."""
+        version = self._connection.name(ModelVersionName, name)
+        return await self._stub.SetModelAlias(
+            pb.SetModelAliasRequest(
+                model=version.parent, alias=alias.removeprefix("@"), version=version.version
+            )
+        )
+
+    async def pull(
+        self, name: str, destination: str | Path, *, progress: transfer.Report | None = None
+    ) -> Sequence[Path]:
+        """Fetch a version's files into a directory."""
+        full = self._connection.name(ModelVersionName, name)
+        return await transfer.pull(self._connection, str(full), Path(destination), progress)
+
+
+class Lineage:
+    """`client.lineage`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = data_service_pb2_grpc.DataServiceStub(connection.channel)
+
+    async def get(self, resource: str, direction: str = "both") -> list[pb.LineageEdge]:
+        """The edges around a resource, nearest first.
+
+        Args:
+            resource: A full name, or one without its project: `deployments/digits`.
+            direction: `up` for what it came from, `down` for what came from it, or `both`.
+        """
+        name = resource if resource.startswith("projects/") else f"{self._connection.project}/{resource}"
+        way = pb.GetLineageRequest.Direction.Value(f"DIRECTION_{direction.upper()}")
+        request = pb.GetLineageRequest(parent=self._connection.project, resource=name, direction=way)
+        return list((await self._stub.GetLineage(request)).edges)

@@ -1,0 +1,113 @@
+"""Training runs: submitted, followed, cancelled."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from aios.client.connection import Connection, pages, request_id
+from aios.client.jobs import RECONNECT_SECONDS, RECONNECTS_MAX, Jobs
+from aios.client.runspec import parse
+from aios.errors import Unavailable
+from aios.names import RunName
+from aios.trainer.v1 import run_pb2, trainer_service_pb2_grpc
+from aios.trainer.v1 import trainer_service_pb2 as pb
+
+FINAL = frozenset({run_pb2.Run.STATE_SUCCEEDED, run_pb2.Run.STATE_FAILED, run_pb2.Run.STATE_CANCELLED})
+JOB_POLL_SECONDS = 0.2
+
+
+class Runs:
+    """`client.runs`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = trainer_service_pb2_grpc.TrainerServiceStub(connection.channel)
+
+    async def submit(
+        self, spec: run_pb2.RunSpec | Mapping[str, Any], *, run_id: str = "", request: str = ""
+    ) -> run_pb2.Run:
+        """Submit a run; once this returns, it will not be lost.
+
+        Args:
+            spec: The message, or what a run.yaml says: `{"recipe": ..., "dataset": ...}`.
+            request: Idempotency key, where a retry must outlive this process.
+        """
+        if not isinstance(spec, run_pb2.RunSpec):
+            parsed = parse(spec)
+            spec, run_id = parsed.spec, run_id or parsed.run_id
+        return await self._stub.CreateRun(
+            pb.CreateRunRequest(
+                parent=self._connection.project,
+                run_id=run_id,
+                run=run_pb2.Run(spec=spec),
+                request_id=request or request_id(),
+            )
+        )
+
+    async def get(self, name: str) -> run_pb2.Run:
+        """One run."""
+        return await self._stub.GetRun(pb.GetRunRequest(name=self._name(name)))
+
+    async def list(self, limit: int | None = None) -> AsyncIterator[run_pb2.Run]:
+        """The project's runs, newest first."""
+        request = pb.ListRunsRequest(parent=self._connection.project)
+        async for each in pages(self._stub.ListRuns, request, "runs", limit):
+            yield each
+
+    async def cancel(self, name: str) -> run_pb2.Run:
+        """Ask a run to stop. One that has ended stays as it is."""
+        return await self._stub.CancelRun(pb.CancelRunRequest(name=self._name(name)))
+
+    async def watch(self, start_revision: int = 0) -> AsyncIterator[pb.RunEvent]:
+        """Every change of the project's runs, from now or from a revision on."""
+        request = pb.WatchRunsRequest(parent=self._connection.project, start_revision=start_revision)
+        async for message in self._stub.WatchRuns(request):
+            for event in message.events:
+                yield event
+
+    async def metrics(self, name: str, key: str = "") -> AsyncIterator[run_pb2.MetricPoint]:
+        """The points of a run, by step."""
+        request = pb.ListMetricsRequest(parent=self._name(name), key=key)
+        async for each in pages(self._stub.ListMetrics, request, "points"):
+            yield each
+
+    async def follow(self, name: str) -> AsyncIterator[pb.WatchMetricsResponse]:
+        """The run and its new points as they arrive, until it has ended, over restarts of the services too."""
+        request = pb.WatchMetricsRequest(parent=self._name(name))
+        failures = 0
+        while True:
+            try:
+                async for message in self._stub.WatchMetrics(request):
+                    failures = 0
+                    yield message
+                    if message.run.state in FINAL:
+                        return
+            except Unavailable:
+                failures += 1
+                if failures > RECONNECTS_MAX:
+                    raise
+            run = await self.get(name) if failures == 0 else None
+            if run is not None and run.state in FINAL:
+                yield pb.WatchMetricsResponse(run=run)
+                return
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def wait(self, name: str) -> run_pb2.Run:
+        """The run once it has ended, however it ended."""
+        run = await self.get(name)
+        async for message in self.follow(name):
+            run = message.run
+        return run
+
+    async def logs(self, name: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        """What the training process wrote. With `follow`, until it has ended."""
+        run = await self.get(name)
+        while follow and not run.job and run.state not in FINAL:
+            await asyncio.sleep(JOB_POLL_SECONDS)
+            run = await self.get(name)
+        if run.job:
+            async for piece in Jobs(self._connection).logs(run.job, follow=follow):
+                yield piece
+
+    def _name(self, name: str) -> str:
+        return str(self._connection.name(RunName, name))

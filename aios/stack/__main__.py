@@ -1,0 +1,7 @@
+"""The supervisor's own process."""
+
+import sys
+
+from aios.stack.supervisor import main
+
+sys.exit(main())

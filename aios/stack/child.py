@@ -1,0 +1,252 @@
+"""One process of the stack: started, probed, and started again when it dies or hangs."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from aios.stack.probes import NotReady, Probe
+
+POLL_SECONDS = 0.1
+"""Between probes while a process starts: the stack is ready one poll after its slowest member."""
+WATCH_SECONDS = 5.0
+"""Between probes of one that answered."""
+START_SECONDS = 120.0
+"""A process that does not answer by then is started again: no service needs a tenth of it."""
+HUNG_PROBES = 12
+"""Missed probes in a row, about a minute, until a process counts as hung. Jobs may starve a small machine that long."""
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.25, 10.0
+"""Before a process is started again: doubled at each death, forgotten after STEADY_SECONDS of life."""
+STEADY_SECONDS = 30.0
+LOG_BYTES_MAX = 16 << 20
+"""One log and the one before it: at most 32 MiB a service."""
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class State(StrEnum):
+    """Where a process stands."""
+
+    WAITING = "waiting"  # for those that it needs
+    STARTING = "starting"
+    READY = "ready"
+    FAILING = "failing"  # it ended or does not answer; started again after a pause
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    DONE = "done"  # a task that ran to its end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One row of the process table."""
+
+    name: str
+    command: Sequence[str]
+    probe: Probe | None
+    """None: it answers as soon as it runs."""
+    after: frozenset[str] = frozenset()
+    """Services that must be ready before it starts, and stay until it has stopped."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Beyond what all of them get."""
+    stop_seconds: float = 15.0
+    """From SIGTERM to SIGKILL."""
+    once: bool = False
+    """A task: runs to an end, and nothing waits for it."""
+
+
+class Child:
+    """Keeps one service running until `stop`."""
+
+    def __init__(
+        self, service: Service, environment: Mapping[str, str], log: Path, changed: Callable[[], None]
+    ) -> None:
+        self.service = service
+        self.state = State.WAITING
+        self.message = ""
+        self.pid = 0
+        self.start_ticks = 0
+        self.restarts = 0
+        self.ready = asyncio.Event()
+        self._environment = {**environment, **service.environment}
+        self._log = log
+        self._changed = changed
+        self._stopping = asyncio.Event()
+
+    async def run(self, needed: Sequence["Child"]) -> None:
+        """Start when `needed` are ready, and keep running."""
+        if not await self._unless_stopping(_all_ready(needed)):
+            self._become(State.STOPPED)
+            return
+        pause = PAUSE_SECONDS
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                end = await self._run_once()
+            except OSError as error:
+                end = f"{self.service.command[0]}: {error.strerror}"
+            self.ready.clear()
+            self.pid = 0
+            if self._stopping.is_set():
+                break
+            if self.service.once and not end:
+                self._become(State.DONE)
+                return
+            if time.monotonic() - began > STEADY_SECONDS:
+                pause = PAUSE_SECONDS
+            self.restarts += 1
+            self._become(State.FAILING, end or "ended with exit code 0")
+            await self._unless_stopping(asyncio.sleep(pause))
+            pause = min(pause * 2, PAUSE_SECONDS_MAX)
+        self._become(State.STOPPED)
+
+    def stop(self) -> None:
+        """Ask for the end; `run` returns when the process is gone."""
+        self._stopping.set()
+
+    async def _run_once(self) -> str:
+        """Run the process to its end. Returns how it ended; empty after exit code 0."""
+        rotate(self._log)
+        self._become(State.STARTING)
+        with self._log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *self.service.command,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                # A group of its own: Ctrl-C at a foreground supervisor is the supervisor's to handle.
+                start_new_session=True,
+                preexec_fn=_die_with(os.getpid()),
+            )
+        self.pid, self.start_ticks = process.pid, start_ticks(process.pid)
+        self._changed()
+        exited = asyncio.create_task(process.wait())
+        watched = asyncio.create_task(self._watch())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({exited, watched, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                return _how_it_ended(exited.result())
+            if watched.done():
+                watched.result()  # a fault of ours is not hidden
+                _signal_group(process.pid, signal.SIGKILL)
+                await exited
+                return self.message
+            self._become(State.STOPPING)
+            process.terminate()
+            done, _ = await asyncio.wait({exited}, timeout=self.service.stop_seconds)
+            if not done:
+                _signal_group(process.pid, signal.SIGKILL)
+                self.message = f"did not stop in {self.service.stop_seconds:g} s and was killed"
+            await exited
+            return ""
+        finally:
+            watched.cancel()
+            stopping.cancel()
+
+    async def _watch(self) -> None:
+        """Follow the probe; returns when the process counts as hung."""
+        if self.service.probe is None:
+            if not self.service.once:
+                self._become(State.READY)
+            await asyncio.Event().wait()
+        assert self.service.probe is not None
+        began, missed = time.monotonic(), 0
+        while True:
+            try:
+                await self.service.probe()
+            except NotReady as seen:
+                missed += 1
+                self.message = str(seen)
+                if self.state is State.STARTING and time.monotonic() - began > START_SECONDS:
+                    self.message = f"did not answer in {START_SECONDS:g} s: {seen}"
+                    return
+                if self.state is State.READY and missed >= HUNG_PROBES:
+                    self.message = f"stopped answering: {seen}"
+                    return
+            else:
+                missed = 0
+                if self.state is not State.READY:
+                    self._become(State.READY)
+            rotate(self._log)
+            await asyncio.sleep(WATCH_SECONDS if self.state is State.READY else POLL_SECONDS)
+
+    def _become(self, state: State, message: str = "") -> None:
+        self.state = state
+        self.message = message or (self.message if state is State.STOPPED else "")
+        if state is State.READY:
+            self.ready.set()
+        self._changed()
+
+    async def _unless_stopping(self, waiting: Coroutine[None, None, None]) -> bool:
+        """Wait for it, or for `stop`. Returns whether it came first."""
+        wanted = asyncio.create_task(waiting)
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({wanted, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        came = wanted.done()
+        wanted.cancel()
+        stopping.cancel()
+        return came and not self._stopping.is_set()
+
+
+async def _all_ready(children: Sequence[Child]) -> None:
+    for child in children:
+        await child.ready.wait()
+
+
+def rotate(log: Path) -> None:
+    """Keep a log and the one before it.
+
+    The writer has the file open for appending and goes on at the new end. What it writes between copy and truncation
+    is lost: a few lines every LOG_BYTES_MAX, against a process that would hang when nobody reads its pipe.
+    """
+    try:
+        if log.stat().st_size < LOG_BYTES_MAX:
+            return
+    except FileNotFoundError:
+        return
+    log.with_suffix(".log.1").write_bytes(log.read_bytes())
+    os.truncate(log, 0)
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot: with the pid it names one process for ever. 0: gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    # The command in parentheses may hold spaces; field 22 is the 20th after it. A zombie has ended.
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] == "Z" else int(fields[19])
+
+
+def _die_with(supervisor: int) -> Callable[[], None]:
+    """In the child, before exec: the kernel kills it when the supervisor dies, however it dies."""
+
+    def prepare() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != supervisor:  # it died before the line above
+            os._exit(1)
+
+    return prepare
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, number)
+
+
+def _how_it_ended(code: int) -> str:
+    if code == 0:
+        return ""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

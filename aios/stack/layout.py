@@ -1,0 +1,42 @@
+"""Where things lie under `$AIOS_HOME`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one home."""
+
+    home: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the supervisor for as long as it lives."""
+        return self.home / "stack.lock"
+
+    @property
+    def state(self) -> Path:
+        """What the supervisor knows: ports, processes. Rewritten at each change."""
+        return self.home / "stack.json"
+
+    @property
+    def secrets(self) -> Path:
+        return self.home / "secrets"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    def log(self, service: str) -> Path:
+        return self.logs / f"{service}.log"
+
+    def data(self, service: str) -> Path:
+        """A service's own directory."""
+        return self.home / service
+
+    def make(self) -> None:
+        """Create the directories, closed to other users."""
+        for directory in (self.home, self.secrets, self.logs):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.secrets.chmod(0o700)

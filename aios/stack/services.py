@@ -1,0 +1,194 @@
+"""The table of processes: what runs, in what order, with which settings. Compose runs the same commands."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aios.blobs import Credentials, seaweed
+from aios.bus import nats_server_config
+from aios.config import Settings
+from aios.runtime.tokens import write_secret
+from aios.stack import probes
+from aios.stack.child import Service
+from aios.stack.layout import Layout
+from aios.stack.ports import HOST
+from aios.stack.probes import Probe
+
+USUAL_PORTS: Mapping[str, int] = {
+    "envoy": 8080,
+    "scheduler": 7001,
+    "data": 7002,
+    "trainer": 7003,
+    "inference": 7004,
+    "gateway": 7005,
+    "gateway_http": 7006,
+    "nats": 4222,
+    "s3": 8333,
+    # SeaweedFS' own parts: nobody but itself dials them.
+    **{f"seaweed_{part}": 0 for part in seaweed.PORTS if part != "s3"},
+}
+PASSED_ON = (
+    *("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+)
+"""What services get of the caller's environment: a proxy or a Python path of the shell must not reach them."""
+
+
+STOP_ORDER: Sequence[Sequence[str]] = (
+    # Jobs end first, while everything they report to still answers; then the doors, then what is behind them.
+    ("triton", "agent"),
+    ("envoy",),
+    ("gateway",),
+    ("inference", "trainer"),
+    ("data", "scheduler"),
+    ("nats", "s3"),
+)
+LISTENERS = ("envoy", "scheduler", "data", "trainer", "inference", "gateway", "gateway_http")
+"""Those whose address is a setting, AIOS_<NAME>_ADDRESS."""
+
+
+def table(
+    settings: Settings, layout: Layout, ports: Mapping[str, int], given: Mapping[str, str]
+) -> list[Service]:
+    """Every process of this machine. A backing server that the caller's environment names is not among them."""
+    own = [
+        *([] if given.get("AIOS_NATS_URL") else [_nats(settings, layout, ports)]),
+        *([] if given.get("AIOS_S3_ENDPOINT") else [_s3(settings, layout, ports)]),
+    ]
+    backing = frozenset(service.name for service in own)
+    return [
+        *own,
+        _python("scheduler", "services.scheduler", _grpc(ports["scheduler"]), backing & {"nats"}),
+        _python("data", "services.data", _grpc(ports["data"]), backing),
+        _python("trainer", "services.trainer", _grpc(ports["trainer"]), backing & {"nats"}),
+        _python("inference", "services.inference", _grpc(ports["inference"]), backing & {"nats"}),
+        _python(
+            "gateway",
+            "gateway",
+            probes.every(_grpc(ports["gateway"]), probes.tcp(HOST, ports["gateway_http"])),
+            backing & {"nats"},
+        ),
+        _envoy(layout, ports),
+        # Its jobs have ten seconds to save what they have.
+        _python("agent", "services.scheduler.agent", None, frozenset({"scheduler"}), stop_seconds=25.0),
+        Service(
+            name="triton",
+            command=(sys.executable, "-m", "services.inference.replica.install"),
+            probe=None,
+            once=True,
+        ),
+    ]
+
+
+def asked_ports(given: Mapping[str, str]) -> dict[str, int]:
+    """The ports that the caller's environment sets by an address of this machine."""
+    asked = {}
+    for name in LISTENERS:
+        _, _, port = given.get(f"AIOS_{name.upper()}_ADDRESS", "").rpartition(":")
+        if port.isdigit():
+            asked[name] = int(port)
+    return asked
+
+
+def settings_of(ports: Mapping[str, int], home: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """The AIOS_* variables that every process gets: those given, and the address of each listener.
+
+    Args:
+        given: The caller's environment. What it sets of AIOS_*, services see too, but not who the caller is.
+    """
+    env = {name: value for name, value in given.items() if name.startswith("AIOS_")}
+    for caller in ("AIOS_TOKEN", "AIOS_TOKEN_FILE", "AIOS_PROJECT"):
+        env.pop(caller, None)
+    env["AIOS_HOME"] = str(home)
+    env["AIOS_ADDRESS"] = f"http://{HOST}:{ports['envoy']}"
+    for name in LISTENERS:
+        env[f"AIOS_{name.upper()}_ADDRESS"] = f"{HOST}:{ports[name]}"
+    if not env.get("AIOS_NATS_URL"):
+        env["AIOS_NATS_URL"] = f"nats://{HOST}:{ports['nats']}"
+    if not env.get("AIOS_S3_ENDPOINT"):
+        env["AIOS_S3_ENDPOINT"] = f"http://{HOST}:{ports['s3']}"
+    return env
+
+
+def environment(settings: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """What every process finds in its environment. Secrets are never in it."""
+    kept = {name: given[name] for name in PASSED_ON if name in given}
+    binaries = str(Path(sys.executable).parent)
+    return {
+        **kept,
+        "PATH": os.pathsep.join((binaries, given.get("PATH", os.defpath))),
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        # Two heaps instead of eight a core: services are mostly idle threads.
+        "MALLOC_ARENA_MAX": "2",
+        **settings,
+    }
+
+
+def binary(name: str) -> str:
+    """A program of the virtual environment, else of PATH. The bare name where neither has it: the doctor tells."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name) or name
+
+
+def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Service:
+    config = layout.data("nats") / "nats.conf"
+    assert settings.nats_credentials_file is not None
+    text = nats_server_config(
+        config_file=config,
+        port=ports["nats"],
+        store_dir=layout.data("nats") / "store",
+        credentials_file=settings.nats_credentials_file,
+    )
+    write_secret(config, text)
+    return Service(
+        name="nats",
+        command=(binary("nats-server"), "-c", str(config)),
+        probe=probes.nats(HOST, ports["nats"]),
+    )
+
+
+def _s3(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Service:
+    assert settings.s3_credentials_file is not None
+    credentials = Credentials.load(settings.s3_credentials_file)
+    directory = layout.data("s3")
+    seaweed.prepare(directory, credentials)
+    listeners = {part: ports["s3" if part == "s3" else f"seaweed_{part}"] for part in seaweed.PORTS}
+    return Service(
+        name="s3",
+        command=seaweed.weed_command(Path(binary("weed")), directory, listeners),
+        environment=seaweed.weed_environment(directory, credentials),
+        # It refuses a caller without a signature: that is an answer.
+        probe=probes.http(HOST, ports["s3"], "/", 200, 403),
+        stop_seconds=seaweed.STOP_SECONDS,
+    )
+
+
+def _envoy(layout: Layout, ports: Mapping[str, int]) -> Service:
+    directory = layout.data("envoy")
+    return Service(
+        name="envoy",
+        command=(sys.executable, "-m", "gateway.envoy", str(directory)),
+        probe=probes.every(
+            probes.http_socket(directory / "admin.sock", "/ready", 200), probes.tcp(HOST, ports["envoy"])
+        ),
+        after=frozenset({"gateway"}),
+    )
+
+
+def _python(
+    name: str, module: str, probe: Probe | None, after: frozenset[str], stop_seconds: float = 15.0
+) -> Service:
+    return Service(
+        name=name,
+        command=(sys.executable, "-m", module),
+        probe=probe,
+        after=after,
+        stop_seconds=stop_seconds,
+    )
+
+
+def _grpc(port: int) -> Probe:
+    return probes.grpc_health(HOST, port)
