@@ -107,8 +107,9 @@ def _health_check() -> Json:
     return {
         "http_health_check": {"path": "/v2/health/ready"},
         "interval": f"{limits.HEALTH_INTERVAL_SECONDS}s",
-        "no_traffic_interval": f"{limits.HEALTH_INTERVAL_SECONDS}s",
-        "unhealthy_interval": "0.5s",  # a replica that recovers is back within a second
+        # One that starts or recovers is in use within a second.
+        "no_traffic_interval": f"{limits.HEALTH_RETRY_SECONDS}s",
+        "unhealthy_interval": f"{limits.HEALTH_RETRY_SECONDS}s",
         "timeout": f"{limits.HEALTH_TIMEOUT_SECONDS}s",
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,

@@ -30,6 +30,7 @@ APP_IDLE_SECONDS = 3  # below uvicorn's 5 s keep-alive, so that Envoy never reus
 CLOCK_SKEW_SECONDS = 5  # between the machine that signs tokens and this one.
 
 HEALTH_INTERVAL_SECONDS = 2  # a dead replica leaves after two misses; retries cover the gap.
+HEALTH_RETRY_SECONDS = 0.5  # while a replica is not ready, or not yet used.
 HEALTH_TIMEOUT_SECONDS = 2  # a busy two-core machine answers late, not never.
 EJECTION_SECONDS = 5  # how long a replica that refuses connections rests, times its number of ejections.
 RETRIES = 2  # only requests that no replica has seen.

@@ -98,7 +98,6 @@ def _filters(jwks: str) -> list[Json]:
         _filter("jwt_authn", "jwt_authn.v3.JwtAuthentication", **_jwt(jwks)),
         _filter("rbac", "rbac.v3.RBAC") | {"name": "aios.revoked"},
         _filter("rbac", "rbac.v3.RBAC", rules={"action": "ALLOW"}),
-        _filter("decompressor", "decompressor.v3.Decompressor", **_gunzip()),
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=limits.JSON_BODY_BYTES_MAX),
         _filter(
             "grpc_field_extraction", "grpc_field_extraction.v3.GrpcFieldExtractionConfig", **_extraction()
@@ -147,22 +146,6 @@ def _jwt(jwks: str) -> Json:
         "providers": {"aios": provider},
         "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "aios"}}],
         "bypass_cors_preflight": True,
-    }
-
-
-def _gunzip() -> Json:
-    """Unpack before the body limit counts, so that 64 KiB of gzip cannot become 64 MiB behind it."""
-    return {
-        "decompressor_library": {
-            "name": "gzip",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.compression.gzip.decompressor.v3.Gzip"
-            },
-        },
-        "request_direction_config": {"common_config": {}},
-        "response_direction_config": {
-            "common_config": {"enabled": {"default_value": False, "runtime_key": "aios.gunzip_responses"}}
-        },
     }
 
 

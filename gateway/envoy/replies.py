@@ -18,6 +18,7 @@ _NO_DEPLOYMENT_GRPC = (
     f'Project %REQ({PROJECT_HEADER})% has no deployment "%REQ({MODEL_HEADER})%". '
     "Check the model name and the token's project."
 )
+_UNREADABLE = "The message cannot be read. Send it without gRPC compression."
 
 # HTTP status -> (gRPC code of the same meaning, reason). Programs test the reason; it never changes.
 _PROBLEMS = {
@@ -49,7 +50,7 @@ _GRPC_STATUS = {
 # Where Envoy's own words do not say what to change.
 _DETAILS = {
     400: "The request is malformed: %RESPONSE_CODE_DETAILS%.",
-    403: "This token may not do this: its role does not allow it here, or it has been revoked.",
+    403: "This token may not do this: its role does not allow it, it has another audience, or it is revoked.",
     413: f"The body is too large: at most {limits.JSON_BODY_BYTES_MAX // limits.MIB} MiB here, and "
     f"{limits.TENSOR_BODY_BYTES_MAX // limits.MIB} MiB for tensors.",
 }
@@ -62,7 +63,8 @@ def local_replies() -> Json:
     return {
         "mappers": [
             _mapper([grpc, predict, _status(404)], _text(_NO_DEPLOYMENT_GRPC), 5),
-            _mapper([grpc, predict, _too_large_to_read()], _text(_DETAILS[413]), 8),
+            _mapper([grpc, predict, _extraction("FAILED_PRECONDITION")], _text(_DETAILS[413]), 8),
+            _mapper([grpc, predict, _extraction("INVALID_ARGUMENT")], _text(_UNREADABLE)),
             *(
                 _mapper([grpc, _status(code)], _text(_DETAILS.get(code, _BODY)), number)
                 for code, number in _GRPC_STATUS.items()
@@ -114,14 +116,14 @@ def _request(header: str, match: Json) -> Json:
     return {"header_filter": {"header": {"name": header, "string_match": match}}}
 
 
-def _too_large_to_read() -> Json:
-    """The filter that reads the model's name gave up on the message; its own status would be FAILED_PRECONDITION."""
+def _extraction(status: str) -> Json:
+    """The filter that reads the model's name gave up: FAILED_PRECONDITION means its buffer is full."""
     return {
         "extension_filter": {
             "name": "envoy.access_loggers.extension_filters.cel",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-                "expression": "response.code_details.contains('BUFFER')",
+                "expression": f"response.code_details.startsWith('grpc_field_extraction_{status}')",
             },
         }
     }

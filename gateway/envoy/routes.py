@@ -184,13 +184,7 @@ def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:
         )
         for deployment in deployments
     ]
-    # Not a direct response: those have no buffer limit of their own, and every message is first read under this one.
-    unknown = {
-        "match": path,
-        "route": {"cluster": "none", "cluster_not_found_response_code": "NOT_FOUND"},
-        "typed_per_filter_config": filters,
-        "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
-    }
+    unknown = _to_nowhere(path, filters)
     closed = _refuse(
         {"prefix": f"/{PREDICT}/"}, 404, "This method administers the model server and is closed."
     )
@@ -201,8 +195,8 @@ def _predict_http(deployments: Sequence[DeploymentRoute]) -> list[Json]:
     """By the path's model name. Only whole, known paths: no alias leads to Triton's administration."""
     filters = {_RBAC: allow(PREDICTORS), _BUFFER: body_limit(limits.TENSOR_BODY_BYTES_MAX)}
     server = {"safe_regex": {"regex": "/v2(/health/(live|ready))?/?"}}
-    # Envoy has unpacked gzip by now; what it cannot unpack would grow inside the model server, past every limit.
-    packed = {"prefix": "/v2/", "headers": [{"name": "content-encoding", "present_match": True}, _not_gzip()]}
+    # Unpacked inside the model server, a compressed body would grow past every limit kept here.
+    packed = {"prefix": "/v2/", "headers": [_is("content-encoding", "identity") | {"invert_match": True}]}
     found = []
     for deployment in deployments:
         name = re.escape(deployment.name)
@@ -211,9 +205,9 @@ def _predict_http(deployments: Sequence[DeploymentRoute]) -> list[Json]:
         found.append(_predict(deployment, "http", match, {"timeout": f"{limits.PREDICT_SECONDS}s"}, filters))
     return [
         _to(GATEWAY_HTTP, server, "inference server"),
-        _refuse(packed, 415, "Send the body plain or with content-encoding gzip."),
+        _refuse(packed, 415, "Send the body without content-encoding."),
         *found,
-        _refuse({"prefix": "/v2/"}, 404, "") | {"typed_per_filter_config": filters},
+        _to_nowhere({"prefix": "/v2/"}, filters),
     ]
 
 
@@ -277,9 +271,22 @@ def _action(action: Json) -> Json:
 
 
 def _refuse(match: Json, status: int, detail: str) -> Json:
-    """Answer here. An empty detail is filled by the listener, which knows project and model of the request."""
-    body = {"body": {"inline_string": detail}} if detail else {}
-    return {"match": match, "direct_response": {"status": status, **body}}
+    """Answer here."""
+    return {"match": match, "direct_response": {"status": status, "body": {"inline_string": detail}}}
+
+
+def _to_nowhere(match: Json, filters: Json) -> Json:
+    """Where predictions are matched first, while their project and model are unknown, and stay when nothing has them.
+
+    A route to a cluster that does not exist, because a direct response would neither answer a CORS preflight nor
+    let a message larger than the listener's buffer be read for its model's name.
+    """
+    return {
+        "match": match,
+        "route": {"cluster": "none", "cluster_not_found_response_code": "NOT_FOUND"},
+        "typed_per_filter_config": filters,
+        "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
+    }
 
 
 def _operation(name: str) -> Json:
@@ -289,14 +296,6 @@ def _operation(name: str) -> Json:
 
 def _is(header: str, value: str) -> Json:
     return {"name": header, "string_match": {"exact": value}}
-
-
-def _not_gzip() -> Json:
-    return {
-        "name": "content-encoding",
-        "string_match": {"safe_regex": {"regex": "(?i)gzip|identity"}},
-        "invert_match": True,
-    }
 
 
 def _header(name: str, value: str) -> Json:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,6 +33,7 @@ from gateway.envoy.model import Address, Backend, DeploymentRoute, Mirror, Repli
 from gateway.envoy.publish import Applied, Publisher
 
 LOCAL = "127.0.0.1"
+GRACE_SECONDS = 0.5  # requests under way when a fake closes
 SERVER_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 128 << 20)]
 
 
@@ -93,7 +94,7 @@ def serve_grpc(stack: ExitStack, add: Any) -> int:
     add(server)
     port = server.add_insecure_port(f"{LOCAL}:0")
     server.start()
-    stack.callback(lambda: server.stop(0).wait())
+    stack.callback(lambda: server.stop(GRACE_SECONDS).wait())
     return port
 
 
@@ -112,7 +113,7 @@ def serve_http(stack: ExitStack, answer: Any) -> int:
             head = f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
             self.wfile.write(head.encode() + payload)
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = handle_any
+        do_GET = do_POST = handle_any  # noqa: N815  # names that the base class looks up
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
@@ -128,7 +129,7 @@ def serve_http(stack: ExitStack, answer: Any) -> int:
     return int(server.server_address[1])
 
 
-class Model(service_pb2_grpc.GRPCInferenceServiceServicer):
+class Model(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
     """A fake replica: adds its number to the input, over both doors of the Open Inference Protocol."""
 
     def __init__(self, number: int, delay: float = 0.0) -> None:
@@ -198,10 +199,8 @@ class Stack:
         self.collector = Collector()
         self.app_seen: list[Seen] = []
         services_port = serve_grpc(self._cleanup, lambda s: s.add_generic_rpc_handlers((self.echo,)))
-        collector_port = serve_grpc(
-            self._cleanup,
-            lambda s: trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self.collector, s),
-        )
+        add_collector: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+        collector_port = serve_grpc(self._cleanup, lambda s: add_collector(self.collector, s))
         app_port = serve_http(self._cleanup, self._app)
         services = Address(LOCAL, services_port)
         self._key = Ed25519PrivateKey.generate()
@@ -272,7 +271,8 @@ class Stack:
         """A unary gRPC call of raw bytes. Raises grpc.RpcError."""
         with grpc.insecure_channel(f"{LOCAL}:{self.port}") as channel:
             metadata = tuple((self.bearer() if headers is None else headers).items())
-            reply: bytes = channel.unary_unary(method)(body, metadata=metadata, timeout=10)
+            unary: Any = channel.unary_unary(method)
+            reply: bytes = unary(body, metadata=metadata, timeout=10)
             return reply
 
     def predict_grpc(self, model: str, **claims: Any) -> float:
@@ -292,6 +292,16 @@ class Stack:
     def _app(self, seen: Seen) -> tuple[int, Any]:
         self.app_seen.append(seen)
         return 200, {"path": seen.path, "headers": seen.headers, "size": len(seen.body)}
+
+
+@contextmanager
+def envoy(root: Path) -> Iterator[Stack]:
+    """A stack with a running Envoy."""
+    stack = Stack(root)
+    try:
+        yield stack
+    finally:
+        stack.close()
 
 
 def grpc_input(values: np.ndarray[Any, Any]) -> Any:
