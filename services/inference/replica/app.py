@@ -1,202 +1,150 @@
-"""The life of a replica: fetch, load, answer, report; end when the model no longer answers."""
+"""Build a replica from what the node agent says, and run it until it is stopped or fails."""
 
 import asyncio
+import contextlib
 import logging
 import os
-import shutil
-import time
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import closing
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-from opentelemetry import trace
+import grpc
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from aios.errors import FailedPrecondition
-from services.inference.replica import probe, repository, spans
-from services.inference.replica.download import fetch
-from services.inference.replica.probe import Probe, ProbeFailed
-from services.inference.replica.repository import Backend
-from services.inference.replica.server import STOP_SECONDS, Ports, Server
-from services.inference.replica.spec import Download, ReplicaSpec, State
-from services.inference.replica.triton import Triton
+from aios.config import Settings
+from aios.errors import AiosError, InvalidArgument
+from aios.runtime import logs, telemetry
+from aios.runtime.channel import connect
+from aios.runtime.tokens import TokenSource, token_file
+from services.inference.replica.control import GrpcControlPlane
+from services.inference.replica.life import Replica
+from services.inference.replica.server import Ports
+from services.inference.replica.spec import State
+from services.inference.replica.triton import locate
 
-REPORT_SECONDS = 2.0
-"""Between reports; the inference service gives a silent replica up after several."""
-
-START_SECONDS_MAX = 300.0
-"""For the server to load the model: large ones are read from disk and copied to a device."""
-
-START_POLL_SECONDS = 0.025
-INSTANCES = 1
-"""Copies of the model in one replica. Scale comes from replicas, which fail alone."""
-
-_SOCKET_PATH_BYTES_MAX = 107
 _log = logging.getLogger(__name__)
-_tracer = trace.get_tracer("aios.replica")
-
-
-class ControlPlane(Protocol):
-    """What a replica asks of, and tells to, the services."""
-
-    async def spec(self) -> ReplicaSpec:
-        """What this replica serves."""
-
-    async def downloads(self, model_version: str) -> Sequence[Download]:
-        """The files of a model version, with fresh URLs."""
-
-    async def report(self, state: State, message: str) -> None:
-        """Tell the state. Returns even if nobody could be told: a replica outlives the control plane.
-
-        Raises:
-            StaleEpoch: A newer attempt serves in this one's place.
-        """
-
-
-class StartFailed(FailedPrecondition):
-    """Triton could not load the model, or it never answered."""
-
-    reason = "MODEL_LOAD_FAILED"
-
-
-class ServerEnded(FailedPrecondition):
-    """The server ended by itself."""
-
-    reason = "SERVER_ENDED"
 
 
 @dataclass(frozen=True)
-class Replica:
-    """Everything that one attempt at serving needs; `serve` is its whole life."""
+class Attempt:
+    """What the node agent tells a job about itself."""
 
-    control: ControlPlane
-    triton: Triton
+    job: str
+    epoch: int
     ports: Ports
-    scratch: Path
-    """Empty directory of this attempt's own."""
-    span_processor: SpanProcessor
-    span_resource: Resource
-    environment: Mapping[str, str]
-    """Ours. The server's is made from a few of its variables."""
+    traceparent: str
+    scratch: str | None
+    """Directory for this attempt's files; the system's own where None."""
     threads: int
+    """Threads of the model's operators."""
 
-    async def serve(self) -> None:
-        """Serve until cancelled; then the server ends in good order.
+    @classmethod
+    def load(cls, environment: Mapping[str, str]) -> "Attempt":
+        """Read the job's part of the environment.
 
         Raises:
-            AiosError: The replica cannot start or has stopped answering. No process is left.
+            InvalidArgument: A variable is missing or not a number, and which.
         """
-        await self.control.report(State.STARTING, "")
-        spec = await self.control.spec()
-        root = self.scratch / "repository"
-        with _tracer.start_as_current_span("model.fetch") as span:
-            files = await self.control.downloads(spec.model_version)
-            span.set_attribute("aios.bytes", await fetch(files, root / spec.deployment_id))
-        self._write_repository(root / spec.deployment_id, spec, files)
-
-        socket_path = self._socket_path()
-        with closing(await spans.receive(socket_path, self.span_processor, self.span_resource)):
-            environment = self.triton.environment(self.threads, self.environment)
-            environment[spans.SPAN_SOCKET] = str(socket_path)
-            check = Probe(self.ports.http, spec.deployment_id, spec.signature)
-            try:
-                with _tracer.start_as_current_span("model.load"):
-                    server = await Server.start(
-                        self.triton, root, spec.deployment_id, self.ports, environment
-                    )
-                    try:
-                        warm_seconds = await _first_answer(server, check)
-                    except BaseException:
-                        await server.stop(0)
-                        raise
-                await self._stay(server, check, warm_seconds)
-            finally:
-                await check.close()
-
-    async def _stay(self, server: Server, check: Probe, warm_seconds: float) -> None:
-        _log.info("ready: one inference takes %.1f ms", warm_seconds * 1000)
-        grace = 0.0  # what has failed does not shut down in good order either: that was seen to hang
-        try:
-            await _until_one_ends(
-                probe.watch(check, warm_seconds, asyncio.sleep),
-                _ended(server),
-                _child_ended(server),
-                self._report_ready(),
-            )
-        except asyncio.CancelledError:
-            grace = STOP_SECONDS
-            await check.close()  # the server waits for open connections
-            raise
-        finally:
-            await server.stop(grace)
-
-    async def _report_ready(self) -> None:
-        while True:
-            await self.control.report(State.READY, "")
-            await asyncio.sleep(REPORT_SECONDS)
-
-    def _write_repository(self, model: Path, spec: ReplicaSpec, files: Sequence[Download]) -> None:
-        backend = self.triton.backend
-        if backend is Backend.PYTHON:
-            shutil.copy(Path(__file__).with_name("model.py"), model / repository.VERSION / "model.py")
-        config = repository.config_text(
-            spec,
-            repository.model_file(each.path for each in files),
-            backend,
-            instances=INSTANCES,
-            threads=self.threads,
-            gpu=backend is Backend.ONNXRUNTIME and bool(self.environment.get("CUDA_VISIBLE_DEVICES")),
+        return cls(
+            job=_variable(environment, "AIOS_JOB"),
+            epoch=_number(environment, "AIOS_EPOCH"),
+            ports=Ports(
+                http=_number(environment, "AIOS_PORT_HTTP"),
+                grpc=_number(environment, "AIOS_PORT_GRPC"),
+                metrics=_number(environment, "AIOS_PORT_METRICS"),
+            ),
+            traceparent=environment.get("TRACEPARENT", ""),
+            scratch=environment.get("AIOS_SCRATCH"),
+            threads=_number(environment, "OMP_NUM_THREADS") if "OMP_NUM_THREADS" in environment else 1,
         )
-        (model / "config.pbtxt").write_text(config)
-
-    def _socket_path(self) -> Path:
-        path = self.scratch / "spans"
-        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES_MAX:
-            return path
-        raise StartFailed(f"scratch directory {self.scratch} is too long a path for a socket in it")
 
 
-async def _first_answer(server: Server, check: Probe) -> float:
-    """Wait until the model answers; returns the seconds that a warm inference takes."""
-    ended = asyncio.create_task(server.wait())
-    deadline = time.monotonic() + START_SECONDS_MAX
+def main() -> None:
+    """Run the replica of this job. Exits 0 when it was stopped, 1 when it failed."""
     try:
-        while not ended.done():
-            try:
-                await check.ask(START_SECONDS_MAX)
-                began = time.monotonic()
-                await check.ask(START_SECONDS_MAX)
-                return time.monotonic() - began
-            except ProbeFailed as error:  # not listening yet
-                if time.monotonic() > deadline:
-                    raise StartFailed(f"no answer in {START_SECONDS_MAX:.0f} s: {error}") from error
-            await asyncio.wait([ended], timeout=START_POLL_SECONDS)
-        raise StartFailed(f"Triton could not load the model: {server.reason()}")
-    finally:
-        ended.cancel()
+        settings, attempt = Settings.load(), Attempt.load(os.environ)
+        logs.setup("replica", settings.log_level)
+        if settings.token_file is None:
+            raise InvalidArgument.of("AIOS_TOKEN_FILE", "must name the file with this job's token")
+        token = token_file(settings.token_file)
+    except AiosError as error:
+        sys.exit(f"replica: {error.message}")
+    sys.exit(asyncio.run(run(settings, attempt, token)))
 
 
-async def _ended(server: Server) -> None:
-    code = await server.wait()
-    raise ServerEnded(f"Triton ended with {code}: {server.reason()}")
+async def run(settings: Settings, attempt: Attempt, token: TokenSource) -> int:
+    """Serve until SIGTERM; returns the exit code."""
+    public = urlsplit(settings.address)
+    otlp = settings.otlp_endpoint or public.netloc
+    credentials = grpc.ssl_channel_credentials() if public.scheme == "https" else None
+    if settings.telemetry:
+        telemetry.setup("replica", otlp, token)
+    compute_spans = BatchSpanProcessor(
+        telemetry.OtlpExporter(otlp, token),
+        max_queue_size=telemetry.SPAN_QUEUE_MAX,
+        schedule_delay_millis=telemetry.EXPORT_EVERY_MILLIS,
+    )
+    async with connect(public.netloc, token, background=True, credentials=credentials) as channel:
+        control = GrpcControlPlane(channel, attempt.job, attempt.epoch, attempt.ports)
+        with tempfile.TemporaryDirectory(prefix="replica-", dir=attempt.scratch) as scratch:
+            code = await _serve(settings, attempt, control, Path(scratch), compute_spans)
+    # Exporters wait for the network: off the loop, and after everything that can fail.
+    await asyncio.to_thread(compute_spans.shutdown)
+    await asyncio.to_thread(telemetry.shutdown)
+    return code
 
 
-async def _child_ended(server: Server) -> None:
-    await server.child_ended()
-    raise ServerEnded("the model's process ended")
-
-
-async def _until_one_ends(*lives: Coroutine[Any, Any, None]) -> None:
-    """Run all until the first ends; its exception, if any, is ours. The others are cancelled."""
-    tasks = [asyncio.create_task(life) for life in lives]
+async def _serve(
+    settings: Settings,
+    attempt: Attempt,
+    control: GrpcControlPlane,
+    scratch: Path,
+    compute_spans: BatchSpanProcessor,
+) -> int:
+    reason = "the replica ended"
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+        replica = Replica(
+            control=control,
+            triton=locate(settings),
+            ports=attempt.ports,
+            scratch=scratch,
+            span_processor=compute_spans,
+            span_resource=Resource.create({"service.name": "triton"}),
+            environment=os.environ,
+            threads=attempt.threads,
+            traceparent=attempt.traceparent,
+        )
+        life = asyncio.create_task(replica.serve())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, life.cancel)
+        await life
+    except asyncio.CancelledError:
+        _log.info("stopped")
+        return 0
+    except AiosError as error:
+        reason = error.message
+        _log.error("the replica ends: %s", reason)
+    except Exception:  # noqa: BLE001 - whatever it was, the services hear that this replica is gone
+        reason = "internal fault of the replica; its log says which"
+        _log.exception("the replica failed")
+    with contextlib.suppress(AiosError):
+        await control.report(State.FAILED, reason)
+    return 1
+
+
+def _variable(environment: Mapping[str, str], name: str) -> str:
+    if value := environment.get(name):
+        return value
+    raise InvalidArgument.of(name, "must be set: a replica runs as a job of the scheduler")
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = _variable(environment, name)
+    if not text.isascii() or not text.isdigit():
+        raise InvalidArgument.of(name, f"must be a whole number, not {text!r}")
+    return int(text)

@@ -22,7 +22,7 @@ import onnxruntime as ort
 import triton_python_backend_utils as pb
 
 SPAN_SOCKET = "AIOS_SPAN_SOCKET"
-"""Names the supervisor's datagram socket."""
+"""Names the supervisor's datagram socket, relative to the working directory."""
 
 LIFELINE = "AIOS_LIFELINE_FD"
 """`{fd}:{path}`: read end of a pipe whose write end only the supervisor holds, prefix of our shared memory."""

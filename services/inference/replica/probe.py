@@ -42,9 +42,10 @@ class Probe:
         try:
             answer = await self._http.post("/infer", content=self._body, headers=headers, timeout=timeout)
         except httpx.TransportError as error:
-            raise ProbeFailed(f"no answer within {timeout:.1f} s ({type(error).__name__})") from error
+            problem = f"{type(error).__name__} within {timeout:.1f} s"
+            raise ProbeFailed(f"the model does not answer: {problem}") from error
         if answer.status_code != httpx.codes.OK:
-            raise ProbeFailed(f"HTTP {answer.status_code}: {answer.text[:500]}")
+            raise ProbeFailed(f"the model does not answer: HTTP {answer.status_code}, {answer.text[:500]}")
 
     async def completed(self) -> int:
         """Requests that the model has answered so far; -1 if the server does not say."""

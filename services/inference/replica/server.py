@@ -24,6 +24,7 @@ LIFELINE = "AIOS_LIFELINE_FD"
 When we are killed, the model's process removes the one and ends itself: Triton's would stay.
 """
 
+LOOPBACK = "127.0.0.1"
 LINES_KEPT_MAX = 50
 """Last lines of the server's output, for the reason of a failed start."""
 
@@ -74,7 +75,7 @@ class Server:
                 triton.server,
                 *arguments(triton, repository, model, ports, shared_memory),
                 env={**environment, LIFELINE: f"{lifeline}:/dev/shm/{shared_memory}"},
-                cwd=repository,
+                cwd=repository.parent,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -166,9 +167,9 @@ def arguments(triton: Triton, repository: Path, model: str, ports: Ports, shared
         "--disable-auto-complete-config",
         f"--backend-directory={triton.backends}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory}",
-        "--http-address=127.0.0.1",
-        "--grpc-address=127.0.0.1",
-        "--metrics-address=127.0.0.1",
+        f"--http-address={LOOPBACK}",
+        f"--grpc-address={LOOPBACK}",
+        f"--metrics-address={LOOPBACK}",
         f"--http-port={ports.http}",
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",

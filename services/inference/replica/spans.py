@@ -7,6 +7,7 @@ it measured as JSON datagrams, and here they become spans of the service `triton
 import asyncio
 import json
 import logging
+import os
 import re
 import socket
 from pathlib import Path
@@ -49,7 +50,12 @@ async def receive(path: Path, processor: SpanProcessor, resource: Resource) -> a
     """Receive datagrams at `path` until the transport is closed. Only this user may send."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listening.setblocking(False)
-    listening.bind(str(path))
+    directory = os.open(path.parent, os.O_DIRECTORY)
+    try:
+        # A socket's path has 107 bytes at most, and this one may be deep: bind relative to its directory.
+        listening.bind(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
     path.chmod(0o600)
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: SpanReceiver(processor, resource), sock=listening

@@ -1,0 +1,112 @@
+"""The replica's side of the inference and data services, over gRPC through the public door."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import grpc
+
+from aios.common.v1.tensor_pb2 import TensorSpec
+from aios.data.v1.data_service_pb2 import ListDownloadsRequest
+from aios.data.v1.data_service_pb2_grpc import DataServiceStub
+from aios.errors import Aborted, AiosError, DeadlineExceeded, Unavailable
+from aios.inference.v1 import deployment_pb2, inference_service_pb2
+from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from aios.names import check_id
+from services.inference.replica.server import LOOPBACK, Ports
+from services.inference.replica.spec import Download, ReplicaSpec, Signature, State, Tensor
+
+PATIENCE_SECONDS = 60.0
+"""For the services to come back while a replica starts; then the attempt ends and another follows."""
+
+PAUSE_SECONDS = 1.0
+REPORT_TIMEOUT_SECONDS = 5.0
+
+_STATES = {
+    State.STARTING: deployment_pb2.Replica.STATE_STARTING,
+    State.READY: deployment_pb2.Replica.STATE_READY,
+    State.FAILED: deployment_pb2.Replica.STATE_FAILED,
+}
+_log = logging.getLogger(__name__)
+
+
+class GrpcControlPlane:
+    """A `ControlPlane` for one attempt of one job."""
+
+    def __init__(self, channel: grpc.aio.Channel, job: str, epoch: int, ports: Ports) -> None:
+        self._inference = InferenceServiceStub(channel)
+        self._data = DataServiceStub(channel)
+        self._job = job
+        self._epoch = epoch
+        self._ports = ports
+        self._unheard = False
+
+    async def spec(self) -> ReplicaSpec:
+        """What this replica serves. Waits for a service that is not there."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        request = inference_service_pb2.GetReplicaSpecRequest(job=self._job)
+        while True:
+            try:
+                return spec_from_proto(await self._inference.GetReplicaSpec(request))
+            except (Unavailable, DeadlineExceeded) as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                _log.warning("waiting for the inference service: %s", error.message)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def downloads(self, model_version: str) -> Sequence[Download]:
+        """The files of a model version, with fresh URLs."""
+        request = ListDownloadsRequest(parent=model_version)
+        found = []
+        while True:
+            page = await self._data.ListDownloads(request)
+            found += [
+                Download(each.file.path, each.file.sha256, each.file.size_bytes, each.url)
+                for each in page.downloads
+            ]
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def report(self, state: State, message: str) -> None:
+        """Tell the state; see `ControlPlane.report`."""
+        request = inference_service_pb2.ReportReplicaRequest(
+            job=self._job,
+            epoch=self._epoch,
+            state=_STATES[state],
+            message=message,
+            host=LOOPBACK,
+            http_port=self._ports.http,
+            grpc_port=self._ports.grpc,
+        )
+        try:
+            await self._inference.ReportReplica(request, timeout=REPORT_TIMEOUT_SECONDS)
+        except Aborted:
+            raise
+        except AiosError as error:
+            if not self._unheard:  # once, not every other second
+                _log.warning("the state %s was not heard: %s", state.name, error.message)
+            self._unheard = True
+        else:
+            self._unheard = False
+
+
+def spec_from_proto(proto: inference_service_pb2.ReplicaSpec) -> ReplicaSpec:
+    """The values of a replica's spec; the deployment's id is checked because it becomes a path."""
+    signature = proto.signature
+    return ReplicaSpec(
+        deployment_id=check_id(proto.deployment_id, "deployment_id"),
+        revision=proto.revision,
+        model_version=proto.model_version,
+        signature=Signature(
+            inputs=tuple(_tensor(each) for each in signature.inputs),
+            outputs=tuple(_tensor(each) for each in signature.outputs),
+            max_batch_size=signature.max_batch_size,
+        ),
+        batch_delay_micros=proto.batch_delay_micros,
+        manifest_sha256=proto.manifest_sha256,
+    )
+
+
+def _tensor(proto: TensorSpec) -> Tensor:
+    return Tensor(proto.name, proto.datatype, tuple(proto.shape))

@@ -1,0 +1,198 @@
+"""The life of a replica: fetch, load, answer, report; end when the model no longer answers."""
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor
+
+from aios.errors import FailedPrecondition
+from aios.runtime import telemetry
+from services.inference.replica import probe, repository, spans
+from services.inference.replica.download import fetch
+from services.inference.replica.probe import Probe, ProbeFailed
+from services.inference.replica.repository import Backend
+from services.inference.replica.server import STOP_SECONDS, Ports, Server
+from services.inference.replica.spec import Download, ReplicaSpec, State
+from services.inference.replica.triton import Triton
+
+REPORT_SECONDS = 2.0
+"""Between reports; the inference service gives a silent replica up after several."""
+
+START_SECONDS_MAX = 300.0
+"""For the server to load the model: large ones are read from disk and copied to a device."""
+
+START_POLL_SECONDS = 0.025
+INSTANCES = 1
+"""Copies of the model in one replica. Scale comes from replicas, which fail alone."""
+
+_log = logging.getLogger(__name__)
+
+
+class ControlPlane(Protocol):
+    """What a replica asks of, and tells to, the services."""
+
+    async def spec(self) -> ReplicaSpec:
+        """What this replica serves."""
+
+    async def downloads(self, model_version: str) -> Sequence[Download]:
+        """The files of a model version, with fresh URLs."""
+
+    async def report(self, state: State, message: str) -> None:
+        """Tell the state. Returns even if nobody could be told: a replica outlives the control plane.
+
+        Raises:
+            StaleEpoch: A newer attempt serves in this one's place.
+        """
+
+
+class StartFailed(FailedPrecondition):
+    """Triton could not load the model, or it never answered."""
+
+    reason = "MODEL_LOAD_FAILED"
+
+
+class ServerEnded(FailedPrecondition):
+    """The server ended by itself."""
+
+    reason = "SERVER_ENDED"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Everything that one attempt at serving needs; `serve` is its whole life."""
+
+    control: ControlPlane
+    triton: Triton
+    ports: Ports
+    scratch: Path
+    """Empty directory of this attempt's own."""
+    span_processor: SpanProcessor
+    span_resource: Resource
+    environment: Mapping[str, str]
+    """Ours. The server's is made from a few of its variables."""
+    threads: int
+    traceparent: str = ""
+    """W3C context of the request that made this job; its start is part of that trace."""
+
+    async def serve(self) -> None:
+        """Serve until cancelled; then the server ends in good order.
+
+        Raises:
+            AiosError: The replica cannot start or has stopped answering. No process is left.
+        """
+        with closing(await spans.receive(self.scratch / "spans", self.span_processor, self.span_resource)):
+            with telemetry.span("replica.start", traceparent=self.traceparent):
+                server, check, warm_seconds = await self._start()
+            try:
+                await self._stay(server, check, warm_seconds)
+            finally:
+                await check.close()
+
+    async def _start(self) -> tuple[Server, Probe, float]:
+        await self.control.report(State.STARTING, "")
+        spec = await self.control.spec()
+        model = self.scratch / "repository" / spec.deployment_id
+        with telemetry.span("model.fetch") as span:
+            files = await self.control.downloads(spec.model_version)
+            span.set_attribute("aios.bytes", await fetch(files, model))
+        self._write_repository(model, spec, files)
+        environment = self.triton.environment(self.threads, self.environment)
+        environment[spans.SPAN_SOCKET] = "spans"  # in the server's working directory
+        check = Probe(self.ports.http, spec.deployment_id, spec.signature)
+        with telemetry.span("model.load"):
+            server = await Server.start(
+                self.triton, model.parent, spec.deployment_id, self.ports, environment
+            )
+            try:
+                return server, check, await _first_answer(server, check)
+            except BaseException:
+                await server.stop(0)
+                await check.close()
+                raise
+
+    async def _stay(self, server: Server, check: Probe, warm_seconds: float) -> None:
+        _log.info("ready: one inference takes %.1f ms", warm_seconds * 1000)
+        grace = 0.0  # what has failed does not shut down in good order either: that was seen to hang
+        try:
+            await _until_one_ends(
+                probe.watch(check, warm_seconds, asyncio.sleep),
+                _ended(server),
+                _child_ended(server),
+                self._report_ready(),
+            )
+        except asyncio.CancelledError:
+            grace = STOP_SECONDS
+            await check.close()  # the server waits for open connections
+            raise
+        finally:
+            await server.stop(grace)
+
+    async def _report_ready(self) -> None:
+        while True:
+            await self.control.report(State.READY, "")
+            await asyncio.sleep(REPORT_SECONDS)
+
+    def _write_repository(self, model: Path, spec: ReplicaSpec, files: Sequence[Download]) -> None:
+        backend = self.triton.backend
+        if backend is Backend.PYTHON:
+            shutil.copy(Path(__file__).with_name("model.py"), model / repository.VERSION / "model.py")
+        config = repository.config_text(
+            spec,
+            repository.model_file(each.path for each in files),
+            backend,
+            instances=INSTANCES,
+            threads=self.threads,
+            gpu=backend is Backend.ONNXRUNTIME and bool(self.environment.get("CUDA_VISIBLE_DEVICES")),
+        )
+        (model / "config.pbtxt").write_text(config)
+
+
+async def _first_answer(server: Server, check: Probe) -> float:
+    """Wait until the model answers; returns the seconds that a warm inference takes."""
+    ended = asyncio.create_task(server.wait())
+    deadline = time.monotonic() + START_SECONDS_MAX
+    try:
+        while not ended.done():
+            try:
+                await check.ask(START_SECONDS_MAX)
+                began = time.monotonic()
+                await check.ask(START_SECONDS_MAX)
+                return time.monotonic() - began
+            except ProbeFailed as error:  # not listening yet
+                if time.monotonic() > deadline:
+                    raise StartFailed(f"no answer in {START_SECONDS_MAX:.0f} s: {error}") from error
+            await asyncio.wait([ended], timeout=START_POLL_SECONDS)
+        raise StartFailed(f"Triton could not load the model: {server.reason()}")
+    finally:
+        ended.cancel()
+
+
+async def _ended(server: Server) -> None:
+    code = await server.wait()
+    raise ServerEnded(f"Triton ended with {code}: {server.reason()}")
+
+
+async def _child_ended(server: Server) -> None:
+    await server.child_ended()
+    raise ServerEnded("the model's process ended")
+
+
+async def _until_one_ends(*lives: Coroutine[Any, Any, None]) -> None:
+    """Run all until the first ends; its exception, if any, is ours. The others are cancelled."""
+    tasks = [asyncio.create_task(life) for life in lives]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
