@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import grpc
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -70,6 +71,17 @@ def span(
         name, context=parent, kind=kind, attributes=dict(attributes or {})
     ) as made:
         yield made
+
+
+@contextmanager
+def within(traceparent: str) -> Iterator[None]:
+    """Make `traceparent` the current context without a span of its own; no change where it is empty."""
+    token = otel_context.attach(_propagator.extract({"traceparent": traceparent})) if traceparent else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            otel_context.detach(token)
 
 
 def record_span(
