@@ -9,7 +9,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy import Connection, Engine, MetaData, create_engine
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from aios.errors import FailedPrecondition
@@ -45,11 +45,13 @@ def upgrade(engine: Engine, migrations_dir: Path) -> None:
             ) from error
 
 
-def differences(connection: Connection, metadata: MetaData) -> list[Any]:
-    """What the tables in code have and the database lacks, or the reverse; empty when migrations are complete."""
-    context = MigrationContext.configure(connection)
-    found: list[Any] = compare_metadata(context, metadata)
-    return found
+def differences(migrations_dir: Path, metadata: MetaData) -> list[Any]:
+    """What the tables in code have and the migrations do not make, or the reverse. Empty is as it should be."""
+    engine = create_engine("sqlite://")
+    upgrade(engine, migrations_dir)
+    with engine.connect() as connection:
+        found: list[Any] = compare_metadata(MigrationContext.configure(connection), metadata)
+        return found
 
 
 def config(migrations_dir: Path, connection: Connection, metadata: MetaData | None = None) -> Config:

@@ -81,7 +81,7 @@ class Page:
         if len(rows) <= self.size:
             return rows, ""
         last = rows[self.size - 1]._mapping
-        return rows[: self.size], _encode([last[column] for column in by], self.query)
+        return rows[: self.size], encode([last[column] for column in by], self.query)
 
 
 def _digest(request: ListRequest) -> str:
@@ -94,7 +94,7 @@ def _digest(request: ListRequest) -> str:
     return hashlib.sha256(name + b"\0" + bare.SerializeToString(deterministic=True)).hexdigest()[:16]
 
 
-def _encode(key: list[Any], query: str) -> str:
+def encode(key: list[Any], query: str) -> str:
     values = [{"time": value.isoformat()} if isinstance(value, datetime) else value for value in key]
     body = json.dumps([query, values], separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(_checksum(body) + body).decode().rstrip("=")

@@ -26,11 +26,11 @@ def revise(package: str, message: str) -> Path | None:
     metadata: MetaData = store.metadata
     directory = Path(str(store.__file__)).parent / "migrations"
     (directory / "versions").mkdir(parents=True, exist_ok=True)
+    if not migrations.differences(directory, metadata):
+        return None
     engine = create_engine("sqlite://")
     migrations.upgrade(engine, directory)
     with engine.begin() as connection:
-        if not migrations.differences(connection, metadata):
-            return None
         config = migrations.config(directory, connection, metadata)
         number = len(list(ScriptDirectory.from_config(config).walk_revisions())) + 1
         made = command.revision(config, message, autogenerate=True, rev_id=f"{number:04}")

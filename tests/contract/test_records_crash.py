@@ -1,0 +1,82 @@
+"""What a caller was told is done survives the death of the process."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aios.config import Settings
+from aios.records import Feed
+from aios.records.dialect import journal_mode
+from tests.notes import ids, open_notes
+
+ROOT = Path(__file__).parents[2]
+KILLS = 3
+
+WRITER = """
+import asyncio, sys, uuid
+from pathlib import Path
+from aios.config import Settings
+from tests.notes import add, open_notes
+
+async def main():
+    db = await open_notes(Settings(home=Path(sys.argv[1])))
+
+    async def lane():
+        while True:
+            note = uuid.uuid4().hex
+            await db.write(lambda tx: add(tx, note))
+            print(note, flush=True)
+
+    await asyncio.gather(*(lane() for _ in range(8)))
+
+asyncio.run(main())
+"""
+
+
+async def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
+    acknowledged = set().union(*[await asyncio.to_thread(write_until_killed, tmp_path) for _ in range(KILLS)])
+
+    db = await open_notes(Settings(home=tmp_path))
+    kept = await db.read(ids)
+    changes = await Feed(db).read("note", None, after=1, limit=100_000)
+    await db.close()
+
+    assert len(acknowledged) > 20
+    assert acknowledged <= set(kept)
+    # Each change has its event, each event its change, and no revision is missing.
+    assert sorted(event.resource_id for event in changes.events) == kept
+    assert [event.revision for event in changes.events] == list(range(2, len(kept) + 2))
+
+
+def write_until_killed(home: Path) -> set[str]:
+    """The notes that a process said were written, before it was killed in the middle of writing more."""
+    command = [sys.executable, "-c", WRITER, str(home)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    time.sleep(0.3)
+    process.kill()
+    lines = [first, *process.communicate()[0].splitlines(keepends=True)]
+    return {line.strip() for line in lines if line.endswith("\n")}
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"),
+    [
+        ((3, 40, 1), "TRUNCATE"),
+        ((3, 44, 5), "TRUNCATE"),
+        ((3, 44, 6), "WAL"),
+        ((3, 46, 0), "TRUNCATE"),
+        ((3, 50, 6), "TRUNCATE"),
+        ((3, 50, 7), "WAL"),
+        ((3, 51, 2), "TRUNCATE"),
+        ((3, 51, 3), "WAL"),
+        ((3, 52, 0), "WAL"),
+    ],
+)
+def test_wal_is_used_only_where_its_reset_is_fixed(version: tuple[int, int, int], mode: str) -> None:
+    assert journal_mode(version) == mode
