@@ -5,7 +5,6 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 import grpc
 import uvicorn
@@ -21,6 +20,7 @@ from aios.inference.v1 import inference_service_pb2
 from aios.scheduler.v1 import agent_service_pb2, scheduler_service_pb2
 from aios.telemetry.v1 import trace_service_pb2
 from aios.trainer.v1 import trainer_service_pb2
+from gateway.http import release
 from gateway.http.rules import Routes
 from gateway.http.transcoder import Transcoder
 
@@ -112,11 +112,7 @@ async def _alive(request: Request) -> Response:
 
 async def _server(request: Request) -> Response:
     """Server metadata. Source: Open Inference Protocol v2."""
-    try:
-        release = version("aios-platform")
-    except PackageNotFoundError:
-        release = "unknown"
-    return JSONResponse({"name": "aios", "version": release, "extensions": []})
+    return JSONResponse({"name": "aios", "version": release(), "extensions": []})
 
 
 async def _state(channel: grpc.aio.Channel) -> str:

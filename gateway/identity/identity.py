@@ -116,11 +116,15 @@ class Identity:
         claims = tokens.worker_claims(job, epoch, new_id("wrk"))
         return self._sign(claims, tokens.WORKER_TTL), self._clock.now() + tokens.WORKER_TTL
 
+    async def revoked(self) -> Sequence[Token]:
+        """Every revoked token that has not expired."""
+        return await self._db.read(lambda tx: store.revoked_tokens(tx, self._clock.now()))
+
     async def revocations(self) -> AsyncIterator[Sequence[Token]]:
         """The revoked tokens: now, at each change, and again as a heartbeat."""
         while True:
             seen = self._db.revision
-            yield await self._db.read(lambda tx: store.revoked_tokens(tx, self._clock.now()))
+            yield await self.revoked()
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await self._db.wait(seen)

@@ -1,0 +1,76 @@
+"""The gateway's process: identity, traces, the HTTP applications, and the writer of Envoy's configuration."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from aios.bus import Bus, Relay
+from aios.config import Settings
+from aios.identity.v1 import identity_service_pb2_grpc
+from aios.records import Database
+from aios.runtime.app import App
+from aios.runtime.channel import connect
+from aios.runtime.clock import SystemClock
+from aios.runtime.server import Service
+from aios.telemetry.v1 import trace_service_pb2_grpc
+from gateway import http, identity, inference_server
+from gateway.edge import Edge
+from gateway.http import app as http_app
+from gateway.identity import keys
+from gateway.identity import store as identity_store
+from gateway.identity.identity import Identity
+from gateway.identity.servicer import IdentityServicer
+from gateway.telemetry import servicer as telemetry
+from gateway.telemetry.store import SpanStore
+
+SERVICE_OF_DOMAIN = {
+    "scheduler": "scheduler",
+    "data": "data",
+    "trainer": "trainer",
+    "inference": "inference",
+    "identity": "gateway",
+    "telemetry": "gateway",
+}
+"""Which process serves each domain of the contract."""
+
+
+async def build(settings: Settings, stack: AsyncExitStack) -> App:
+    """Open what the gateway keeps, and put its parts together."""
+    assert settings.identity_key_file is not None
+    assert settings.jwks_file is not None
+    key = keys.load(settings.identity_key_file, settings.jwks_file)
+    migrations = Path(identity.__file__).parent / "migrations"
+    db = await Database.open(settings, "identity", identity_store.metadata, migrations)
+    stack.push_async_callback(db.close)
+    who = Identity(db, key, SystemClock())
+    await who.prepare()
+
+    spans = await SpanStore.open(settings.home / "gateway" / "spans.db")
+    stack.push_async_callback(spans.close)
+    bus = await Bus.connect(settings, "gateway")
+    stack.push_async_callback(bus.close)
+
+    # Callers keep their own tokens: the gateway lends its authority to nobody.
+    channels = {
+        domain: await stack.enter_async_context(connect(settings.address_of(service), None))
+        for domain, service in SERVICE_OF_DOMAIN.items()
+    }
+    web = http_app.build(channels)
+    edge = Edge(settings, who)
+
+    async def serve_http() -> None:
+        await http_app.serve(web, settings.gateway_http_address)
+
+    return App(
+        services=[
+            Service(
+                identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityServicer(who, db)
+            ),
+            Service(
+                trace_service_pb2_grpc.add_TraceServiceServicer_to_server, telemetry.TraceServicer(spans)
+            ),
+            Service(telemetry.add_otlp, telemetry.OtlpServicer(spans)),
+            Service(inference_server.add_to, ("aios", http.release())),
+        ],
+        loops=[serve_http, edge.publish, edge.follow_routes, edge.follow_revocations, Relay(db, bus).run],
+        foreign=telemetry.FOREIGN | inference_server.FOREIGN,
+    )

@@ -1,0 +1,168 @@
+"""Keeps Envoy as the platform is: replicas and weights from the inference service, revoked tokens, public keys.
+
+The last table stays in force while the inference service is away, across restarts of this process too: no news is
+never an empty table.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from aios.config import Settings
+from aios.inference.v1 import deployment_pb2, inference_service_pb2, inference_service_pb2_grpc
+from aios.names import DeploymentName, RevisionName
+from aios.runtime.channel import service_channel
+from gateway.envoy.admin import Admin
+from gateway.envoy.files import ConfigFiles
+from gateway.envoy.model import Address, Backend, DeploymentRoute, Replica, Services, Snapshot
+from gateway.envoy.publish import ConfigRefused, Publisher
+from gateway.identity.identity import Identity
+
+COLD_SECONDS = 1.0  # until a revision that did not answer Envoy's health check is asked again
+REFRESH_SECONDS = 30.0  # tokens are renewed in place: nobody tells us
+
+_log = logging.getLogger(__name__)
+
+
+class Edge:
+    """The one writer of Envoy's configuration. Run its three loops."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        assert settings.jwks_file is not None
+        self._settings = settings
+        self._identity = identity
+        self._jwks: Path = settings.jwks_file
+        self._files = ConfigFiles(settings.home / "envoy")
+        self._publisher = Publisher(
+            self._files, Admin(self._files.admin_socket), listen=_address(settings.envoy_address)
+        )
+        self._services = _services(settings)
+        self._revoked: frozenset[str] = frozenset()
+        self._deployments: tuple[DeploymentRoute, ...] = ()
+        self._revision: int | None = None
+        """Of the table in `_deployments`; None before the inference service has spoken."""
+        self._confirmed: int | None = None
+        self._in_force: dict[tuple[str, str], DeploymentRoute] = {}
+        self._changed = asyncio.Event()
+
+    async def follow_routes(self) -> None:
+        """Take each routing table that the inference service sends."""
+        async with service_channel(self._settings, "inference") as channel:
+            stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+            async for table in stub.WatchRoutes(inference_service_pb2.WatchRoutesRequest()):
+                self._deployments, self._revision = deployments(table), table.revision
+                self._confirmed = None  # who asks again has forgotten
+                self._changed.set()
+
+    async def follow_revocations(self) -> None:
+        """Take each set of revoked tokens."""
+        async for tokens in self._identity.revocations():
+            revoked = frozenset(token.id for token in tokens)
+            if revoked != self._revoked:
+                self._revoked = revoked
+                self._changed.set()
+
+    async def publish(self) -> None:
+        """Bring Envoy to the newest state at each change, and tell the inference service once it is there."""
+        former = await asyncio.to_thread(self._files.load)
+        if former is not None and self._revision is None:
+            self._deployments = former.deployments
+        self._revoked = frozenset(token.id for token in await self._identity.revoked())
+        await self._publisher.start(
+            await self._snapshot(), node_id=self._settings.node, token=await self._token()
+        )
+        while True:
+            self._changed.clear()
+            deployments, revision = self._deployments, self._revision
+            try:
+                applied = await self._publisher.apply(await self._snapshot())
+            except ConfigRefused as error:
+                _log.error("%s", error)
+                settled = False
+            else:
+                settled = self._note_in_force(deployments, set(applied.cold))
+                if settled and revision is not None:
+                    await self._confirm(revision)
+            await asyncio.to_thread(self._files.write_token, await self._token())
+            await _wait(self._changed, REFRESH_SECONDS if settled else COLD_SECONDS)
+
+    def _note_in_force(self, wanted: Iterable[DeploymentRoute], cold: set[tuple[str, str]]) -> bool:
+        """Remember what Envoy serves now; whether that is all of what is wanted.
+
+        A deployment whose replicas do not answer keeps its former route. That is settled where the former route is
+        the wanted one: it is down, and no other revision waits to take over.
+        """
+        before, self._in_force = self._in_force, {}
+        for deployment in wanted:
+            held = deployment.key in cold and deployment.key in before
+            self._in_force[deployment.key] = before[deployment.key] if held else deployment
+        return all(self._in_force[deployment.key] == deployment for deployment in wanted)
+
+    async def _confirm(self, revision: int) -> None:
+        if revision == self._confirmed:
+            return
+        async with service_channel(self._settings, "inference") as channel:
+            stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+            await stub.ConfirmRoutes(inference_service_pb2.ConfirmRoutesRequest(revision=revision))
+        self._confirmed = revision
+
+    async def _snapshot(self) -> Snapshot:
+        jwks = await asyncio.to_thread(self._jwks.read_text)
+        return Snapshot(
+            services=self._services,
+            jwks=jwks,
+            revoked=self._revoked,
+            deployments=self._deployments,
+            open_paths=("/readyz",),
+        )
+
+    async def _token(self) -> str:
+        """Envoy's own token, for its spans; ours where it was given none."""
+        own = self._settings.secret("envoy.token")
+        path = own if await asyncio.to_thread(own.exists) else self._settings.token_file
+        assert path is not None
+        return (await asyncio.to_thread(path.read_text)).strip()
+
+
+def deployments(table: inference_service_pb2.WatchRoutesResponse) -> tuple[DeploymentRoute, ...]:
+    """A routing table as Envoy's model has it, ordered so that equal tables are equal."""
+    found = []
+    for route in table.deployments:
+        name = DeploymentName.parse(route.deployment)
+        backends = tuple(
+            Backend(RevisionName.parse(one.revision).id, one.weight, _replicas(one.replicas))
+            for one in route.revisions
+        )
+        found.append(DeploymentRoute(name.project, name.deployment, backends))
+    return tuple(sorted(found, key=lambda route: route.key))
+
+
+def _replicas(replicas: Iterable[deployment_pb2.Replica]) -> tuple[Replica, ...]:
+    ready = (one for one in replicas if one.state == deployment_pb2.Replica.STATE_READY)
+    return tuple(sorted(Replica(one.host, one.http_port, one.grpc_port) for one in ready))
+
+
+def _services(settings: Settings) -> Services:
+    return Services(
+        scheduler=_address(settings.scheduler_address),
+        data=_address(settings.data_address),
+        trainer=_address(settings.trainer_address),
+        inference=_address(settings.inference_address),
+        gateway_grpc=_address(settings.gateway_address),
+        gateway_http=_address(settings.gateway_http_address),
+        collector=_address(settings.otlp_endpoint) if settings.otlp_endpoint else None,
+    )
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return Address(host.strip("[]"), int(port))
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
