@@ -182,7 +182,11 @@ def report(job: Job, said: Attempt, now: datetime) -> Job:
             job=str(job.name),
             epoch=str(said.epoch),
         )
-    if attempt.state is AttemptState.ENDED or said.state is attempt.state:
+    if attempt.state is AttemptState.ENDED and said.state in LIVE:
+        raise StaleEpoch(
+            f"Attempt {said.epoch} of {job.name} has ended.", job=str(job.name), epoch=str(said.epoch)
+        )
+    if said.state is attempt.state:
         return job
     if said.state is AttemptState.RUNNING:
         known = replace(

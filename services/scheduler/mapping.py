@@ -19,6 +19,7 @@ from services.scheduler.specs import STOP_GRACE, JobSpec, Kind
 _ATTEMPT_STATES: Mapping[int, AttemptState] = {
     job_pb2.Attempt.State.Value(f"STATE_{state}"): state for state in AttemptState
 }
+ENDED = job_pb2.Attempt.STATE_ENDED
 
 
 def job_to_proto(job: Job, waits: Reason | None = None) -> job_pb2.Job:

@@ -6,7 +6,6 @@ longer: a node has killed its attempts before the scheduler gives them to anothe
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -40,7 +39,6 @@ class Node:
     capacity: Resources
     host: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    heartbeat_time: datetime | None = None
 
 
 class Leases:

@@ -46,6 +46,7 @@ class Reconciler:
         self._sessions = sessions
         self._signer = signer
         self._leases = Leases(lease_seconds)
+        self._heard_at: dict[str, datetime] = {}
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
         self._wake = asyncio.Event()
@@ -57,6 +58,11 @@ class Reconciler:
     def heard(self, node: str) -> None:
         """A node's heartbeat arrived."""
         self._leases.heard(node, self._clock.monotonic())
+        self._heard_at[node] = self._clock.now()
+
+    def heartbeat_time(self, node: str) -> datetime | None:
+        """When a node was last heard, for people; None when not since this process started."""
+        return self._heard_at.get(node)
 
     async def run(self) -> None:
         """Take steps until cancelled."""
@@ -74,8 +80,9 @@ class Reconciler:
         # Before the reading: what is then read includes everything that these agents said when they registered, so
         # no attempt whose end is already stored is sent again.
         connected = self._sessions.current()
-        await self._give_up(await self._db.read(store.all_nodes))
         snapshot = await self._db.read(store.snapshot)
+        if await self._give_up(snapshot):
+            snapshot = await self._db.read(store.snapshot)
         decided = plan(snapshot, self._clock.now())
         if decided.starts:
             await self._db.write(lambda tx: self._apply(tx, snapshot, decided))
@@ -106,7 +113,7 @@ class Reconciler:
             return stale
 
         stops = await self._db.write(write)
-        self._leases.heard(node.name, self._clock.monotonic())
+        self.heard(node.name)
         self.wake()
         return stops
 
@@ -120,15 +127,17 @@ class Reconciler:
         """A node is shutting down: nothing more starts on it."""
         await self._db.write(lambda tx: _set_state(tx, node, NodeState.STOPPED))
 
-    async def _give_up(self, nodes: Sequence[Node]) -> None:
-        ready = [node.name for node in nodes if node.state is not NodeState.LOST]
-        for name in self._leases.expired(ready, self._clock.monotonic()):
+    async def _give_up(self, seen: Snapshot) -> bool:
+        """Lose the nodes whose lease ran out, and what they held. True when there were any."""
+        watched = [n.name for n in seen.nodes if n.state is NodeState.READY or n.name in seen.held]
+        silent = self._leases.expired(watched, self._clock.monotonic())
+        for name in silent:
             # First, so that no heartbeat is answered any more: an answer would let the node keep what is lost here.
             self._sessions.close(name, "The node's lease has run out.")
             self._leases.forget(name)
-            given_up = await self._db.write(lambda tx, name=name: self._lose_node(tx, name))  # type: ignore[misc]
-            if given_up:
-                _log.warning("node %s fell silent; lost attempts of %s", name, ", ".join(given_up))
+            lost = await self._db.write(lambda tx, name=name: self._lose_node(tx, name))  # type: ignore[misc]
+            _log.warning("node %s fell silent with %d attempts: %s", name, len(lost), ", ".join(lost))
+        return bool(silent)
 
     def _lose_node(self, tx: Tx, name: str) -> list[str]:
         now = self._clock.now()

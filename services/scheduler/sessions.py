@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from aios.errors import Aborted, AiosError
+from aios.errors import Aborted
 from aios.scheduler.v1 import agent_service_pb2
 
 OUTBOX_MAX = 4096  # messages; far above what one node can hold, so a full box means a dead peer
@@ -26,7 +26,7 @@ class Session:
         self.node = node
         self.said: set[tuple[str, str, int]] = set()
         """(`assignment` or `stop`, job, epoch)."""
-        self.ended: AiosError | None = None
+        self.ended: Exception | None = None
         self._outbox: asyncio.Queue[agent_service_pb2.ConnectResponse | None] = asyncio.Queue(OUTBOX_MAX)
 
     def send(self, message: agent_service_pb2.ConnectResponse) -> None:
@@ -37,8 +37,8 @@ class Session:
             except asyncio.QueueFull:
                 self.end(SessionEnded("The agent does not read what it is sent."))
 
-    def end(self, error: AiosError | None) -> None:
-        """Close the stream with an error, or quietly because the agent hung up."""
+    def end(self, error: Exception | None) -> None:
+        """Close the stream with an error; None when the agent hung up."""
         if self.ended is None:
             self.ended = error or SessionEnded("The agent hung up.")
             while self._outbox.full():
@@ -49,7 +49,7 @@ class Session:
         """What to send, until the end.
 
         Raises:
-            AiosError: what the session ended with.
+            Exception: what the session ended with.
         """
         while (message := await self._outbox.get()) is not None:
             yield message

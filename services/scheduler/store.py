@@ -29,6 +29,7 @@ from aios.errors import Aborted
 from aios.names import JobName
 from aios.records import Json, Page, Proto, Tx, UtcTime
 from aios.records.pages import ListRequest
+from aios.runtime import telemetry
 from aios.scheduler.v1 import job_pb2
 from services.scheduler import mapping
 from services.scheduler.jobs import (
@@ -118,7 +119,7 @@ def add(tx: Tx, job: Job) -> Job:
     row = {"project": job.name.project, "id": job.name.job, "spec": mapping.spec_to_proto(job.spec)}
     tx.execute(insert(jobs).values(row | _changing(job) | {"version": 1}))
     stored = get(tx, job.name)
-    tx.emit("job", job.name.project, job.name.job, "created", mapping.job_to_proto(stored))
+    _announce(tx, stored, "created")
     return stored
 
 
@@ -159,8 +160,7 @@ def save(tx: Tx, before: Job, after: Job) -> Job:
         _save_attempt(tx, before, after.attempt)
     stored = get(tx, before.name)
     if after.state is not before.state:
-        payload = mapping.job_to_proto(stored)
-        tx.emit("job", after.name.project, after.name.job, EVENT[after.state], payload)
+        _announce(tx, stored, EVENT[after.state])
     return stored
 
 
@@ -240,6 +240,11 @@ def put_node(tx: Tx, node: Node) -> None:
         tx.execute(insert(nodes).values(row | {"name": node.name}))
     else:
         tx.execute(update(nodes).where(nodes.c.name == node.name).values(row))
+
+
+def _announce(tx: Tx, job: Job, event: str) -> None:
+    with telemetry.within(job.traceparent):  # whoever caused the change, it belongs to the job's trace
+        tx.emit("job", job.name.project, job.name.job, event, mapping.job_to_proto(job))
 
 
 def _save_attempt(tx: Tx, job: Job, attempt: Attempt) -> None:

@@ -1,0 +1,148 @@
+"""The agents' door: one stream that registers, renews and reports, and one that brings output."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+from aios.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from aios.names import JobName, NodeName
+from aios.records import Database
+from aios.scheduler.v1 import agent_service_pb2, agent_service_pb2_grpc
+from services.scheduler import mapping, store
+from services.scheduler.jobs import AttemptState, JobNotFound
+from services.scheduler.logs import Logs
+from services.scheduler.reconciler import Held, Reconciler
+from services.scheduler.sessions import Session, Sessions
+
+Context = Any
+
+
+class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
+    """What node agents say and hear.
+
+    Args:
+        lease: How long an agent may keep its jobs after the last heartbeat that was answered.
+    """
+
+    def __init__(
+        self, db: Database, reconciler: Reconciler, sessions: Sessions, logs: Logs, lease: timedelta
+    ) -> None:
+        self._db = db
+        self._reconciler = reconciler
+        self._sessions = sessions
+        self._logs = logs
+        self._lease = lease
+
+    async def Connect(
+        self, requests: AsyncIterator[agent_service_pb2.ConnectRequest], context: Context
+    ) -> AsyncIterator[agent_service_pb2.ConnectResponse]:
+        first = await anext(requests, None)
+        if first is None or not first.HasField("register"):
+            raise FailedPrecondition("The first message must be `register`.", reason="NOT_REGISTERED")
+        node = mapping.node_from_proto(first.register)
+        said = [mapping.attempt_from_proto(each.attempt) for each in first.register.attempts]
+        _require_node(node.name, *(each.node for each in said))
+        session = Session(node.name)
+        # An older stream is silenced before this one's word counts.
+        self._sessions.close(node.name, "The agent of this node has connected again.")
+        stops = await self._reconciler.register(node, said)
+        session.send(_registered(self._lease, stops))
+        for each in said:
+            if each.state is AttemptState.ENDED:
+                session.send(_ack(str(each.job), each.epoch))
+        with self._sessions.opened(session):
+            self._reconciler.wake()
+            reader = asyncio.create_task(self._listen(session, requests))
+            try:
+                async for message in session.outgoing():
+                    yield message
+            finally:
+                reader.cancel()
+
+    async def PushLogs(
+        self, requests: AsyncIterator[agent_service_pb2.PushLogsRequest], context: Context
+    ) -> AsyncIterator[agent_service_pb2.PushLogsResponse]:
+        known: set[Held] = set()
+        async for request in requests:
+            name = JobName.parse(request.job, "job")
+            if (request.job, request.epoch) not in known:
+                await self._require_attempt(name, request.epoch)
+                known.add((request.job, request.epoch))
+            if request.offset < 0:
+                raise InvalidArgument.of("offset", "must not be negative")
+            stored = await self._logs.append(
+                name, request.epoch, request.offset, request.data, end=request.end
+            )
+            yield agent_service_pb2.PushLogsResponse(
+                job=request.job, epoch=request.epoch, stored_bytes=stored
+            )
+
+    async def _listen(
+        self, session: Session, requests: AsyncIterator[agent_service_pb2.ConnectRequest]
+    ) -> None:
+        """Take what the agent says until it hangs up; whatever goes wrong ends the stream, and it comes again."""
+        try:
+            async for request in requests:
+                if session.ended is not None:
+                    return
+                await self._take(session, request)
+            session.end(None)
+        except Exception as error:  # noqa: BLE001  # raised again where the stream is written
+            session.end(error)
+
+    async def _take(self, session: Session, request: agent_service_pb2.ConnectRequest) -> None:
+        match request.WhichOneof("message"):
+            case "heartbeat":
+                self._reconciler.heard(session.node)
+                sequence = request.heartbeat.sequence
+                session.send(
+                    agent_service_pb2.ConnectResponse(
+                        heartbeat_ack=agent_service_pb2.HeartbeatAck(sequence=sequence)
+                    )
+                )
+            case "report":
+                said = mapping.attempt_from_proto(request.report.attempt)
+                _require_node(session.node, said.node)
+                counts = await self._reconciler.report(said)
+                if said.state is AttemptState.ENDED:
+                    session.send(_ack(str(said.job), said.epoch))
+                elif not counts:
+                    stop = _stop_now(str(said.job), said.epoch)
+                    session.send(agent_service_pb2.ConnectResponse(stop=stop))
+            case "leave":
+                await self._reconciler.leave(session.node)
+            case _:
+                raise FailedPrecondition("The node is registered already.", reason="REGISTERED_TWICE")
+
+    async def _require_attempt(self, name: JobName, epoch: int) -> None:
+        if await self._db.read(lambda tx: store.attempt_node(tx, name, epoch)) is None:
+            raise JobNotFound(f"{name} has no attempt {epoch}.", name=str(name))
+
+
+def _require_node(node: str, *others: str) -> None:
+    for other in others:
+        if other != node:
+            raise PermissionDenied(
+                f"{NodeName(node)} cannot speak for {NodeName(other)}.", reason="OTHER_NODE", node=other
+            )
+
+
+def _registered(lease: timedelta, stops: list[Held]) -> agent_service_pb2.ConnectResponse:
+    return agent_service_pb2.ConnectResponse(
+        registered=agent_service_pb2.Registered(
+            lease=mapping.duration(lease), stops=[_stop_now(job, epoch) for job, epoch in stops]
+        )
+    )
+
+
+def _stop_now(job: str, epoch: int) -> agent_service_pb2.Stop:
+    # No grace: the attempt has lost its claim, and another one may be running.
+    return agent_service_pb2.Stop(job=job, epoch=epoch, grace=mapping.duration(timedelta()))
+
+
+def _ack(job: str, epoch: int) -> agent_service_pb2.ConnectResponse:
+    state = mapping.ENDED
+    return agent_service_pb2.ConnectResponse(
+        report_ack=agent_service_pb2.ReportAck(job=job, epoch=epoch, state=state)
+    )

@@ -1,0 +1,134 @@
+"""The public face: convert, call, convert."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+
+from aios.names import JobName, NodeName, ProjectName, check_id, new_id
+from aios.records import Database, Event, Feed, Tx
+from aios.runtime import telemetry
+from aios.runtime.clock import Clock
+from aios.runtime.watch import serve_watch
+from aios.scheduler.v1 import job_pb2, node_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
+from services.scheduler import jobs, mapping, specs, store
+from services.scheduler.logs import Logs
+from services.scheduler.plan import check_placeable
+from services.scheduler.reconciler import Reconciler
+from services.scheduler.resources import Resources
+
+Context = Any
+
+
+class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
+    """Jobs and nodes, for people and services."""
+
+    def __init__(self, db: Database, reconciler: Reconciler, logs: Logs, clock: Clock) -> None:
+        self._db = db
+        self._feed = Feed(db)
+        self._reconciler = reconciler
+        self._logs = logs
+        self._clock = clock
+
+    async def CreateJob(
+        self, request: scheduler_service_pb2.CreateJobRequest, context: Context
+    ) -> job_pb2.Job:
+        project = check_id(ProjectName.parse(request.parent, "parent").project, "parent")
+        name = JobName(project, check_id(request.job_id, "job_id") if request.job_id else new_id("job"))
+        spec = specs.check(mapping.spec_from_proto(request.job.spec))
+        asked = jobs.create(name, spec, self._clock.now(), telemetry.current_traceparent())
+
+        def write(tx: Tx) -> job_pb2.Job:
+            check_placeable(spec.resources, store.all_nodes(tx))
+            return mapping.job_to_proto(store.add(tx, asked))
+
+        made = await self._db.once(request, write, job_pb2.Job)
+        self._reconciler.wake()
+        return made
+
+    async def GetJob(self, request: scheduler_service_pb2.GetJobRequest, context: Context) -> job_pb2.Job:
+        name = JobName.parse(request.name)
+        return self._shown(await self._db.read(lambda tx: store.get(tx, name)))
+
+    async def ListJobs(
+        self, request: scheduler_service_pb2.ListJobsRequest, context: Context
+    ) -> scheduler_service_pb2.ListJobsResponse:
+        project = ProjectName.parse(request.parent, "parent").project
+        (found, token), revision = await self._db.read(
+            lambda tx: (store.page(tx, request, project), tx.revision())
+        )
+        return scheduler_service_pb2.ListJobsResponse(
+            jobs=[self._shown(job) for job in found], next_page_token=token, revision=revision
+        )
+
+    async def CancelJob(
+        self, request: scheduler_service_pb2.CancelJobRequest, context: Context
+    ) -> job_pb2.Job:
+        name = JobName.parse(request.name)
+
+        def write(tx: Tx) -> jobs.Job:
+            job = store.get(tx, name)
+            return store.save(tx, job, jobs.cancel(job, self._clock.now()))
+
+        job = await self._db.write(write)
+        self._reconciler.wake()
+        return self._shown(job)
+
+    async def WatchJobs(
+        self, request: scheduler_service_pb2.WatchJobsRequest, context: Context
+    ) -> AsyncIterator[scheduler_service_pb2.WatchJobsResponse]:
+        project = ProjectName.parse(request.parent, "parent").project
+        async for response in serve_watch(self._feed, "job", project, request.start_revision, _changes):
+            yield response
+
+    async def ReadJobLogs(
+        self, request: scheduler_service_pb2.ReadJobLogsRequest, context: Context
+    ) -> AsyncIterator[scheduler_service_pb2.ReadJobLogsResponse]:
+        name = JobName.parse(request.name)
+        pieces = self._logs.read(
+            name,
+            request.epoch,
+            request.offset,
+            follow=request.follow,
+            current=lambda: self._db.read(lambda tx: store.get(tx, name)),
+            changed=lambda: self._db.wait(self._db.revision),
+        )
+        async for piece in pieces:
+            yield scheduler_service_pb2.ReadJobLogsResponse(
+                epoch=piece.epoch, offset=piece.offset, data=piece.data
+            )
+
+    async def GetNode(self, request: scheduler_service_pb2.GetNodeRequest, context: Context) -> node_pb2.Node:
+        name = NodeName.parse(request.name).node
+        node, held = await self._db.read(lambda tx: (store.get_node(tx, name), store.held(tx)))
+        return mapping.node_to_proto(node, held.get(name, Resources()), self._reconciler.heartbeat_time(name))
+
+    async def ListNodes(
+        self, request: scheduler_service_pb2.ListNodesRequest, context: Context
+    ) -> scheduler_service_pb2.ListNodesResponse:
+        (found, token), held = await self._db.read(lambda tx: (store.node_page(tx, request), store.held(tx)))
+        heard = self._reconciler.heartbeat_time
+        return scheduler_service_pb2.ListNodesResponse(
+            nodes=[
+                mapping.node_to_proto(node, held.get(node.name, Resources()), heard(node.name))
+                for node in found
+            ],
+            next_page_token=token,
+        )
+
+    def _shown(self, job: jobs.Job) -> job_pb2.Job:
+        return mapping.job_to_proto(job, self._reconciler.waits.get(job.name))
+
+
+def _changes(events: Sequence[Event], revision: int) -> scheduler_service_pb2.WatchJobsResponse:
+    return scheduler_service_pb2.WatchJobsResponse(
+        events=[
+            scheduler_service_pb2.JobEvent(
+                type=event.type,
+                job=ParseDict(dict(event.payload), job_pb2.Job(), ignore_unknown_fields=True),
+                revision=event.revision,
+            )
+            for event in events
+        ],
+        revision=revision,
+    )
