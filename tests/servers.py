@@ -1,16 +1,19 @@
 """The real servers that tests talk to, each in a temporary folder and on a free port."""
 
 import json
+import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aios.blobs import Credentials, seaweed
 from aios.bus import nats_server_config
 from aios.config import Settings
 
@@ -99,3 +102,56 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
         else:
             return
     raise AssertionError(f"nothing listens on port {port} after {START_SECONDS} s")
+
+
+@dataclass
+class S3Server:
+    """An object store that a test can kill and start again on the same ports."""
+
+    directory: Path
+    ports: Mapping[str, int]
+    credentials: Credentials
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports['s3']}"
+
+    def settings(self, settings: Settings, bucket: str = "aios") -> Settings:
+        """The same settings, with this server as the object store; a bucket of its own keeps a test apart."""
+        return replace(
+            settings,
+            s3_endpoint=self.endpoint,
+            s3_bucket=bucket,
+            s3_credentials_file=self.directory / "credentials.json",
+        )
+
+    def start(self) -> None:
+        """Start it; `Blobs.open` waits until it answers."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        keys = {"access_key": self.credentials.access_key, "secret_key": self.credentials.secret_key}
+        (self.directory / "credentials.json").write_text(json.dumps(keys))
+        seaweed.prepare(self.directory, self.credentials)
+        command = seaweed.weed_command(Path(binary("weed")), self.directory, self.ports)
+        environment = {**os.environ, **seaweed.weed_environment(self.directory, self.credentials)}
+        with (self.directory / "s3.log").open("ab") as log:
+            self.process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextmanager
+def s3_server(directory: Path) -> Iterator[S3Server]:
+    """A running S3 server, configured as `aios up` does it."""
+    ports = {listener: free_port() for listener in seaweed.PORTS}
+    server = S3Server(directory, ports, Credentials("test", secrets.token_urlsafe(16)))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -1,0 +1,301 @@
+"""One bucket of an S3 server, as the platform uses it."""
+
+import asyncio
+import base64
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Self, TypeVar
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from aios.blobs.errors import BlobChanged, BlobMissing, ObjectStoreUnavailable, ObjectStoreUnfit
+from aios.blobs.presign import Credentials, Presigned, presign
+from aios.config import Settings
+from aios.runtime.clock import Clock, SystemClock
+
+URL_LIFETIME = timedelta(minutes=15)
+"""Of a presigned URL: a 5 GiB blob at 6 MB/s still begins and ends in it."""
+THREADS = 8  # as many requests at once; each hash takes a core, so more would only queue elsewhere
+READ_BYTES = 256 * 1024  # held per blob while it is hashed
+SMALL_BYTES_MAX = 16 * 1024 * 1024  # what `get` takes into memory: manifests, never data
+START_SECONDS = 30.0  # a server that starts beside us is ready long before
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_TRANSPORT_ERRORS = (urllib3.exceptions.HTTPError, ServerError, InvalidResponseError, OSError)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as the server lists it."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    """Changes when the object does."""
+    modify_time: datetime
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an object holds, read to its end."""
+
+    sha256: str
+    size_bytes: int
+    etag: str
+    """Of the very bytes that were read."""
+
+
+class Blobs:
+    """Async face of the S3 SDK, which is synchronous: each call runs in one of a few threads.
+
+    Make it with `open`. A server that does not answer is ObjectStoreUnavailable everywhere.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        assert settings.s3_credentials_file is not None
+        self._credentials = Credentials.load(settings.s3_credentials_file)
+        self._endpoint = settings.s3_endpoint
+        self._public_endpoint = settings.s3_public_endpoint or settings.s3_endpoint
+        self._region, self._bucket = settings.s3_region, settings.s3_bucket
+        self._clock = clock or SystemClock()
+        self._http = urllib3.PoolManager(
+            maxsize=THREADS,
+            timeout=urllib3.Timeout(connect=5, read=60),
+            retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+        )
+        address = urlsplit(self._endpoint)
+        self._s3 = Minio(
+            address.netloc,
+            self._credentials.access_key,
+            self._credentials.secret_key,
+            secure=address.scheme == "https",
+            region=self._region,
+            http_client=self._http,
+        )
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
+
+    @classmethod
+    async def open(cls, settings: Settings, clock: Clock | None = None) -> Self:
+        """Wait for the server, make the bucket, and check that a conditional PUT holds.
+
+        Raises:
+            ObjectStoreUnavailable: no answer within START_SECONDS.
+            ObjectStoreUnfit: the server ignores `If-None-Match`.
+        """
+        blobs = cls(settings, clock)
+        try:
+            await blobs._wait_for_bucket()
+            await blobs._probe()
+        except BaseException:
+            await blobs.close()
+            raise
+        return blobs
+
+    async def close(self) -> None:
+        """Wait for the calls under way, then let go of the connections."""
+        await asyncio.to_thread(self._threads.shutdown)
+        self._http.clear()
+
+    def presigned_put(self, key: str, sha256: str, size_bytes: int) -> Presigned:
+        """A request that stores exactly this content under `key`, once.
+
+        Length and checksum are signed. A server may still ignore the checksum: hash what arrived before you trust it.
+        """
+        headers = {
+            "Content-Length": str(size_bytes),
+            "If-None-Match": "*",
+            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+        }
+        return presign(
+            "PUT",
+            self._public_endpoint,
+            f"/{self._bucket}/{key}",
+            credentials=self._credentials,
+            region=self._region,
+            now=self._clock.now(),
+            lifetime=URL_LIFETIME,
+            headers=headers,
+        )
+
+    def presigned_get(self, key: str) -> Presigned:
+        """A request that reads `key`. Whether it exists is not looked up."""
+        return presign(
+            "GET",
+            self._public_endpoint,
+            f"/{self._bucket}/{key}",
+            credentials=self._credentials,
+            region=self._region,
+            now=self._clock.now(),
+            lifetime=URL_LIFETIME,
+        )
+
+    async def stat(self, key: str) -> Entry | None:
+        """What is stored under `key`; None where nothing is."""
+        try:
+            return await self._call(lambda: self._stat(key))
+        except BlobMissing:
+            return None
+
+    async def read_digest(self, key: str) -> Content:
+        """Hash an object as it streams, READ_BYTES at a time.
+
+        Raises:
+            BlobMissing: nothing is stored there.
+        """
+        return await self._call(lambda: self._read_digest(key))
+
+    async def get(self, key: str) -> bytes:
+        """A small object's bytes.
+
+        Raises:
+            BlobMissing: nothing is stored there.
+            ValueError: it is larger than SMALL_BYTES_MAX.
+        """
+        return await self._call(lambda: self._get(key))
+
+    async def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store a small object unless the key has one. False when it has: after a lost answer that may be ours."""
+        return await self._call(lambda: self._put_if_absent(key, data))
+
+    async def copy(self, source: str, target: str, etag: str) -> None:
+        """Copy inside the server, if `source` is still the object with this etag. Overwrites `target`.
+
+        Raises:
+            BlobMissing, BlobChanged: the source is gone, or is another.
+        """
+        origin = CopySource(self._bucket, source, match_etag=etag)
+        await self._call(lambda: self._s3.copy_object(self._bucket, target, origin))
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        await self._call(lambda: self._s3.remove_object(self._bucket, key))
+
+    async def list(self, prefix: str, limit: int) -> list[Entry]:
+        """The first objects below a prefix, in key order."""
+        return await self._call(lambda: list(islice(self._list(prefix), limit)))
+
+    def _stat(self, key: str) -> Entry:
+        found = self._s3.stat_object(self._bucket, key)
+        assert found.size is not None
+        assert found.last_modified is not None
+        return Entry(key, found.size, found.etag or "", found.last_modified)
+
+    def _read_digest(self, key: str) -> Content:
+        response = self._s3.get_object(self._bucket, key)
+        try:
+            digest, size = hashlib.sha256(), 0
+            for piece in response.stream(READ_BYTES, decode_content=False):
+                digest.update(piece)
+                size += len(piece)
+            return Content(digest.hexdigest(), size, response.headers.get("etag", "").strip('"'))
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _get(self, key: str) -> bytes:
+        response = self._s3.get_object(self._bucket, key)
+        try:
+            data = response.read(SMALL_BYTES_MAX + 1)
+        finally:
+            response.close()
+            response.release_conn()
+        if len(data) > SMALL_BYTES_MAX:
+            raise ValueError(f"{key} is larger than {SMALL_BYTES_MAX} bytes")
+        return data
+
+    def _put_if_absent(self, key: str, data: bytes) -> bool:
+        # The SDK has no conditional write; a request presigned for ourselves is one.
+        request = presign(
+            "PUT",
+            self._endpoint,
+            f"/{self._bucket}/{key}",
+            credentials=self._credentials,
+            region=self._region,
+            now=self._clock.now(),
+            lifetime=URL_LIFETIME,
+            headers={"If-None-Match": "*"},
+        )
+        response = self._http.request("PUT", request.url, body=data, headers=dict(request.headers))
+        # 409: another conditional PUT of the key is under way, so a retry decides; 412: the key has an object.
+        if response.status == 412:
+            return False
+        if response.status == 409:
+            raise BlobChanged(f"{key} is being written by somebody else: try again", key=key)
+        if response.status not in (200, 201):
+            raise ObjectStoreUnavailable(
+                f"The object store answered {response.status} to a conditional PUT.", key=key
+            )
+        return True
+
+    def _list(self, prefix: str) -> Iterable[Entry]:
+        for found in self._s3.list_objects(self._bucket, prefix=prefix, recursive=True):
+            if found.object_name and found.last_modified:
+                yield Entry(found.object_name, found.size or 0, found.etag or "", found.last_modified)
+
+    async def _call(self, fn: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, fn)
+        except S3Error as error:
+            raise _translated(error) from error
+        except _TRANSPORT_ERRORS as error:
+            # The text of a transport error may hold a presigned URL: say what happened, not where.
+            raise ObjectStoreUnavailable(
+                f"The object store does not answer ({type(error).__name__}): try again.",
+                retry_after=timedelta(seconds=1),
+            ) from error
+
+    async def _wait_for_bucket(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                await self._call(self._make_bucket)
+                return
+            except ObjectStoreUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                _log.info("waiting for the object store")
+                await asyncio.sleep(0.2)
+
+    def _make_bucket(self) -> None:
+        if not self._s3.bucket_exists(self._bucket):
+            try:
+                self._s3.make_bucket(self._bucket, self._region)
+            except S3Error as error:
+                if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                    raise
+
+    async def _probe(self) -> None:
+        key = f"probe/{secrets.token_hex(8)}"
+        try:
+            first, second = await self.put_if_absent(key, b"1"), await self.put_if_absent(key, b"2")
+        finally:
+            await self.delete(key)
+        if (first, second) != (True, False):
+            raise ObjectStoreUnfit(
+                f"The object store at {self._endpoint} ignores `If-None-Match: *` on PUT, so two writers could both "
+                "win. Use a server that honours conditional writes: SeaweedFS 4, MinIO of 2024 or newer, Amazon S3.",
+                endpoint=self._endpoint,
+            )
+
+
+def _translated(error: S3Error) -> Exception:
+    key = error.object_name or ""
+    match error.code:
+        case "NoSuchKey" | "NoSuchBucket" | "NoSuchObject":
+            return BlobMissing(f"Nothing is stored under {key}.", key=key)
+        case "PreconditionFailed":
+            return BlobChanged(f"{key} changed meanwhile: read it again.", key=key)
+        case code:
+            return ObjectStoreUnavailable(f"The object store refused: {code}.", key=key, s3_code=code or "")
