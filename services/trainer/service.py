@@ -84,9 +84,7 @@ class Trainer:
 
         return await self._write(write)
 
-    async def report(
-        self, name: RunName, epoch: int, points: list[Point], progress: Progress | None
-    ) -> bool:
+    async def report(self, name: RunName, epoch: int, points: list[Point], progress: Progress | None) -> bool:
         """Store metrics and progress. True when the run was asked to stop."""
         metrics.check(points)
 

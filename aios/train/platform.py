@@ -1,0 +1,115 @@
+"""The platform as one attempt of a run sees it: asynchronous, over the public door, with the attempt's own token."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aios import transfer
+from aios.common.v1 import file_pb2
+from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
+from aios.names import JobName, RunName
+from aios.runtime.channel import connect
+from aios.runtime.tokens import TokenSource
+from aios.trainer.v1 import run_pb2, trainer_service_pb2, trainer_service_pb2_grpc
+
+PARALLEL = 4  # files under way at once: hides the round trips of small ones
+
+
+class Platform:
+    """Calls of one attempt. Every write carries the attempt's epoch, and raises StaleEpoch once a newer one has begun.
+
+    Args:
+        address: The public door, `http://host:port`.
+        job: `projects/{project}/jobs/{job}`; the run has the same id.
+    """
+
+    def __init__(self, address: str, token: TokenSource, job: str, epoch: int) -> None:
+        name = JobName.parse(job, "AIOS_JOB")
+        self.run = str(RunName(name.project, name.job))
+        self.epoch = epoch
+        self._project = f"projects/{name.project}"
+        self._channel = connect(urlsplit(address).netloc, token, background=True)
+        self._trainer = trainer_service_pb2_grpc.TrainerServiceStub(self._channel)
+        self._data = data_service_pb2_grpc.DataServiceStub(self._channel)
+        self._http = transfer.client()
+
+    async def get(self) -> run_pb2.Run:
+        """The run: its spec above all."""
+        return await self._trainer.GetRun(trainer_service_pb2.GetRunRequest(name=self.run))
+
+    async def begin(self, restored_step: int) -> run_pb2.Run:
+        """Take the run over."""
+        request = trainer_service_pb2.BeginAttemptRequest(
+            name=self.run, epoch=self.epoch, restored_step=restored_step
+        )
+        return await self._trainer.BeginAttempt(request)
+
+    async def report(self, points: Sequence[run_pb2.MetricPoint], progress: run_pb2.Progress | None) -> bool:
+        """Send metrics. True when the run was asked to stop."""
+        request = trainer_service_pb2.ReportMetricsRequest(
+            name=self.run, epoch=self.epoch, points=points, progress=progress
+        )
+        return (await self._trainer.ReportMetrics(request)).should_stop
+
+    async def complete(self, output: run_pb2.ModelOutput | None) -> run_pb2.Run:
+        """Say what the run made; returns once it is registered."""
+        request = trainer_service_pb2.CompleteRunRequest(name=self.run, epoch=self.epoch, model=output)
+        return await self._trainer.CompleteRun(request, timeout=30)
+
+    async def newest_checkpoint(self) -> model_pb2.Checkpoint | None:
+        """The checkpoint to go on from."""
+        request = data_service_pb2.ListCheckpointsRequest(parent=self.run, page_size=1)
+        found = (await self._data.ListCheckpoints(request)).checkpoints
+        return found[0] if found else None
+
+    async def save_checkpoint(self, step: int, folder: Path) -> None:
+        """Store a folder as the checkpoint of a step: visible when all of it is there."""
+        checkpoint = model_pb2.Checkpoint(step=step, epoch=self.epoch, files=await self.upload(folder))
+        await self._data.CreateCheckpoint(
+            data_service_pb2.CreateCheckpointRequest(parent=self.run, checkpoint=checkpoint)
+        )
+
+    async def upload(self, folder: Path) -> list[file_pb2.File]:
+        """Store every file of a folder, and say what they are."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        limit = asyncio.Semaphore(PARALLEL)
+        return list(await asyncio.gather(*(self._upload(path, folder, limit) for path in paths)))
+
+    async def download(self, version: str, folder: Path) -> None:
+        """Fetch every file of a dataset version, model version or checkpoint into a folder."""
+        limit = asyncio.Semaphore(PARALLEL)
+        request = data_service_pb2.ListDownloadsRequest(parent=version)
+        while True:
+            answer = await self._data.ListDownloads(request)
+            await asyncio.gather(*(self._download(each, folder, limit) for each in answer.downloads))
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._http.aclose()
+        await self._channel.close()
+
+    async def _upload(self, path: Path, folder: Path, limit: asyncio.Semaphore) -> file_pb2.File:
+        async with limit:
+            sha256, size = await asyncio.to_thread(transfer.digest, path)
+            upload = await self._data.BeginUpload(
+                data_service_pb2.BeginUploadRequest(parent=self._project, sha256=sha256, size_bytes=size)
+            )
+            if not upload.exists:
+                await transfer.upload(self._http, path, upload.url, upload.headers)
+                await self._data.CompleteUpload(
+                    data_service_pb2.CompleteUploadRequest(name=upload.name), timeout=60
+                )
+            return file_pb2.File(path=path.relative_to(folder).as_posix(), sha256=sha256, size_bytes=size)
+
+    async def _download(
+        self, each: data_service_pb2.Download, folder: Path, limit: asyncio.Semaphore
+    ) -> None:
+        target = (folder / each.file.path).resolve()
+        if not target.is_relative_to(folder.resolve()):  # the service refuses such paths; do not rely on it
+            raise ValueError(f"{each.file.path!r} leads out of its folder")
+        async with limit:
+            await transfer.download(self._http, each.url, each.file.sha256, each.file.size_bytes, target)
