@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Self
 
@@ -41,8 +43,7 @@ class Bus:
         self._js: JetStreamContext = self._client.jetstream(timeout=REQUEST_SECONDS)
         self._connecting: asyncio.Task[None] | None = None
         self._down = False
-        self.connections = 0
-        """How often this was connected: a greater number means that the server may be another one."""
+        self._in_use: set[asyncio.Timeout] = set()
 
     @classmethod
     async def connect(cls, settings: Settings, service: str) -> Self:
@@ -87,6 +88,20 @@ class Bus:
             await asyncio.gather(self._connecting, return_exceptions=True)
         await self._client.close()
 
+    @asynccontextmanager
+    async def one_connection(self) -> AsyncIterator[None]:
+        """Run a block on one connection: a new one, to what may be another server, ends it with BusUnavailable."""
+        self._require_connection()
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._in_use.add(scope)
+                try:
+                    yield
+                finally:
+                    self._in_use.discard(scope)
+        except TimeoutError as error:
+            raise BusUnavailable("NATS was connected anew", retry_after=_RETRY) from error
+
     async def publish(self, event: Event) -> None:
         """Return once the event is on the server's disk. Publishing the same event again changes nothing.
 
@@ -110,12 +125,13 @@ class Bus:
     async def pull(self, config: ConsumerConfig) -> JetStreamContext.PullSubscription:
         """A subscription to the durable consumer of this configuration, made or brought up to date.
 
+        It is of this connection: use it within `one_connection`.
+
         Raises:
             BusUnavailable: Try again.
         """
         assert config.durable_name is not None
         assert EVENTS.name is not None
-        self._require_connection()
         try:
             await self.ensure_streams()
             await self._js.add_consumer(EVENTS.name, config)
@@ -144,8 +160,9 @@ class Bus:
             raise BusUnavailable("NATS is not connected", retry_after=_RETRY)
 
     async def _on_connect(self) -> None:
-        self.connections += 1
         self._down = False
+        for scope in self._in_use:
+            scope.reschedule(0)
         log.info("connected to NATS at %s", self._client.connected_url and self._client.connected_url.netloc)
 
     async def _on_disconnect(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -78,14 +79,20 @@ class Consumer:
     async def run(self) -> None:
         """Consume until cancelled. Waits for a bus that is away, and starts over on one that was wiped."""
         while True:
-            connection = self._bus.connections
             try:
-                source = await self._bus.pull(self._config)
-                while connection == self._bus.connections:
-                    await asyncio.gather(*map(self._handle, await _fetch(source)))
+                async with self._bus.one_connection():
+                    await self._consume(await self._bus.pull(self._config))
             except (BusUnavailable, nats.errors.Error) as error:
                 log.debug("consumer %s starts over: %s", self._durable, error)
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _consume(self, source: JetStreamContext.PullSubscription) -> None:
+        try:
+            while True:
+                await asyncio.gather(*map(self._handle, await _fetch(source)))
+        finally:
+            with suppress(nats.errors.Error):  # the connection may be gone, and the subscription with it
+                await source.unsubscribe()
 
     async def _handle(self, message: Msg) -> None:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -124,30 +124,32 @@ def _open_sqlite(path: Path) -> Engines:
         writer = _sqlite_engine(path, begin="BEGIN IMMEDIATE", pool_size=1, read_only=False)
         reader = _sqlite_engine(path, begin="BEGIN", pool_size=READERS, read_only=True)
     except BaseException:
-        os.close(lock)
+        lock.close()
         raise
-    return Engines(writer, reader, release=lambda: os.close(lock))
+    return Engines(writer, reader, release=lock.close)
 
 
-def _own(path: Path) -> int:
+def _own(path: Path) -> IO[str]:
     # The kernel drops this lock when the process ends, however it ends.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = path.open("a+")
     deadline = time.monotonic() + OWNER_WAIT_SECONDS
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() < deadline:
                 time.sleep(0.05)
                 continue
-            owner = os.read(descriptor, 32).decode() or "unknown"
-            os.close(descriptor)
+            lock.seek(0)
+            owner = lock.read() or "unknown"
+            lock.close()
             raise RecordsOwned(
                 f"{path.stem} records in {path.parent} belong to process {owner}: stop it first", owner=owner
             ) from None
-        os.truncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        return descriptor
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return lock
 
 
 def _sqlite_engine(path: Path, *, begin: str, pool_size: int, read_only: bool) -> Engine:
