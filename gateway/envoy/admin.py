@@ -18,7 +18,13 @@ class Admin:
     """The admin interface of one Envoy. Every call raises EnvoyDown when it does not answer."""
 
     def __init__(self, socket: Path) -> None:
-        self._socket = str(socket)
+        # No connection is kept: Envoy may restart between two questions.
+        transport = httpx.AsyncHTTPTransport(
+            uds=str(socket), limits=httpx.Limits(max_keepalive_connections=0)
+        )
+        self._client = httpx.AsyncClient(
+            transport=transport, base_url="http://envoy", timeout=_TIMEOUT_SECONDS
+        )
 
     async def versions(self) -> dict[str, str]:
         """Version of each configuration in effect, by the statistic's name."""
@@ -34,14 +40,12 @@ class Admin:
         }
 
     async def _get(self, path: str) -> dict[str, Any]:
-        transport = httpx.AsyncHTTPTransport(uds=self._socket)
         try:
-            async with httpx.AsyncClient(transport=transport, timeout=_TIMEOUT_SECONDS) as client:
-                response = (await client.get(f"http://envoy{path}")).raise_for_status()
-                value: dict[str, Any] = response.json()
-                return value
+            response = (await self._client.get(path)).raise_for_status()
         except httpx.HTTPError as error:
-            raise EnvoyDown(f"no answer on {self._socket}") from error
+            raise EnvoyDown(str(error)) from error
+        value: dict[str, Any] = response.json()
+        return value
 
 
 def _is_healthy(host: dict[str, Any]) -> bool:

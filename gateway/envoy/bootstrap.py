@@ -8,6 +8,8 @@ from gateway.envoy import limits
 
 Json = dict[str, Any]
 
+_RUNTIME = {"tracing.opentelemetry.flush_interval_ms": 500}  # who looks at a trace has just made it
+
 
 def bootstrap(*, node_id: str, admin_socket: str, listeners_path: str, clusters_path: str) -> Json:
     """The bootstrap. The admin interface is a unix socket of mode 0600: it can stop Envoy and print its secrets."""
@@ -18,6 +20,7 @@ def bootstrap(*, node_id: str, admin_socket: str, listeners_path: str, clusters_
             "lds_config": {"path_config_source": {"path": listeners_path}, "resource_api_version": "V3"},
             "cds_config": {"path_config_source": {"path": clusters_path}, "resource_api_version": "V3"},
         },
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": _RUNTIME}]},
         "stats_config": {"stats_tags": _deployment_tags()},
         "overload_manager": _overload_manager(),
     }

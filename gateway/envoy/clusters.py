@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any
 
 from gateway.envoy import limits
-from gateway.envoy.model import Address, Backend, Replica, Snapshot
+from gateway.envoy.model import Address, Backend, Replica, Services
 
 Json = dict[str, Any]
 
@@ -18,11 +19,18 @@ TELEMETRY_TOKEN = "telemetry-token"  # noqa: S105  # the secret's name, not its 
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def clusters(snapshot: Snapshot, *, endpoints_dir: str, token_path: str) -> list[Json]:
-    """All clusters. Those of deployments read their endpoints from `endpoints_dir`, the tracer its token from `token_path`."""
-    services = snapshot.services
+def clusters(
+    services: Services, replicas: Mapping[str, str], *, endpoints_dir: str, token_path: str
+) -> list[Json]:
+    """All clusters, services first.
+
+    Args:
+        replicas: Protocol ("http" or "grpc") by name of the clusters that read their endpoints from a file.
+        endpoints_dir: Where those files are.
+        token_path: Where the tracer's token is.
+    """
     telemetry = services.collector or services.gateway_grpc
-    static = [
+    return [
         _service("scheduler", services.scheduler, _http2()),
         _service("data", services.data, _http2()),
         _service("trainer", services.trainer, _http2()),
@@ -30,11 +38,7 @@ def clusters(snapshot: Snapshot, *, endpoints_dir: str, token_path: str) -> list
         _service(GATEWAY_GRPC, services.gateway_grpc, _http2()),
         _service(GATEWAY_HTTP, services.gateway_http, _http1(limits.APP_IDLE_SECONDS)),
         _service(TELEMETRY, telemetry, _http2() | {"http_filters": _bearer_from_file(token_path)}),
-    ]
-    return static + [
-        _replicas(name, protocol, f"{endpoints_dir}/{name}.json")
-        for deployment in snapshot.deployments
-        for name, _, protocol in deployment.clusters()
+        *(_replicas(name, replicas[name], f"{endpoints_dir}/{name}.json") for name in sorted(replicas)),
     ]
 
 

@@ -18,16 +18,16 @@ from gateway.envoy.clusters import clusters, endpoints
 from gateway.envoy.files import ConfigFiles, write_resources
 from gateway.envoy.listener import NAME as LISTENER
 from gateway.envoy.listener import listener
-from gateway.envoy.model import Address, Backend, DeploymentRoute, Snapshot, Tls
+from gateway.envoy.model import Address, Backend, DeploymentRoute, Services, Snapshot, Tls
 from gateway.envoy.routes import NAME as ROUTES
 from gateway.envoy.routes import routes
 
 _WARM_SECONDS = (
-    2.0  # replicas answered their agent before they got here; two applies must fit in the 5 s of a revocation
+    2.0  # replicas answered their agent before they got here; two applies fit in the 5 s of a revocation
 )
 _ACCEPT_SECONDS = 2.0  # Envoy takes 3-20 ms
-_DROP_SECONDS = (
-    0.3  # until workers have the new routes; requests under way keep their old cluster until they end
+_RETIRED_SECONDS = (
+    60.0  # a request picks its cluster first and its replica once its body is here: up to 64 MiB
 )
 _POLL_SECONDS = 0.02
 
@@ -54,13 +54,24 @@ class Applied:
 class Publisher:
     """The one writer of an Envoy's files."""
 
-    def __init__(self, files: ConfigFiles, admin: Admin, *, listen: Address, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        files: ConfigFiles,
+        admin: Admin,
+        *,
+        listen: Address,
+        tls: Tls | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._files = files
         self._admin = admin
         self._listen = listen
         self._tls = tls
+        self._clock = clock
         self._lock = asyncio.Lock()
         self._current: Snapshot | None = None
+        self._retired: _Clusters = {}
+        self._retired_at: dict[str, float] = {}
 
     async def start(self, snapshot: Snapshot, *, node_id: str, token: str) -> Applied:
         """Write everything Envoy needs to start, or bring a running one up to date.
@@ -80,15 +91,17 @@ class Publisher:
     async def apply(self, snapshot: Snapshot) -> Applied:
         """Make `snapshot` effective. Raises ConfigRefused when Envoy refuses it; what served before still serves.
 
-        Calls queue up. A revocation takes effect first and waits for no replica.
+        Calls queue up. A revocation takes effect first and waits for no replica. Call it with the same snapshot
+        every few seconds too: cold deployments are looked at again, and what nobody uses any more is dropped.
         """
         async with self._lock:
             former = self._current
             if former is not None and former.revoked != snapshot.revoked:
                 await self._write_routes(replace(former, revoked=snapshot.revoked))
 
-            both = _merge(_clusters_of(former), _clusters_of(snapshot))
-            await self._write_clusters(snapshot, former, both)
+            wanted = _clusters_of(snapshot.deployments)
+            both = _merge(_clusters_of(former.deployments if former else ()), wanted)
+            await self._write_clusters(snapshot.services, self._retired | both)
             cold = await self._wait_until_warm(snapshot.deployments)
 
             effective = replace(snapshot, deployments=_keep_cold(snapshot, former, cold))
@@ -97,25 +110,32 @@ class Publisher:
             await asyncio.to_thread(self._files.save, effective)
             self._current = effective
 
-            rest = _merge(_clusters_of(effective), _clusters_of(snapshot))
-            if rest != both:
-                await asyncio.sleep(_DROP_SECONDS)
-                await self._write_clusters(snapshot, effective, rest)
-                await asyncio.to_thread(self._files.drop_endpoints, rest)
+            used = _merge(_clusters_of(effective.deployments), wanted)
+            self._retire(both, used)
+            await self._write_clusters(snapshot.services, self._retired | used)
+            await asyncio.to_thread(self._files.drop_endpoints, self._retired.keys() | used.keys())
             return Applied(tuple(sorted(cold)))
 
-    async def _write_clusters(self, snapshot: Snapshot, other: Snapshot | None, wanted: _Clusters) -> None:
+    def _retire(self, before: _Clusters, used: _Clusters) -> None:
+        """Keep clusters that lost their route for the requests that have chosen them already."""
+        now = self._clock()
+        for name in before.keys() - used.keys():
+            self._retired[name], self._retired_at[name] = before[name], now
+        for name in list(self._retired):
+            if name in used or now - self._retired_at[name] > _RETIRED_SECONDS:
+                del self._retired[name], self._retired_at[name]
+
+    async def _write_clusters(self, services: Services, wanted: _Clusters) -> None:
         files = self._files
 
         def write() -> str:
             for name, (backend, protocol) in wanted.items():
                 write_resources(files.endpoints / f"{name}.json", [endpoints(name, backend, protocol)])
-            found: dict[str, Json] = {}
-            for source in (snapshot, other):
-                if source is not None:
-                    config = clusters(source, endpoints_dir=str(files.endpoints), token_path=str(files.token))
-                    found |= {cluster["name"]: cluster for cluster in config if cluster["name"] not in found}
-            return write_resources(files.clusters, [found[name] for name in sorted(found)])
+            protocols = {name: protocol for name, (_, protocol) in wanted.items()}
+            config = clusters(
+                services, protocols, endpoints_dir=str(files.endpoints), token_path=str(files.token)
+            )
+            return write_resources(files.clusters, config)
 
         version = await asyncio.to_thread(write)
         await self._wait_for("cluster_manager.cds.version_text", version, files.clusters)
@@ -152,22 +172,15 @@ class Publisher:
             ]
             for deployment in deployments
         }
-        cold = set(needed)
+        cold: set[tuple[str, str]] = set()
 
         async def warm() -> bool:
-            healthy = await self._admin.healthy()
             cold.clear()
-            cold.update(key for key, names in needed.items() if any(not healthy.get(name) for name in names))
+            healthy = await self._admin.healthy()
+            cold.update(key for key, names in needed.items() if not all(healthy.get(name) for name in names))
             return not cold
 
-        async def warm_or_down() -> bool:
-            try:
-                return await warm()
-            except EnvoyDown:
-                cold.clear()
-                return True
-
-        await _until(warm_or_down, _WARM_SECONDS)
+        await _until(warm, _WARM_SECONDS)
         return cold
 
 
@@ -185,12 +198,10 @@ async def _until(condition: Callable[[], Awaitable[bool]], seconds: float) -> bo
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _clusters_of(snapshot: Snapshot | None) -> _Clusters:
-    if snapshot is None:
-        return {}
+def _clusters_of(deployments: tuple[DeploymentRoute, ...]) -> _Clusters:
     return {
         name: (backend, protocol)
-        for deployment in snapshot.deployments
+        for deployment in deployments
         for name, backend, protocol in deployment.clusters()
     }
 

@@ -204,6 +204,7 @@ class Stack:
         app_port = serve_http(self._cleanup, self._app)
         services = Address(LOCAL, services_port)
         self._key = Ed25519PrivateKey.generate()
+        self.http = self._cleanup.enter_context(httpx.Client(timeout=10))
         self.port = free_port()
         self.snapshot = Snapshot(
             services=Services(
@@ -220,18 +221,24 @@ class Stack:
             cors_origins=("https://console.example.org",),
         )
         self.files = ConfigFiles(root)
-        self.publisher = Publisher(
-            self.files, Admin(self.files.admin_socket), listen=Address(LOCAL, self.port)
-        )
+        self.skipped_seconds = 0.0
+        self.publisher = self.new_publisher()
         asyncio.run(self.publisher.start(self.snapshot, node_id="test", token="service-token"))
         self.start_envoy()
+
+    def new_publisher(self) -> Publisher:
+        def clock() -> float:
+            return time.monotonic() + self.skipped_seconds
+
+        admin = Admin(self.files.admin_socket)
+        return Publisher(self.files, admin, listen=Address(LOCAL, self.port), clock=clock)
 
     def start_envoy(self) -> None:
         self.process = subprocess.Popen(command(self.files.root))
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.url}/healthz").status_code == 200:
+                if self.http.get(f"{self.url}/healthz").status_code == 200:
                     return
             except httpx.TransportError:
                 time.sleep(0.02)
@@ -265,7 +272,7 @@ class Stack:
         return {"authorization": f"Bearer {self.token(**claims)}"}
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
-        return httpx.get(self.url + path, headers=self.bearer() if headers is None else headers)
+        return self.http.get(self.url + path, headers=self.bearer() if headers is None else headers)
 
     def call(self, method: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
         """A unary gRPC call of raw bytes. Raises grpc.RpcError."""
@@ -283,7 +290,7 @@ class Stack:
 
     def predict_http(self, model: str, **claims: Any) -> httpx.Response:
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0.0]}]}
-        return httpx.post(f"{self.url}/v2/models/{model}/infer", json=body, headers=self.bearer(**claims))
+        return self.http.post(f"{self.url}/v2/models/{model}/infer", json=body, headers=self.bearer(**claims))
 
     def _jwks(self) -> str:
         key = jwt.algorithms.OKPAlgorithm.to_jwk(self._key.public_key(), as_dict=True)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -216,7 +215,7 @@ def test_the_model_servers_administration_is_closed_to_everyone(stack: Stack, vi
     admin = stack.bearer(role="admin")
     for path in CLOSED_HTTP:
         for method in ("GET", "POST"):
-            assert httpx.request(method, stack.url + path, headers=admin).status_code in (400, 404), path
+            assert stack.http.request(method, stack.url + path, headers=admin).status_code in (400, 404), path
     for name in CLOSED_GRPC:
         with pytest.raises(grpc.RpcError) as refusal:
             stack.call(f"/inference.GRPCInferenceService/{name}", b"", admin)
@@ -244,21 +243,23 @@ def test_a_large_tensor_passes_and_a_larger_one_is_refused_before_the_model(
     assert refusal.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
 
     body = b" " * (limits.TENSOR_BODY_BYTES_MAX + 1)
-    reply = httpx.post(f"{stack.url}/v2/models/digits/infer", content=body, headers=stack.bearer())
+    reply = stack.http.post(f"{stack.url}/v2/models/digits/infer", content=body, headers=stack.bearer())
     assert (reply.status_code, reply.json()["reason"]) == (413, "BODY_TOO_LARGE")
     assert vision.seen == []
 
 
 def test_a_large_json_body_is_refused(stack: Stack) -> None:
     fits, large = b" " * limits.JSON_BODY_BYTES_MAX, b" " * (limits.JSON_BODY_BYTES_MAX + 1)
-    assert httpx.post(f"{stack.url}/v1/x", content=fits, headers=stack.bearer()).json()["size"] == len(fits)
-    reply = httpx.post(f"{stack.url}/v1/x", content=iter([large]), headers=stack.bearer())
+    assert stack.http.post(f"{stack.url}/v1/x", content=fits, headers=stack.bearer()).json()["size"] == len(
+        fits
+    )
+    reply = stack.http.post(f"{stack.url}/v1/x", content=iter([large]), headers=stack.bearer())
     assert (reply.status_code, reply.json()["reason"]) == (413, "BODY_TOO_LARGE")
 
 
 def test_compressed_predictions_are_refused_because_they_hide_their_size(stack: Stack) -> None:
     headers = stack.bearer() | {"content-encoding": "gzip"}
-    reply = httpx.post(f"{stack.url}/v2/models/digits/infer", content=b"x", headers=headers)
+    reply = stack.http.post(f"{stack.url}/v2/models/digits/infer", content=b"x", headers=headers)
     assert (reply.status_code, reply.json()["reason"]) == (415, "UNSUPPORTED_ENCODING")
     tensor = grpc_input(np.zeros(1000, np.float32))
     with (
@@ -270,7 +271,9 @@ def test_compressed_predictions_are_refused_because_they_hide_their_size(stack: 
 
 def test_a_chunked_body_reaches_the_model_with_its_length(stack: Stack, vision: Model) -> None:
     body = b'{"inputs": [{"data": [1.0]}]}'
-    reply = httpx.post(f"{stack.url}/v2/models/digits/infer", content=iter([body]), headers=stack.bearer())
+    reply = stack.http.post(
+        f"{stack.url}/v2/models/digits/infer", content=iter([body]), headers=stack.bearer()
+    )
     assert reply.status_code == 200
     assert vision.seen[-1].headers["content-length"] == str(len(body))
     assert "transfer-encoding" not in vision.seen[-1].headers
@@ -291,16 +294,16 @@ def test_a_browser_calls_by_grpc_web_from_a_known_origin_only(stack: Stack) -> N
     page = {"origin": "https://console.example.org"}
     ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
     for path in ("/v1/projects", GET_JOB, "/v2/models/digits/infer"):
-        allowed = httpx.options(stack.url + path, headers=page | ask)
+        allowed = stack.http.options(stack.url + path, headers=page | ask)
         assert allowed.headers["access-control-allow-origin"] == page["origin"], path
-    evil = httpx.options(stack.url + GET_JOB, headers=ask | {"origin": "https://evil.example.org"})
+    evil = stack.http.options(stack.url + GET_JOB, headers=ask | {"origin": "https://evil.example.org"})
     assert "access-control-allow-origin" not in evil.headers
 
     web = page | {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
-    reply = httpx.post(stack.url + GET_JOB, content=b"\0\0\0\0\3abc", headers=web | stack.bearer())
+    reply = stack.http.post(stack.url + GET_JOB, content=b"\0\0\0\0\3abc", headers=web | stack.bearer())
     assert reply.content.startswith(b"\0\0\0\0\3abc\x80")
     assert b"grpc-status:0" in reply.content
-    refused = httpx.post(stack.url + GET_JOB, content=b"\0\0\0\0\3abc", headers=web)
+    refused = stack.http.post(stack.url + GET_JOB, content=b"\0\0\0\0\3abc", headers=web)
     assert refused.headers["grpc-status"] == "16"
 
 
