@@ -1,0 +1,104 @@
+"""`aios job` and `aios node`."""
+
+import sys
+from collections.abc import Iterable
+
+import click
+
+from aios.cli import output
+from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size, state
+
+JOB: Columns = {
+    "NAME": lambda j: leaf(j.name),
+    "STATE": state,
+    "OWNER": lambda j: short(j.spec.owner),
+    "NODE": lambda j: leaf(j.attempt.node),
+    "ATTEMPT": lambda j: j.epoch or "",
+    "WHY": lambda j: j.state_message or j.state_reason,
+    "AGE": lambda j: age(j.create_time),
+}
+NODE: Columns = {
+    "NAME": lambda n: leaf(n.name),
+    "STATE": state,
+    "CPU": lambda n: f"{n.allocated.cpu_millis / 1000:g}/{n.capacity.cpu_millis / 1000:g}",
+    "MEMORY": lambda n: f"{size(n.allocated.memory_bytes)}/{size(n.capacity.memory_bytes)}",
+    "ACCELERATORS": lambda n: " ".join(
+        f"{kind}:{n.allocated.accelerators.get(kind, 0)}/{count}"
+        for kind, count in sorted(n.capacity.accelerators.items())
+    ),
+    "HEARD": lambda n: age(n.heartbeat_time),
+}
+
+
+@click.group(cls=Noun)
+def job() -> None:
+    """Jobs: what runs on the pool, training and serving alike."""
+
+
+@job.command("list")
+@click.option("-n", "--limit", default=50, show_default=True, help="At most so many.")
+@common
+def list_jobs(limit: int) -> None:
+    """The project's jobs, newest first."""
+    with connected() as client:
+        output.emit_list(client.jobs.list(limit), JOB, none="No jobs yet: `aios run submit` makes one.")
+
+
+@job.command("get")
+@click.argument("name")
+@common
+def get_job(name: str) -> None:
+    """One job."""
+    with connected() as client:
+        output.emit(client.jobs.get(name), JOB)
+
+
+@job.command("logs")
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.option("--attempt", default=0, help="An earlier attempt.")
+@common
+def job_logs(name: str, follow: bool, attempt: int) -> None:
+    """What a job wrote."""
+    with connected() as client:
+        write(client.jobs.logs(name, follow=follow, epoch=attempt))
+
+
+@job.command("cancel")
+@click.argument("name")
+@common
+def cancel_job(name: str) -> None:
+    """Ask a job to stop."""
+    with connected() as client:
+        output.emit(client.jobs.cancel(name), JOB)
+
+
+@click.group(cls=Noun)
+def node() -> None:
+    """The machines of the pool."""
+
+
+@node.command("list")
+@common
+def list_nodes() -> None:
+    """The machines, by name."""
+    with connected() as client:
+        output.emit_list(
+            client.jobs.nodes(), NODE, none="No machine has joined yet: `aios status` shows the agent."
+        )
+
+
+@node.command("get")
+@click.argument("name")
+@common
+def get_node(name: str) -> None:
+    """One machine."""
+    with connected() as client:
+        output.emit(client.jobs.node(name), NODE)
+
+
+def write(pieces: Iterable[bytes]) -> None:
+    """Copy log bytes to stdout as they come."""
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()

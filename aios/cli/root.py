@@ -1,0 +1,128 @@
+"""The root of the command tree: what there is, in which module, and how failures end."""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import click
+
+from aios import errors
+from aios.errors import AiosError
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("demo", "The main job on handwritten digits: data, training, serving, one trace."),
+    "up": ("stack", "Start the stack on this machine."),
+    "down": ("stack", "Stop the stack on this machine."),
+    "status": ("stack", "What runs on this machine."),
+    "logs": ("stack", "What a service of the stack wrote."),
+    "doctor": ("stack", "What this machine lacks, and the fix."),
+    "login": ("identity", "Remember an address and a token."),
+    "project": ("identity", "Projects and their members."),
+    "token": ("identity", "Tokens: create, list, revoke."),
+    "dataset": ("dataset", "Datasets: push, pull, list, versions."),
+    "run": ("run", "Training runs: submit, list, watch, logs, cancel."),
+    "job": ("job", "Jobs on the pool: list, logs, cancel."),
+    "node": ("job", "The machines of the pool."),
+    "model": ("model", "The model registry: versions, aliases."),
+    "deploy": ("serve", "Serve a model version under a name."),
+    "deployment": ("serve", "Deployments: list, history, delete."),
+    "predict": ("serve", "Ask a deployment."),
+    "trace": ("trace", "Traces: the newest ones, or one as a waterfall."),
+    "lineage": ("trace", "What a resource came from, and what came from it."),
+}
+"""Command to its module in this package and its line in the help."""
+
+
+class Root(click.Group):
+    """Knows every command's name and line; imports its module when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"aios.cli.{COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            ctx.fail(f"No such command {args[0]!r}.{nearest(args[0], list(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(message="%(version)s", package_name="aios-platform")
+def root() -> None:
+    """AIOS: data, training and serving on one pool, with one trace through it all.
+
+    Start with `aios demo`. Every command has `--help`, and takes `-o table|json|yaml`.
+    """
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """` Did you mean X?`, where something is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, known, 1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        result = root.main(list(arguments) if arguments is not None else None, standalone_mode=False)
+    except click.exceptions.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except AiosError as error:
+        show(error)
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def show(error: AiosError) -> None:
+    """One line of what, and what to do next."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    click.echo(
+        f"{click.style('Error:', fg='red', bold=True) if colour else 'Error:'} {error.message}", err=True
+    )
+    for field, problem in error.fields.items():
+        if field not in error.message:
+            click.echo(f"  {field}: {problem}", err=True)
+    if advice := advise(error):
+        click.echo(f"  {advice}", err=True)
+
+
+def advise(error: AiosError) -> str:
+    """What to try next, where the message does not say."""
+    if "`aios " in error.message:
+        return ""
+    if isinstance(error, errors.Unavailable):
+        return "Is it up? `aios status` shows the stack of this machine, `aios up` starts it."
+    if isinstance(error, errors.Unauthenticated):
+        return "Log in again: `aios login`."
+    if isinstance(error, errors.PermissionDenied):
+        return "Ask an admin of the project for a role that may: `aios project members`."
+    if isinstance(error, errors.Internal):
+        return "This is a fault of the platform; `aios logs` of the service shows it."
+    return ""

@@ -1,0 +1,197 @@
+"""`aios run`: submit, list, get, logs, watch, metrics, cancel."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aios.cli import output
+from aios.cli.job import write
+from aios.cli.output import Columns, Noun, age, common, connected, figure, leaf, short, state
+from aios.cli.progress import Bar
+
+PLATFORM_FAILED = 125
+"""Exit code of --wait when the run ended without an exit code of its own."""
+INTERRUPTED = 130
+
+
+def done(run: Any) -> str:
+    """How far a run is."""
+    progress = run.progress
+    if progress.total_steps:
+        return f"{progress.step}/{progress.total_steps}"
+    return str(progress.step or "")
+
+
+RUN: Columns = {
+    "NAME": lambda r: leaf(r.name),
+    "STATE": state,
+    "RECIPE": lambda r: r.spec.recipe,
+    "STEP": done,
+    "METRICS": lambda r: metrics_line(r.metrics),
+    "MODEL": lambda r: short(r.model_version),
+    "AGE": lambda r: age(r.create_time),
+}
+DETAILS: Columns = {
+    **RUN,
+    "DATASET": lambda r: short(r.spec.dataset),
+    "WHY": lambda r: r.state_message or r.state_reason,
+    "JOB": lambda r: short(r.job),
+    "TRACE": lambda r: r.trace_id,
+    "EXIT CODE": lambda r: r.exit_code if r.HasField("exit_code") else "",
+    "CREATOR": lambda r: r.creator,
+}
+POINT: Columns = {"STEP": lambda p: p.step, "KEY": lambda p: p.key, "VALUE": lambda p: figure(p.value)}
+FIRST = "No runs yet: `aios run submit -f run.yaml` makes one."
+
+
+@click.group(cls=Noun)
+def run() -> None:
+    """Training runs."""
+
+
+@run.command()
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="run.yaml",
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value: hyperparameters.lr=0.1"
+)
+@click.option("--wait", is_flag=True, help="Follow it to its end, and end with its exit code.")
+@common
+def submit(file: Path, assignments: tuple[str, ...], wait: bool) -> int | None:
+    """Submit a training run."""
+    spec = load(file, assignments)
+    with connected() as client:
+        made = client.runs.submit(spec)
+        if wait:
+            output.notice(f"Submitted {leaf(made.name)}.")
+            return follow(client, made.name)
+        output.emit(made, DETAILS)
+        output.notice(f"Follow it with `aios run watch {leaf(made.name)}`.")
+    return None
+
+
+@run.command("list")
+@click.option("-n", "--limit", default=50, show_default=True, help="At most so many.")
+@common
+def list_(limit: int) -> None:
+    """The project's runs, newest first."""
+    with connected() as client:
+        output.emit_list(client.runs.list(limit), RUN, none=FIRST)
+
+
+@run.command()
+@click.argument("name")
+@common
+def get(name: str) -> None:
+    """One run."""
+    with connected() as client:
+        output.emit(client.runs.get(name), DETAILS)
+
+
+@run.command()
+@click.argument("name")
+@common
+def watch(name: str) -> int:
+    """Follow a run to its end, and end with its exit code."""
+    with connected() as client:
+        return follow(client, name)
+
+
+@run.command()
+@click.argument("name")
+@click.option("-f", "--follow", "keep", is_flag=True, help="Go on until the run has ended.")
+@common
+def logs(name: str, keep: bool) -> None:
+    """What the training process wrote."""
+    with connected() as client:
+        write(client.runs.logs(name, follow=keep))
+
+
+@run.command()
+@click.argument("name")
+@click.option("--key", default="", help="Only this metric.")
+@common
+def metrics(name: str, key: str) -> None:
+    """The points of a run, by step."""
+    with connected() as client:
+        output.emit_list(client.runs.metrics(name, key), POINT, none="No metrics yet.")
+
+
+@run.command()
+@click.argument("name")
+@common
+def cancel(name: str) -> None:
+    """Ask a run to stop. Its last checkpoint stays."""
+    with connected() as client:
+        output.emit(client.runs.cancel(name), DETAILS)
+
+
+def load(file: Path, assignments: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a run.yaml, with values replaced by `--set`.
+
+    Raises:
+        InvalidArgument: it is no YAML, or no mapping.
+    """
+    import yaml
+
+    from aios.client.runspec import override
+    from aios.errors import InvalidArgument
+
+    try:
+        given = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise InvalidArgument.of(str(file), f"is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise InvalidArgument.of(str(file), "must hold keys with values, such as `recipe: image_classifier`")
+    values = {}
+    for assignment in assignments:
+        path, sign, value = assignment.partition("=")
+        if not sign or not path:
+            raise InvalidArgument.of("--set", f"must look like hyperparameters.lr=0.1, not {assignment!r}")
+        values[path] = yaml.safe_load(value)
+    return override(given, values)
+
+
+def follow(client: Any, name: str) -> int:
+    """Show a run until it has ended; returns its exit code. Ctrl-C leaves it running."""
+    last: Any = None
+    try:
+        with Bar() as bar:
+            for message in client.runs.follow(name):
+                last = message.run
+                progress = last.progress
+                text = f"{leaf(last.name)} {state(last)}" + (f" {progress.phase}" if progress.phase else "")
+                why = last.state_message if not progress.step else ""
+                bar.update(
+                    text,
+                    progress.step,
+                    progress.total_steps or None,
+                    why or f"{done(last)} {metrics_line(last.metrics)}",
+                )
+    except KeyboardInterrupt:
+        output.notice(f"\nThe run goes on. Follow it again with `aios run watch {leaf(name)}`; "
+                      f"stop it with `aios run cancel {leaf(name)}`.")  # fmt: skip
+        return INTERRUPTED
+    output.emit(last, DETAILS)
+    return exit_code(last)
+
+
+def exit_code(run: Any) -> int:
+    """What `--wait` ends with: the run's own exit code, or PLATFORM_FAILED where it has none to give."""
+    from aios.trainer.v1 import run_pb2
+
+    if run.state == run_pb2.Run.STATE_SUCCEEDED:
+        return 0
+    return int(run.exit_code) or PLATFORM_FAILED
+
+
+def metrics_line(values: Mapping[str, float]) -> str:
+    """Metrics in one line, by name."""
+    return " ".join(f"{key}={figure(value)}" for key, value in sorted(values.items()))

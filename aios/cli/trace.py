@@ -1,0 +1,145 @@
+"""`aios trace` and `aios lineage`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from aios.cli import output
+from aios.cli.output import Columns, age, common, connected, leaf, short
+
+TRACE: Columns = {
+    "ID": lambda t: leaf(t.name),
+    "ROOT": lambda t: t.root,
+    "TOOK": lambda t: took(seconds(t.end_time) - seconds(t.start_time)),
+    "AGE": lambda t: age(t.start_time),
+}
+WIDTH = 48
+"""Characters of the time axis."""
+
+
+@click.command()
+@click.argument("trace_id", default="")
+@click.option("-n", "--limit", default=20, show_default=True, help="How many to list.")
+@common
+def trace(trace_id: str, limit: int) -> None:
+    """The newest traces, or one trace as a waterfall."""
+    with connected() as client:
+        if not trace_id:
+            output.emit_list(client.traces.list(limit), TRACE, none="No traces yet: make a request first.")
+            return
+        found = client.traces.get(trace_id)
+    if output.shared().output != "table":
+        output.emit(found, TRACE)
+    else:
+        output.console().print(waterfall(found.spans))
+
+
+@click.command()
+@click.argument("resource")
+@click.option("--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True)
+@common
+def lineage(resource: str, direction: str) -> None:
+    """What a resource came from, and what came from it: aios lineage deployments/digits."""
+    with connected() as client:
+        edges = client.lineage.get(resource, direction)
+    if output.shared().output != "table":
+        output.emit_list(edges, {}, none="")
+    elif not edges:
+        output.notice(
+            f"Nothing is known of {resource}: name it like deployments/digits or models/digits/versions/1."
+        )
+    else:
+        output.console().print(tree(edges, resource))
+
+
+def waterfall(spans: Iterable[Any]) -> Any:
+    """Spans as a tree with a bar each on one time axis."""
+    from rich.table import Table
+    from rich.text import Text
+
+    ordered = list(spans)
+    first = min((seconds(span.start_time) for span in ordered), default=0.0)
+    last = max((seconds(span.end_time) for span in ordered), default=0.0)
+    scale = WIDTH / max(last - first, 1e-9)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("SPAN", no_wrap=True)
+    table.add_column("SERVICE", no_wrap=True)
+    table.add_column("TOOK", justify="right", no_wrap=True)
+    table.add_column(f"0 to {took(last - first)}", no_wrap=True)
+    for depth, span in nested(ordered):
+        begin, length = seconds(span.start_time) - first, seconds(span.end_time) - seconds(span.start_time)
+        start = min(int(begin * scale), WIDTH - 1)
+        bar = " " * start + "━" * max(1, min(round(length * scale), WIDTH - start))
+        style = "red" if span.error else "cyan"
+        label = Text("  " * depth + span.name) + Text(f"  {span.error}" if span.error else "", style="red")
+        table.add_row(label, Text(span.service, style="dim"), took(length), Text(bar, style=style))
+    return table
+
+
+def nested(spans: Sequence[Any]) -> list[tuple[int, Any]]:
+    """Depth-first order with depths. A span whose parent is not kept stands at the top."""
+    known = {span.span_id for span in spans}
+    children: dict[str, list[Any]] = {}
+    for span in spans:
+        parent = (
+            span.parent_span_id
+            if span.parent_span_id in known and span.parent_span_id != span.span_id
+            else ""
+        )
+        children.setdefault(parent, []).append(span)
+    result: list[tuple[int, Any]] = []
+    pending = [(0, span) for span in sorted(children.get("", []), key=_start, reverse=True)]
+    while pending:
+        depth, span = pending.pop()
+        result.append((depth, span))
+        below = sorted(children.pop(span.span_id, []), key=_start, reverse=True) if span.span_id else []
+        pending.extend((depth + 1, child) for child in below)
+    return result
+
+
+def tree(edges: Iterable[Any], resource: str) -> Any:
+    """The graph as a tree of what was made from what, the resource marked."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    sources: dict[str, list[tuple[str, str]]] = {}
+    names: list[str] = []
+    for edge in edges:
+        sources.setdefault(edge.target, []).append((edge.relation, edge.source))
+        names += [edge.target, edge.source]
+    used = {source for found in sources.values() for _, source in found}
+    ends = [name for name in dict.fromkeys(names) if name not in used]
+
+    def label(name: str, relation: str = "") -> Text:
+        marked = short(name) == short(resource)
+        text = Text(short(name), style="bold" if marked else "")
+        return text + Text(f"  {relation}", style="dim") if relation else text
+
+    def grow(branch: Tree, name: str, path: frozenset[str]) -> None:
+        for relation, source in sources.get(name, ()):
+            if source not in path:
+                grow(branch.add(label(source, relation)), source, path | {source})
+
+    root = Tree(Text("made from, downwards", style="dim"), hide_root=len(ends) == 1)
+    for end in ends:
+        grow(root.add(label(end)), end, frozenset({end}))
+    return root
+
+
+def seconds(stamp: Any) -> float:
+    """A Timestamp as seconds since 1970."""
+    return float(stamp.seconds) + float(stamp.nanos) / 1e9
+
+
+def took(length: float) -> str:
+    """A length of time, in the unit that fits."""
+    if length < 0.001:
+        return f"{length * 1e6:.0f} µs"
+    if length < 1:
+        return f"{length * 1000:.1f} ms"
+    return f"{length:.2f} s"
+
+
+def _start(span: Any) -> float:
+    return seconds(span.start_time)
