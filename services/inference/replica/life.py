@@ -102,8 +102,11 @@ class Replica:
         model = self.scratch / "repository" / spec.deployment_id
         with telemetry.span("model.fetch") as span:
             files = await self.control.downloads(spec.model_version)
+            config = self._config(spec, files)  # first: it refuses what cannot be served
             span.set_attribute("aios.bytes", await fetch(files, model))
-        self._write_repository(model, spec, files)
+        (model / "config.pbtxt").write_text(config)
+        if self.triton.backend is Backend.PYTHON:
+            shutil.copy(Path(__file__).with_name("model.py"), model / repository.VERSION / "model.py")
         environment = self.triton.environment(self.threads, self.environment)
         environment[spans.SPAN_SOCKET] = "spans"  # in the server's working directory
         check = Probe(self.ports.http, spec.deployment_id, spec.signature)
@@ -140,11 +143,9 @@ class Replica:
             await self.control.report(State.READY, "")
             await asyncio.sleep(REPORT_SECONDS)
 
-    def _write_repository(self, model: Path, spec: ReplicaSpec, files: Sequence[Download]) -> None:
+    def _config(self, spec: ReplicaSpec, files: Sequence[Download]) -> str:
         backend = self.triton.backend
-        if backend is Backend.PYTHON:
-            shutil.copy(Path(__file__).with_name("model.py"), model / repository.VERSION / "model.py")
-        config = repository.config_text(
+        return repository.config_text(
             spec,
             repository.model_file(each.path for each in files),
             backend,
@@ -152,7 +153,6 @@ class Replica:
             threads=self.threads,
             gpu=backend is Backend.ONNXRUNTIME and bool(self.environment.get("CUDA_VISIBLE_DEVICES")),
         )
-        (model / "config.pbtxt").write_text(config)
 
 
 async def _first_answer(server: Server, check: Probe) -> float:
