@@ -28,7 +28,7 @@ import zipfile
 from pathlib import Path
 
 from aios.config import Settings
-from services.inference.replica.triton import STAMP, TritonMissing
+from services.inference.replica.triton import STAMP, TritonMissing, locate
 
 WHEEL = "nvidia_pytriton-0.7.0-*.whl"
 WANTED = ("pytriton/tritonserver/", "nvidia_pytriton.libs/")
@@ -162,13 +162,17 @@ def _run(command: list[str]) -> None:
 
 
 def main() -> None:
-    """Install from the command line; prints where."""
+    """Install from the command line; prints where. Does nothing where `AIOS_TRITON_SERVER` names a server."""
+    settings = Settings.load()
     parser = argparse.ArgumentParser(description="Install the Triton server for serving replicas.")
     parser.add_argument("--wheel-dir", type=Path, default=SHARE / "wheels", help="default: %(default)s")
-    parser.add_argument("--dest", type=Path, default=Settings.load().triton_home, help="default: %(default)s")
+    parser.add_argument("--dest", type=Path, help="default: AIOS_TRITON_HOME, else `triton` under AIOS_HOME")
     options = parser.parse_args()
     try:
-        print(install(options.dest, options.wheel_dir))
+        if settings.triton_server and not options.dest:
+            print(locate(settings).server)
+        else:
+            print(install(options.dest or settings.triton_home, options.wheel_dir))
     except (TritonMissing, FileNotFoundError) as error:
         sys.exit(f"Triton cannot be installed: {error}")
 
