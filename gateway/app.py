@@ -3,6 +3,8 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+
 from aios.bus import Bus, Relay
 from aios.config import Settings
 from aios.identity.v1 import identity_service_pb2_grpc
@@ -68,8 +70,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             Service(
                 trace_service_pb2_grpc.add_TraceServiceServicer_to_server, telemetry.TraceServicer(spans)
             ),
-            Service(telemetry.add_otlp, telemetry.OtlpServicer(spans)),
-            Service(inference_server.add_to, ("aios", http.release())),
+            Service(otlp_grpc.add_TraceServiceServicer_to_server, telemetry.OtlpServicer(spans)),
+            Service(inference_server.add_to, http.release()),
         ],
         loops=[serve_http, edge.publish, edge.follow_routes, edge.follow_revocations, Relay(db, bus).run],
         foreign=telemetry.FOREIGN | inference_server.FOREIGN,

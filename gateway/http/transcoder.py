@@ -18,8 +18,9 @@ from google.protobuf.message import Message
 from opentelemetry.trace import SpanKind, get_current_span
 from starlette.types import Receive, Scope, Send
 
-from aios.errors import AiosError, Internal, InvalidArgument, Unauthenticated, Unimplemented
+from aios.errors import AiosError, Internal, InvalidArgument, Unauthenticated, Unavailable, Unimplemented
 from aios.runtime import telemetry
+from aios.runtime.status import RETRY_SOON
 from gateway.http import problems, requests, streams
 from gateway.http.exchange import ClientGone, Exchange
 from gateway.http.rules import Binding, Routes
@@ -192,6 +193,11 @@ def _json(binding: Binding, message: Message) -> Any:
 
 def _known(error: Exception) -> AiosError:
     """The error of the catalogue that a client is told."""
+    if isinstance(error, Unavailable) and error.reason == Unavailable.reason:
+        # The library's own text: it names an address that is none of the client's business.
+        return Unavailable(
+            "The service behind this path cannot be reached now: try again.", retry_after=RETRY_SOON
+        )
     if isinstance(error, AiosError):
         return error
     _log.error("unexpected error", exc_info=error)

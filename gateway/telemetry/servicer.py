@@ -4,6 +4,7 @@ from typing import Any
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp_pb
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 
 from aios.names import ProjectName, TraceName
 from aios.records import Page
@@ -15,13 +16,12 @@ from gateway.telemetry.spans import check_trace_id
 from gateway.telemetry.store import SpanStore
 
 Context = grpc.aio.ServicerContext[Any, Any]
-OTLP = "opentelemetry.proto.collector.trace.v1.TraceService"
-FOREIGN = {OTLP: "spans.write"}
+FOREIGN = {"opentelemetry.proto.collector.trace.v1.TraceService": "spans.write"}
 """The permission of a service whose proto is not ours."""
 PAGE_SIZE, PAGE_SIZE_MAX = 20, 200
 
 
-class OtlpServicer:
+class OtlpServicer(otlp_grpc.TraceServiceServicer):
     """The receiver. A worker's spans are its project's, whatever they say."""
 
     def __init__(self, store: SpanStore) -> None:
@@ -39,16 +39,6 @@ class OtlpServicer:
             response.partial_success.rejected_spans = len(found) - len(spans)
             response.partial_success.error_message = "spans need ids of 16 and 8 bytes, and start <= end"
         return response
-
-
-def add_otlp(servicer: OtlpServicer, server: Any) -> None:
-    """Add the receiver to a server. The generated function of that package is for servers without our chain."""
-    export = grpc.unary_unary_rpc_method_handler(
-        servicer.Export,
-        request_deserializer=otlp_pb.ExportTraceServiceRequest.FromString,
-        response_serializer=otlp_pb.ExportTraceServiceResponse.SerializeToString,
-    )
-    server.add_registered_method_handlers(OTLP, {"Export": export})
 
 
 class TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
