@@ -32,7 +32,7 @@ def up(foreground: bool, timeout: float) -> int | None:
 
     layout = home()
     if not control.is_running(layout):
-        if not _fit(layout):
+        if not fit(layout):
             return 1
         if foreground:
             os.environ["AIOS_HOME"] = str(layout.home)
@@ -165,7 +165,7 @@ def bring_up(layout: "Layout", timeout: float = READY_SECONDS) -> "StackState":
     return state
 
 
-def _fit(layout: "Layout") -> bool:
+def fit(layout: "Layout") -> bool:
     """Ask the doctor; say what is missing. Returns whether the stack can start."""
     from aios.stack.doctor import examine
 
