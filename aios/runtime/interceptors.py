@@ -119,7 +119,7 @@ class Chain:
                 call = Call(path, self._caller(metadata, permission))
                 # Never reset: the context is this call's own and ends with it.
                 current_call.set(call)
-                if call.principal is not None:
+                if call.principal is not None and not call.principal.everywhere:
                     get_current_span().set_attribute("aios.project", call.principal.project)
                 yield call
             except AiosError as error:
@@ -172,7 +172,12 @@ class Chain:
         for field in declared.resources:
             name = contract.read_field(request, field)
             project = project_of(name)
-            if project is None or project == caller.project or caller.everywhere:
+            if project is None:
+                continue
+            if project == caller.project or caller.everywhere:
+                if project != ANY_PROJECT:
+                    # Who sees the trace: of a caller with a project of its own it is known already.
+                    get_current_span().set_attribute("aios.project", project)
                 continue
             wildcard = (
                 " Only the platform's own services may name every project." if project == ANY_PROJECT else ""
