@@ -171,8 +171,9 @@ def main() -> None:
     try:
         if settings.triton_server and not options.dest:
             print(locate(settings).server)
-        else:
-            print(install(options.dest or settings.triton_home, options.wheel_dir))
+            return
+        assert settings.triton_home is not None  # filled in by Settings
+        print(install(options.dest or settings.triton_home, options.wheel_dir))
     except (TritonMissing, FileNotFoundError) as error:
         sys.exit(f"Triton cannot be installed: {error}")
 
