@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
+
+from gateway.envoy.model import Address
 
 _TIMEOUT_SECONDS = 2.0  # the admin thread answers in milliseconds unless the machine is out of breath
 
 
 class EnvoyDown(Exception):
     """No Envoy listens on the admin socket. It will read the files when it starts."""
+
+
+class Update(NamedTuple):
+    """The version in effect, and how many were refused since Envoy started."""
+
+    version: str
+    refused: int
 
 
 class Admin:
@@ -26,16 +35,21 @@ class Admin:
             transport=transport, base_url="http://envoy", timeout=_TIMEOUT_SECONDS
         )
 
-    async def versions(self) -> dict[str, str]:
-        """Version of each configuration in effect, by the statistic's name."""
-        stats = await self._get("/stats?type=TextReadouts&filter=version_text&format=json")
-        return {item["name"]: str(item["value"]) for item in stats["stats"] if "name" in item}
+    async def update(self, source: str) -> Update:
+        """What became of one source of configuration, named as in Envoy's statistics: `cluster_manager.cds`."""
+        names = "version_text|update_rejected|update_failure"
+        stats = await self._get(f"/stats?filter=^{source}.({names})$&format=json")
+        found = {item["name"].rpartition(".")[2]: item["value"] for item in stats["stats"] if "name" in item}
+        refused = int(found.get("update_rejected", 0)) + int(found.get("update_failure", 0))
+        return Update(str(found.get("version_text", "")), refused)
 
-    async def healthy(self) -> dict[str, int]:
+    async def healthy(self) -> dict[str, set[Address]]:
         """Healthy endpoints of each cluster that is past warming."""
         status = await self._get("/clusters?format=json")
         return {
-            cluster["name"]: sum(_is_healthy(host) for host in cluster.get("host_statuses", ()))
+            cluster["name"]: {
+                _address(host) for host in cluster.get("host_statuses", ()) if _is_healthy(host)
+            }
             for cluster in status.get("cluster_statuses", ())
         }
 
@@ -46,6 +60,11 @@ class Admin:
             raise EnvoyDown(str(error)) from error
         value: dict[str, Any] = response.json()
         return value
+
+
+def _address(host: dict[str, Any]) -> Address:
+    socket = host["address"]["socket_address"]
+    return Address(socket["address"], socket["port_value"])
 
 
 def _is_healthy(host: dict[str, Any]) -> bool:

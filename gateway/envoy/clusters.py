@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.envoy import limits
-from gateway.envoy.model import Address, Backend, Replica, Services
+from gateway.envoy.model import Address, Backend, Services
 
 Json = dict[str, Any]
 
@@ -52,7 +52,7 @@ def endpoints(name: str, backend: Backend, protocol: str) -> Json:
                 "lb_endpoints": [
                     {
                         "endpoint": {
-                            "address": _socket(Address(replica.host, _port(replica, protocol))),
+                            "address": _socket(replica.address(protocol)),
                             "health_check_config": {"port_value": replica.http_port},
                         }
                     }
@@ -63,14 +63,11 @@ def endpoints(name: str, backend: Backend, protocol: str) -> Json:
     }
 
 
-def _port(replica: Replica, protocol: str) -> int:
-    return replica.grpc_port if protocol == "grpc" else replica.http_port
-
-
 def _service(name: str, address: Address, http_options: Json) -> Json:
     return {
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": name,
+        "dns_lookup_family": "V4_PREFERRED",
         "type": "STATIC" if _is_ip(address.host) else "STRICT_DNS",
         "connect_timeout": f"{limits.CONNECT_SECONDS}s",
         "load_assignment": {

@@ -53,7 +53,7 @@ class ConfigFiles:
             listeners_path=str(self.listeners),
             clusters_path=str(self.clusters),
         )
-        _replace(self.bootstrap, json.dumps(config, indent=1))
+        replace_file(self.bootstrap, json.dumps(config, indent=1))
 
     def write_token(self, token: str) -> None:
         """Give Envoy's tracer a fresh service token; takes effect without touching a connection."""
@@ -61,7 +61,7 @@ class ConfigFiles:
 
     def save(self, snapshot: model.Snapshot) -> None:
         """Remember what is in effect, for the next start of the control plane."""
-        _replace(self._snapshot, json.dumps(model.to_json(snapshot), indent=1))
+        replace_file(self._snapshot, json.dumps(model.to_json(snapshot), indent=1))
 
     def load(self) -> model.Snapshot | None:
         """What was in effect when the control plane last wrote. None: never, or by a version that wrote it otherwise."""
@@ -83,12 +83,20 @@ def write_resources(path: Path, resources: list[Json]) -> str:
     text = json.dumps(resources, indent=1)
     version = hashlib.sha256(text.encode()).hexdigest()[:16]
     content = f'{{"version_info": "{version}", "resources": {text}}}\n'
-    if not path.exists() or path.read_text() != content:
-        _replace(path, content)
+    if read(path) != content:
+        replace_file(path, content)
     return version
 
 
-def _replace(path: Path, content: str) -> None:
+def read(path: Path) -> str | None:
+    """The file's text. None: there is no file."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def replace_file(path: Path, content: str) -> None:
     """Atomic, and safe against power loss: Envoy must find a whole file after any crash."""
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -26,6 +26,9 @@ class Replica(NamedTuple):
     http_port: int
     grpc_port: int
 
+    def address(self, protocol: str) -> Address:
+        return Address(self.host, self.grpc_port if protocol == "grpc" else self.http_port)
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -118,7 +121,7 @@ class Snapshot:
 
     services: Services
     jwks: str
-    """JSON Web Key Set with the public Ed25519 keys that sign our tokens."""
+    """JSON Web Key Set with the public Ed25519 keys that sign our tokens, at least one: Envoy refuses an empty set."""
     revoked: frozenset[str] = frozenset()
     """Token ids to refuse. One may leave the set CLOCK_SKEW_SECONDS after its token expired."""
     deployments: tuple[DeploymentRoute, ...] = ()

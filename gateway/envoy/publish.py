@@ -15,21 +15,17 @@ from typing import Any
 
 from gateway.envoy.admin import Admin, EnvoyDown
 from gateway.envoy.clusters import clusters, endpoints
-from gateway.envoy.files import ConfigFiles, write_resources
+from gateway.envoy.files import ConfigFiles, read, replace_file, write_resources
 from gateway.envoy.listener import NAME as LISTENER
 from gateway.envoy.listener import listener
 from gateway.envoy.model import Address, Backend, DeploymentRoute, Services, Snapshot, Tls
 from gateway.envoy.routes import NAME as ROUTES
 from gateway.envoy.routes import routes
 
-_WARM_SECONDS = (
-    2.0  # replicas answered their agent before they got here; two applies fit in the 5 s of a revocation
-)
-_ACCEPT_SECONDS = 2.0  # Envoy takes 3-20 ms
-_RETIRED_SECONDS = (
-    60.0  # a request picks its cluster first and its replica once its body is here: up to 64 MiB
-)
-_POLL_SECONDS = 0.02
+_WARM_SECONDS = 2.0  # replicas are ready when they get here; two applies fit in a revocation's 5 s
+_ACCEPT_SECONDS = 10.0  # Envoy takes 3-20 ms; on a machine out of breath, longer
+_RETIRED_SECONDS = 60.0  # a request chooses a cluster, then its body arrives, then the cluster is used
+_POLL_SECONDS = 0.03
 
 Json = dict[str, Any]
 # Cluster name -> (what it serves, protocol)
@@ -128,56 +124,66 @@ class Publisher:
     async def _write_clusters(self, services: Services, wanted: _Clusters) -> None:
         files = self._files
 
-        def write() -> str:
+        def write() -> None:
             for name, (backend, protocol) in wanted.items():
                 write_resources(files.endpoints / f"{name}.json", [endpoints(name, backend, protocol)])
-            protocols = {name: protocol for name, (_, protocol) in wanted.items()}
-            config = clusters(
-                services, protocols, endpoints_dir=str(files.endpoints), token_path=str(files.token)
-            )
-            return write_resources(files.clusters, config)
 
-        version = await asyncio.to_thread(write)
-        await self._wait_for("cluster_manager.cds.version_text", version, files.clusters)
+        await asyncio.to_thread(write)
+        protocols = {name: protocol for name, (_, protocol) in wanted.items()}
+        config = clusters(
+            services, protocols, endpoints_dir=str(files.endpoints), token_path=str(files.token)
+        )
+        await self._put(files.clusters, config, "cluster_manager.cds")
 
     async def _write_listener(self, snapshot: Snapshot) -> None:
-        path = self._files.listeners
-        config = listener(
-            address=self._listen, jwks=snapshot.jwks, routes_path=str(self._files.routes), tls=self._tls
-        )
         if not self._files.routes.exists():  # the listener waits for its routes: never leave it without
             await self._write_routes(snapshot)
-        version = await asyncio.to_thread(write_resources, path, [config])
-        await self._wait_for("listener_manager.lds.version_text", version, path)
+        routes_path = str(self._files.routes)
+        config = listener(address=self._listen, jwks=snapshot.jwks, routes_path=routes_path, tls=self._tls)
+        await self._put(self._files.listeners, [config], "listener_manager.lds")
 
     async def _write_routes(self, snapshot: Snapshot) -> None:
-        path = self._files.routes
-        version = await asyncio.to_thread(write_resources, path, [routes(snapshot)])
-        await self._wait_for(f"http.{LISTENER}.rds.{ROUTES}.version_text", version, path)
+        await self._put(self._files.routes, [routes(snapshot)], f"http.{LISTENER}.rds.{ROUTES}")
 
-    async def _wait_for(self, statistic: str, version: str, path: Path) -> None:
-        async def accepted() -> bool:
-            return (await self._admin.versions()).get(statistic) == version
+    async def _put(self, path: Path, resources: list[Json], source: str) -> None:
+        """Write a file and wait until Envoy has it. What it refuses goes back: it must be able to restart."""
+        try:
+            before = await self._admin.update(source)
+        except EnvoyDown:
+            before = None
+        former = await asyncio.to_thread(read, path)
+        version = await asyncio.to_thread(write_resources, path, resources)
+        if before is None:
+            return
 
-        if not await _until(accepted, _ACCEPT_SECONDS):
-            raise ConfigRefused(f"Envoy does not take {path.name} version {version}; its log says why")
+        async def decided() -> bool:
+            now = await self._admin.update(source)
+            if now.refused > before.refused:
+                raise ConfigRefused(f"Envoy refused {path.name}; its log says why")
+            return now.version == version
+
+        try:
+            if not await _until(decided, _ACCEPT_SECONDS):
+                raise ConfigRefused(f"Envoy did not read {path.name} within {_ACCEPT_SECONDS} s")
+        except ConfigRefused:
+            if former is not None:
+                await asyncio.to_thread(replace_file, path, former)
+            raise
 
     async def _wait_until_warm(self, deployments: tuple[DeploymentRoute, ...]) -> set[tuple[str, str]]:
-        """Deployments that have a revision without a healthy replica, at the door it should serve."""
-        needed = {
-            deployment.key: [
-                deployment.cluster_name(backend, protocol)
-                for backend in deployment.serving
-                for protocol in ("http", "grpc")
-            ]
-            for deployment in deployments
-        }
+        """Deployments with a revision none of whose own replicas is healthy, at either door."""
         cold: set[tuple[str, str]] = set()
 
         async def warm() -> bool:
-            cold.clear()
             healthy = await self._admin.healthy()
-            cold.update(key for key, names in needed.items() if not all(healthy.get(name) for name in names))
+            cold.clear()
+            cold.update(
+                deployment.key
+                for deployment in deployments
+                for name, backend, protocol in deployment.clusters()
+                if backend in deployment.serving
+                and healthy.get(name, set()).isdisjoint(r.address(protocol) for r in backend.replicas)
+            )
             return not cold
 
         await _until(warm, _WARM_SECONDS)

@@ -216,7 +216,7 @@ class Stack:
                 gateway_http=Address(LOCAL, app_port),
                 collector=Address(LOCAL, collector_port),
             ),
-            jwks=self._jwks(),
+            jwks=jwks(self._key),
             open_paths=("/openapi.json", "/console/"),
             cors_origins=("https://console.example.org",),
         )
@@ -292,10 +292,6 @@ class Stack:
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0.0]}]}
         return self.http.post(f"{self.url}/v2/models/{model}/infer", json=body, headers=self.bearer(**claims))
 
-    def _jwks(self) -> str:
-        key = jwt.algorithms.OKPAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
-        return json.dumps({"keys": [key | {"kid": "k1", "alg": "EdDSA", "use": "sig"}]})
-
     def _app(self, seen: Seen) -> tuple[int, Any]:
         self.app_seen.append(seen)
         return 200, {"path": seen.path, "headers": seen.headers, "size": len(seen.body)}
@@ -309,6 +305,11 @@ def envoy(root: Path) -> Iterator[Stack]:
         yield stack
     finally:
         stack.close()
+
+
+def jwks(key: Ed25519PrivateKey) -> str:
+    public = jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    return json.dumps({"keys": [public | {"kid": "k1", "alg": "EdDSA", "use": "sig"}]})
 
 
 def grpc_input(values: np.ndarray[Any, Any]) -> Any:

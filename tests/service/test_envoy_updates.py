@@ -224,6 +224,7 @@ def test_a_file_that_envoy_refuses_changes_nothing(stack: Stack, models: list[Mo
     with pytest.raises(ConfigRefused, match=r"clusters\.json"):
         asyncio.run(stack.publisher.apply(bad))
     assert stack.predict_grpc("digits") == 1.0
+    assert "70000" not in stack.files.clusters.read_text(), "Envoy can restart from what is there"
     asyncio.run(stack.publisher.apply(good))
 
 
