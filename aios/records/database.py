@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from google.protobuf.message import Message
 from sqlalchemy import Connection, MetaData, delete, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from aios.config import Settings
 from aios.errors import ResourceExhausted
@@ -68,6 +68,7 @@ class Database:
         )
         self._readers = ThreadPoolExecutor(dialect.READERS, thread_name_prefix=f"{service}-records-reader")
         self._housekeeping: asyncio.Task[None] | None = None
+        self._closed = False
 
     @classmethod
     async def open(
@@ -105,6 +106,7 @@ class Database:
 
     async def close(self) -> None:
         """Finish the writes that were accepted, then let go of the records."""
+        self._closed = True
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             await asyncio.gather(self._housekeeping, return_exceptions=True)
@@ -120,6 +122,7 @@ class Database:
             ResourceExhausted: More writes are waiting than the disk can take; nothing was done.
             Unavailable: The database could not be reached; nothing was done.
         """
+        self._require_open()
         write = _Write(fn, copy_context(), self._loop.create_future())
         try:
             self._writes.put_nowait(write)
@@ -132,6 +135,7 @@ class Database:
 
     async def read(self, fn: Callable[[Tx], T]) -> T:
         """Run `fn` in a reader, on one consistent snapshot. A write in it is an error."""
+        self._require_open()
         return await self._loop.run_in_executor(self._readers, copy_context().run, self._read, fn)
 
     async def once(self, request: Message, fn: Callable[[Tx], M], response_type: Callable[[], M]) -> M:
@@ -153,6 +157,10 @@ class Database:
             await self._changed.wait()
         return self.revision
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise dialect.RecordsUnavailable("This process is stopping: try again.")
+
     def _start(self) -> None:
         with self._engines.writer.begin() as connection:
             self.revision = _ensure_feed(connection)
@@ -169,8 +177,11 @@ class Database:
         try:
             with self._engines.reader.begin() as connection:
                 return fn(Tx(connection, self._clock))
-        except SQLAlchemyError as error:
-            raise dialect.translate(error) from error
+        except DBAPIError as error:
+            failure = dialect.translate(error)
+            if failure is error:
+                raise
+            raise failure from error
 
     def _run_writer(self) -> None:
         while (first := self._writes.get()) is not None:
@@ -179,7 +190,7 @@ class Database:
                 revision = self._commit(group)
             except BaseException as error:  # noqa: BLE001  # raised again in every caller
                 # Nothing of the group is on disk, whatever each of its writes came to.
-                failure = dialect.translate(error) if isinstance(error, SQLAlchemyError) else error
+                failure = _translated(error)
                 for write in group:
                     write.error = write.error or failure
                 revision = 0
@@ -210,8 +221,12 @@ class Database:
         try:
             write.result = write.context.run(write.fn, tx)
         except BaseException as error:  # noqa: BLE001  # raised again in the caller
-            write.error = dialect.translate(error) if isinstance(error, SQLAlchemyError) else error
-            savepoint.rollback()
+            write.error = _translated(error)
+            try:
+                savepoint.rollback()
+            except DBAPIError:
+                # A full disk may already have undone the whole transaction: what was said first is the reason.
+                raise write.error from None
         else:
             savepoint.commit()
 
@@ -248,6 +263,10 @@ class WritesOverloaded(ResourceExhausted):
     """More writes are waiting than the disk can take. Nothing was done: try again later."""
 
     reason = "WRITES_OVERLOADED"
+
+
+def _translated(error: BaseException) -> BaseException:
+    return dialect.translate(error) if isinstance(error, DBAPIError) else error
 
 
 def _ensure_feed(connection: Connection) -> int:

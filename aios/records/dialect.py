@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from aios.config import Settings
@@ -68,10 +68,8 @@ def open_engines(settings: Settings, service: str) -> Engines:
     return _open_sqlite(settings.home / "records" / f"{service}.db")
 
 
-def translate(error: SQLAlchemyError) -> Exception:
-    """The catalogue's error for a failure of the database itself; any other error is a bug and stays as it is."""
-    if not isinstance(error, DBAPIError):
-        return error
+def translate(error: DBAPIError) -> Exception:
+    """The catalogue's error for a failure of the database itself; any other is the caller's and stays as it is."""
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
@@ -189,17 +187,24 @@ def _sqlite_engine(path: Path, *, begin: str, pool_size: int, read_only: bool) -
 
 def _open_postgres(url: str, service: str) -> Engines:
     # One schema per service keeps their tables and migrations apart in one database.
-    options: dict[str, Any] = {
-        "options": f"-csearch_path={service} -cstatement_timeout={BUSY_TIMEOUT_MILLIS}"
-    }
-    writer = create_engine(url, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=options)
+    schema = f"-csearch_path={service}"
+    writer = create_engine(
+        url,
+        pool_size=1,
+        max_overflow=0,
+        pool_pre_ping=True,
+        # No bound on statements: a migration may take long.
+        connect_args={"options": f"{schema} -csynchronous_commit=on -clock_timeout={BUSY_TIMEOUT_MILLIS}"},
+    )
     reader = create_engine(
         url,
         pool_size=READERS,
         max_overflow=0,
         pool_pre_ping=True,
         isolation_level="REPEATABLE READ",
-        connect_args={"options": options["options"] + " -cdefault_transaction_read_only=on"},
+        connect_args={
+            "options": f"{schema} -cdefault_transaction_read_only=on -cstatement_timeout={BUSY_TIMEOUT_MILLIS}"
+        },
     )
 
     @event.listens_for(writer, "connect")

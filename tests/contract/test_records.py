@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from aios.config import Settings
-from aios.errors import InvalidArgument
+from aios.errors import InvalidArgument, Unavailable
 from aios.records import Database, Feed, Page, RequestIdReused, RevisionCompacted, Tx, dialect, feed
 from aios.records.migrations import RecordsTooNew
 from aios.records.tables import idempotency
@@ -131,6 +131,20 @@ async def test_cancelling_the_caller_does_not_undo_the_commit(db: Database) -> N
 
     await db.write(adding("b"))
     assert await db.read(ids) == ["a", "b"]
+
+
+async def test_closing_finishes_what_was_accepted_and_refuses_the_rest(db: Database, reopen: Reopen) -> None:
+    accepted = [asyncio.create_task(db.write(adding(f"n{n}"))) for n in range(20)]
+    await asyncio.sleep(0)
+
+    await db.close()
+
+    await asyncio.gather(*accepted)
+    for late in (db.write(adding("late")), db.read(ids)):
+        with pytest.raises(Unavailable):
+            await late
+    db = await reopen()
+    assert len(await db.read(ids)) == 20
 
 
 async def test_times_come_back_in_utc_and_naive_ones_are_refused(db: Database) -> None:

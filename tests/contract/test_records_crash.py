@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from aios.config import Settings
 from aios.records import Feed
-from aios.records.dialect import journal_mode
-from tests.notes import ids, open_notes
+from aios.records.dialect import RecordsFull, journal_mode
+from tests.notes import adding, ids, open_notes
 
 ROOT = Path(__file__).parents[2]
 KILLS = 3
@@ -50,6 +51,26 @@ async def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
     # Each change has its event, each event its change, and no revision is missing.
     assert sorted(event.resource_id for event in changes.events) == kept
     assert [event.revision for event in changes.events] == list(range(2, len(kept) + 2))
+
+
+async def test_a_full_disk_refuses_writes_cleanly_and_recovers(tmp_path: Path) -> None:
+    db = await open_notes(Settings(home=tmp_path))
+    await db.write(adding("a"))
+    await db.write(lambda tx: tx.execute(text("PRAGMA max_page_count=1")))  # SQLite takes the present size
+
+    results = await asyncio.gather(
+        *(db.write(adding(str(n) * 1000)) for n in range(300)), return_exceptions=True
+    )
+    refused = [result for result in results if result is not None]
+
+    assert refused
+    assert {type(error) for error in refused} == {RecordsFull}
+    assert len(await db.read(ids)) == 301 - len(refused)
+
+    await db.write(lambda tx: tx.execute(text("PRAGMA max_page_count=1000000")))
+    await db.write(adding("b"))
+    assert "b" in await db.read(ids)
+    await db.close()
 
 
 def write_until_killed(home: Path) -> set[str]:
