@@ -1,0 +1,48 @@
+"""The inference service, put together."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from aios.bus import Bus, Consumer, Relay, cloudevents
+from aios.config import Settings
+from aios.data.v1 import data_service_pb2_grpc
+from aios.inference.v1 import inference_service_pb2_grpc
+from aios.names import JobName
+from aios.records import Database
+from aios.runtime.app import App
+from aios.runtime.channel import service_channel
+from aios.runtime.clock import SystemClock
+from aios.runtime.server import Service
+from aios.scheduler.v1 import scheduler_service_pb2_grpc
+from services.inference import store
+from services.inference.reconciler import Reconciler
+from services.inference.service import Deployments
+from services.inference.servicer import InferenceServicer
+from services.inference.stopwatches import Stopwatches
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+async def build(settings: Settings, stack: AsyncExitStack) -> App:
+    """Open what the inference service needs and wire it."""
+    clock = SystemClock()
+    silence: Stopwatches[JobName] = Stopwatches()
+    db = await Database.open(settings, "inference", store.metadata, MIGRATIONS)
+    stack.push_async_callback(db.close)
+    bus = await Bus.connect(settings, "inference")
+    stack.push_async_callback(bus.close)
+    to_data = await stack.enter_async_context(service_channel(settings, "data"))
+    to_scheduler = await stack.enter_async_context(service_channel(settings, "scheduler"))
+
+    data = data_service_pb2_grpc.DataServiceStub(to_data)
+    scheduler = scheduler_service_pb2_grpc.SchedulerServiceStub(to_scheduler)
+    deployments = Deployments(db, data, silence, clock)
+    reconciler = Reconciler(db, scheduler, data, silence, settings.drain_seconds, clock)
+    jobs = Consumer(
+        bus, db, "inference-jobs", cloudevents.subject("scheduler", "job"), reconciler.on_job_event
+    )
+    add = inference_service_pb2_grpc.add_InferenceServiceServicer_to_server
+    return App(
+        services=[Service(add, InferenceServicer(deployments))],
+        loops=[reconciler.run, jobs.run, Relay(db, bus).run],
+    )

@@ -1,0 +1,60 @@
+"""The routing table: which revisions share a deployment's requests, and where their replicas listen. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aios.names import DeploymentName, JobName, RevisionName
+from services.inference.replicas import Address, State
+from services.inference.revisions import Revision
+from services.inference.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One replica as Envoy needs it."""
+
+    job: JobName
+    epoch: int
+    address: Address
+
+
+@dataclass(frozen=True)
+class RevisionRoute:
+    """One revision's share and its replicas. A weight of 0 takes no requests."""
+
+    revision: RevisionName
+    weight: int
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True)
+class DeploymentRoute:
+    """How requests for one deployment are shared out. Without a revision that takes any, nothing answers yet."""
+
+    deployment: DeploymentName
+    revisions: tuple[RevisionRoute, ...]
+
+
+def route(rollout: Rollout) -> DeploymentRoute:
+    """The table's entry for one deployment."""
+    return DeploymentRoute(
+        rollout.deployment.name,
+        tuple(
+            RevisionRoute(revision.name, revision.weight, _endpoints(revision))
+            for revision in rollout.revisions
+            if revision.weight is not None
+        ),
+    )
+
+
+def table(rollouts: Iterable[Rollout]) -> tuple[DeploymentRoute, ...]:
+    """The whole table."""
+    return tuple(route(each) for each in rollouts)
+
+
+def _endpoints(revision: Revision) -> tuple[Endpoint, ...]:
+    """The replicas that answer. Where all have fallen silent it is likelier that they cannot reach us than that all
+    are dead, and an empty table would make that an outage: Envoy, which asks them itself, decides then.
+    """
+    usable = revision.ready or tuple(each for each in revision.replicas if each.state is State.SILENT)
+    return tuple(Endpoint(each.job, each.epoch, each.address) for each in usable if each.address is not None)

@@ -1,0 +1,465 @@
+"""Deployments, revisions, replicas and the routing table in SQL. Plain functions of a transaction."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Row,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from aios import records
+from aios.inference.v1 import deployment_pb2
+from aios.names import ANY_PROJECT, DeploymentName, JobName, RevisionName
+from aios.records import Page, Proto, Tx, UtcTime
+from aios.records.pages import ListRequest
+from services.inference import deployments as nouns
+from services.inference import mapping, routes
+from services.inference.deployments import EVENT, Deployment, DeploymentExists, DeploymentNotFound
+from services.inference.replicas import Address, Replica, ReplicaNotFound
+from services.inference.replicas import State as ReplicaState
+from services.inference.revisions import Artifact, Revision
+from services.inference.revisions import State as RevisionState
+from services.inference.rollout import Facts, Rollout, advance
+
+metadata = MetaData()
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("spec", Proto(deployment_pb2.DeploymentSpec), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("latest", Integer, nullable=False),
+    Column("live", Integer),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    PrimaryKeyConstraint("project", "deployment"),
+)
+# No foreign key: revisions outlive their deployment, so that what was live when can still be told.
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("spec", Proto(deployment_pb2.DeploymentSpec), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("weight", Integer),
+    Column("routed_in", BigInteger, nullable=False),
+    Column("replicas_made", Integer, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("live_time", UtcTime),
+    Column("retire_time", UtcTime),
+    Column("creator", String(255), nullable=False),
+    Column("traceparent", String(64), nullable=False),
+    Column("recorded", Boolean, nullable=False),
+    PrimaryKeyConstraint("project", "deployment", "number"),
+)
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("job", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("host", String(45)),
+    Column("http_port", Integer),
+    Column("grpc_port", Integer),
+    Column("failures", Integer, nullable=False),
+    Column("failed_epoch", BigInteger, nullable=False),
+    UniqueConstraint("project", "job"),
+    Index("replicas_revision", "project", "deployment", "revision"),
+)
+# One row: the number of the routing table as it is now, and of the one that the gateway has in force.
+routing = Table(
+    "routing",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("confirmed", BigInteger, nullable=False),
+)
+records.add_to(metadata)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Numbers of routing tables: the newest, and the one in force."""
+
+    number: int
+    confirmed: int
+
+
+def get(tx: Tx, name: DeploymentName) -> Deployment:
+    """One deployment.
+
+    Raises:
+        DeploymentNotFound: the project has none of this name.
+    """
+    row = tx.execute(select(deployments).where(*_of(deployments, name))).one_or_none()
+    if row is None:
+        raise _missing(name)
+    return _deployment(row)
+
+
+def page(tx: Tx, project: str, request: ListRequest) -> tuple[list[Deployment], str]:
+    """One page of a project's deployments by name, and the token of the next."""
+    query = select(deployments)
+    if project != ANY_PROJECT:
+        query = query.where(deployments.c.project == project)
+    by = (deployments.c.project, deployments.c.deployment)
+    rows, token = Page.of(request).fetch(tx, query, by=by)
+    return [_deployment(row) for row in rows], token
+
+
+def revision_page(tx: Tx, name: DeploymentName, request: ListRequest) -> tuple[list[Revision], str]:
+    """One page of a deployment's revisions, newest first, also after the deployment is gone.
+
+    Raises:
+        DeploymentNotFound: there never was one of this name.
+    """
+    query = select(revisions).where(*_of(revisions, name))
+    rows, token = Page.of(request).fetch(tx, query, by=(revisions.c.number,), descending=True)
+    if not rows and not request.page_token:
+        raise _missing(name)
+    numbers = [row.number for row in rows]
+    processes = _replicas(tx, *_of(replicas, name), replicas.c.revision.in_(numbers))
+    return [_revision(row, processes) for row in rows], token
+
+
+def next_number(tx: Tx, name: DeploymentName) -> int:
+    """The number of the next revision under this name, counting those of deployments deleted before."""
+    last = tx.execute(select(func.max(revisions.c.number)).where(*_of(revisions, name))).scalar_one()
+    return (last or 0) + 1
+
+
+def rollout(tx: Tx, name: DeploymentName) -> Rollout:
+    """A deployment with what `rollout` needs of its revisions.
+
+    Raises:
+        DeploymentNotFound: the project has none of this name.
+    """
+    found = _load(tx, name)
+    if not found:
+        raise _missing(name)
+    return found[0]
+
+
+def rollouts(tx: Tx) -> list[Rollout]:
+    """Every deployment of every project."""
+    return _load(tx)
+
+
+def rollout_of(tx: Tx, job: JobName) -> tuple[Rollout, Revision, Replica]:
+    """The replica that a job is, with all that it belongs to.
+
+    Raises:
+        ReplicaNotFound: the job is none.
+    """
+    query = select(replicas).where(replicas.c.project == job.project, replicas.c.job == job.job)
+    row = tx.execute(query).one_or_none()
+    if row is None:
+        raise ReplicaNotFound(f"{job} is no replica of a deployment.", job=str(job))
+    found = rollout(tx, DeploymentName(row.project, row.deployment))
+    revision = next(each for each in found.revisions if each.number == row.revision)
+    return found, revision, next(each for each in revision.replicas if each.job == job)
+
+
+def add(tx: Tx, made: Rollout) -> Rollout:
+    """Accept a new deployment with its first revision, take the first step and announce it.
+
+    Raises:
+        DeploymentExists: the name is taken.
+    """
+    name = made.deployment.name
+    if tx.execute(select(deployments.c.state).where(*_of(deployments, name))).one_or_none() is not None:
+        raise DeploymentExists(f"{name} exists: choose another deployment_id, or update it.", name=str(name))
+    key = {"project": name.project, "deployment": name.deployment}
+    tx.execute(insert(deployments).values(key | _columns(made.deployment)))
+    stored = settle(tx, Rollout(made.deployment, ()), made, event="created")
+    assert stored is not None
+    return stored
+
+
+def settle(
+    tx: Tx,
+    before: Rollout,
+    after: Rollout,
+    *,
+    event: str = "",
+    drained: frozenset[int] = frozenset(),
+    overdue: frozenset[JobName] = frozenset(),
+) -> Rollout | None:
+    """Take the next step from `after` and store what is then different from `before`, and announce it.
+
+    Returns:
+        What the deployment became; None when nothing is left of it.
+    """
+    now = routing_state(tx)
+    after = advance(after, Facts(tx.now(), now.confirmed, now.number + 1, drained, overdue))
+    _save_revisions(tx, before, after)
+    if after.gone:
+        tx.execute(delete(deployments).where(*_of(deployments, after.deployment.name)))
+        _emit(tx, after.deployment, "deleted")
+    elif event or after.deployment != before.deployment:
+        tx.execute(
+            update(deployments)
+            .where(*_of(deployments, after.deployment.name))
+            .values(_columns(after.deployment))
+        )
+        moved = after.deployment.state is not before.deployment.state
+        told = EVENT.get(after.deployment.state, "updated") if moved else "updated"
+        _emit(tx, after.deployment, event or told)
+    if after.gone or event == "created" or routes.route(after) != routes.route(before):
+        _change_table(tx, after)
+    return None if after.gone else after
+
+
+def change_replica(tx: Tx, job: JobName, change: Callable[[Replica], Replica]) -> bool:
+    """Change one replica and take the step that follows from it. True when it changed.
+
+    Raises:
+        ReplicaNotFound: the job is no replica.
+    """
+    before, revision, replica = rollout_of(tx, job)
+    changed = change(replica)
+    if changed == replica:
+        return False
+    rest = tuple(changed if each is replica else each for each in revision.replicas)
+    settle(tx, before, before.replace(replace(revision, replicas=rest)))
+    return True
+
+
+def mark_recorded(tx: Tx, name: RevisionName) -> None:
+    """The lineage has this revision."""
+    where = (*_of(revisions, name), revisions.c.number == int(name.revision))
+    tx.execute(update(revisions).where(*where).values(recorded=True))
+
+
+def routing_state(tx: Tx) -> Routing:
+    """Which routing table is the newest, and which is in force."""
+    row = tx.execute(select(routing.c.number, routing.c.confirmed)).one_or_none()
+    return Routing(row.number, row.confirmed) if row else Routing(0, 0)
+
+
+def confirm(tx: Tx, number: int) -> None:
+    """A routing table is in force."""
+    tx.execute(update(routing).where(routing.c.confirmed < number).values(confirmed=number))
+
+
+def _save_revisions(tx: Tx, before: Rollout, after: Rollout) -> None:
+    known = {each.name: each for each in before.revisions}
+    for revision in after.revisions:
+        former = known.get(revision.name)
+        if former == revision:
+            continue
+        key = _key(revision)
+        if former is None:
+            fixed = {
+                "spec": mapping.spec_to_proto(revision.spec),
+                "manifest_sha256": revision.artifact.manifest_sha256,
+                "signature": revision.artifact.signature,
+                "create_time": revision.create_time,
+                "creator": revision.creator,
+                "traceparent": revision.traceparent,
+                "recorded": revision.recorded,
+            }
+            tx.execute(insert(revisions).values(key | fixed | _changing(revision)))
+        else:
+            tx.execute(update(revisions).filter_by(**key).values(_changing(revision)))
+        _save_replicas(tx, former.replicas if former else (), revision)
+
+
+def _save_replicas(tx: Tx, before: Sequence[Replica], revision: Revision) -> None:
+    known = {each.job: each for each in before}
+    for replica in revision.replicas:
+        former = known.pop(replica.job, None)
+        key = {"project": replica.job.project, "job": replica.job.job}
+        if former is None:
+            of = {"deployment": revision.name.deployment, "revision": revision.number}
+            tx.execute(insert(replicas).values(key | of | _replica_columns(replica)))
+        elif former != replica:
+            tx.execute(update(replicas).filter_by(**key).values(_replica_columns(replica)))
+    for job in known:
+        tx.execute(delete(replicas).where(replicas.c.project == job.project, replicas.c.job == job.job))
+
+
+def _change_table(tx: Tx, after: Rollout) -> None:
+    """Number the new routing table, and wake those who wait for it."""
+    changed = tx.execute(update(routing).values(number=routing.c.number + 1))
+    if changed.rowcount == 0:
+        tx.execute(insert(routing).values(id=1, number=1, confirmed=0))
+    name = after.deployment.name
+    tx.emit("route", name.project, name.deployment, "changed", mapping.route_to_proto(routes.route(after)))
+
+
+def _emit(tx: Tx, deployment: Deployment, event: str) -> None:
+    name = deployment.name
+    tx.emit("deployment", name.project, name.deployment, event, mapping.deployment_to_proto(deployment))
+
+
+def _load(tx: Tx, name: DeploymentName | None = None) -> list[Rollout]:
+    """One deployment or all, by name, each with the revisions that matter. Three queries, however many there are."""
+    held = exists().where(
+        replicas.c.project == revisions.c.project,
+        replicas.c.deployment == revisions.c.deployment,
+        replicas.c.revision == revisions.c.number,
+    )
+    matters = or_(
+        revisions.c.number == deployments.c.latest,
+        revisions.c.state.not_in([RevisionState.RETIRED, RevisionState.FAILED]),
+        revisions.c.weight.is_not(None),
+        held,
+    )
+    of = and_(
+        revisions.c.project == deployments.c.project, revisions.c.deployment == deployments.c.deployment
+    )
+    history: dict[DeploymentName, list[Revision]] = defaultdict(list)
+    processes = _replicas(tx, *_of(replicas, name))
+    query = select(revisions).join(deployments, of).where(matters, *_of(revisions, name))
+    for row in tx.execute(query.order_by(revisions.c.number)):
+        revision = _revision(row, processes)
+        history[DeploymentName(row.project, row.deployment)].append(revision)
+    rows = tx.execute(
+        select(deployments)
+        .where(*_of(deployments, name))
+        .order_by(deployments.c.project, deployments.c.deployment)
+    )
+    return [Rollout(each, tuple(history[each.name])) for each in map(_deployment, rows)]
+
+
+def _replicas(tx: Tx, *where: ColumnElement[bool]) -> Mapping[RevisionName, Sequence[Replica]]:
+    found: dict[RevisionName, list[Replica]] = defaultdict(list)
+    for row in tx.execute(select(replicas).where(*where).order_by(replicas.c.number)):
+        found[RevisionName(row.project, row.deployment, str(row.revision))].append(_replica(row))
+    return found
+
+
+def _of(table: Table, name: DeploymentName | RevisionName | None) -> tuple[ColumnElement[bool], ...]:
+    """Which rows belong to a deployment; no condition where none is named."""
+    if name is None:
+        return ()
+    return table.c.project == name.project, table.c.deployment == name.deployment
+
+
+def _missing(name: DeploymentName) -> DeploymentNotFound:
+    return DeploymentNotFound(f"{name} does not exist: see `aios deployment list`.", name=str(name))
+
+
+def _key(revision: Revision) -> dict[str, Any]:
+    name = revision.name
+    return {"project": name.project, "deployment": name.deployment, "number": revision.number}
+
+
+def _columns(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "spec": mapping.spec_to_proto(deployment.spec),
+        "state": deployment.state,
+        "message": deployment.message,
+        "latest": deployment.latest,
+        "live": deployment.live,
+        "create_time": deployment.create_time,
+        "update_time": deployment.update_time,
+    }
+
+
+def _changing(revision: Revision) -> dict[str, Any]:
+    return {
+        "state": revision.state,
+        "message": revision.message,
+        "weight": revision.weight,
+        "routed_in": revision.routed_in,
+        "replicas_made": revision.replicas_made,
+        "live_time": revision.live_time,
+        "retire_time": revision.retire_time,
+    }
+
+
+def _replica_columns(replica: Replica) -> dict[str, Any]:
+    address = replica.address
+    return {
+        "state": replica.state,
+        "message": replica.message,
+        "epoch": replica.epoch,
+        "host": address.host if address else None,
+        "http_port": address.http_port if address else None,
+        "grpc_port": address.grpc_port if address else None,
+        "failures": replica.failures,
+        "failed_epoch": replica.failed_epoch,
+    }
+
+
+def _deployment(row: Row[Any]) -> Deployment:
+    return Deployment(
+        name=DeploymentName(row.project, row.deployment),
+        spec=mapping.spec_from_proto(row.spec),
+        latest=row.latest,
+        create_time=row.create_time,
+        update_time=row.update_time,
+        state=nouns.State(row.state),
+        message=row.message,
+        live=row.live,
+    )
+
+
+def _revision(row: Row[Any], processes: Mapping[RevisionName, Sequence[Replica]]) -> Revision:
+    name = RevisionName(row.project, row.deployment, str(row.number))
+    return Revision(
+        name=name,
+        spec=mapping.spec_from_proto(row.spec),
+        artifact=Artifact(row.manifest_sha256, row.signature),
+        create_time=row.create_time,
+        state=RevisionState(row.state),
+        message=row.message,
+        weight=row.weight,
+        routed_in=row.routed_in,
+        replicas=tuple(processes.get(name, ())),
+        replicas_made=row.replicas_made,
+        live_time=row.live_time,
+        retire_time=row.retire_time,
+        creator=row.creator,
+        traceparent=row.traceparent,
+        recorded=row.recorded,
+    )
+
+
+def _replica(row: Row[Any]) -> Replica:
+    return Replica(
+        job=JobName(row.project, row.job),
+        state=ReplicaState(row.state),
+        message=row.message,
+        epoch=row.epoch,
+        address=Address(row.host, row.http_port, row.grpc_port) if row.host else None,
+        failures=row.failures,
+        failed_epoch=row.failed_epoch,
+    )
