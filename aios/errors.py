@@ -32,6 +32,10 @@ class Code(Enum):
     UNAUTHENTICATED = 16
 
 
+BY_REASON: dict[tuple[Code, str], "type[AiosError]"] = {}
+"""Every class that this process has loaded: a client raises the very class that the service raised, if it knows it."""
+
+
 class AiosError(Exception):
     """Root of the catalogue.
 
@@ -44,6 +48,9 @@ class AiosError(Exception):
 
     code: ClassVar[Code] = Code.INTERNAL
     reason: str = "INTERNAL"
+
+    def __init_subclass__(cls) -> None:
+        BY_REASON[cls.code, cls.reason] = cls
 
     def __init__(
         self,
@@ -162,24 +169,6 @@ class DataLoss(AiosError):
     code, reason = Code.DATA_LOSS, "DATA_LOSS"
 
 
-BY_CODE: Mapping[Code, type[AiosError]] = {
-    cls.code: cls
-    for cls in (
-        InvalidArgument,
-        NotFound,
-        AlreadyExists,
-        FailedPrecondition,
-        Aborted,
-        OutOfRange,
-        Unauthenticated,
-        PermissionDenied,
-        ResourceExhausted,
-        Unavailable,
-        DeadlineExceeded,
-        Unimplemented,
-        Cancelled,
-        Internal,
-        DataLoss,
-    )
-}
-"""The class that a client raises for a code."""
+def error_class(code: Code, reason: str) -> type[AiosError]:
+    """The class of an error that arrived: the one with its reason where it is known here, else that of its code."""
+    return BY_REASON.get((code, reason)) or BY_REASON.get((code, code.name)) or Internal

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aios.client.connection import Connection
-from aios.errors import BY_CODE, AiosError, Code, Internal, InvalidArgument, Unavailable
+from aios.errors import AiosError, Code, DeadlineExceeded, Internal, InvalidArgument, Unavailable, error_class
 from aios.names import DeploymentName
 
 LENGTH = "inference-header-content-length"
@@ -101,9 +101,7 @@ class Predictions:
                 method, credentials.address + path, headers=sent, **more
             )
         except httpx.TimeoutException:
-            raise BY_CODE[Code.DEADLINE_EXCEEDED](
-                f"{credentials.address}{path} did not answer in time."
-            ) from None
+            raise DeadlineExceeded(f"{credentials.address}{path} did not answer in time.") from None
         except httpx.TransportError as error:
             raise Unavailable(
                 f"Cannot reach {credentials.address}: {str(error) or type(error).__name__}."
@@ -161,7 +159,8 @@ def error_of(response: httpx.Response) -> AiosError:
     status = response.status_code
     message = problem.get("detail") or problem.get("error") or problem.get("title") or response.text.strip()
     code = BY_STATUS.get(status, Code.INTERNAL)
-    return BY_CODE[code](str(message or f"HTTP {status}"), reason=problem.get("reason") or code.name)
+    reason = str(problem.get("reason") or code.name)
+    return error_class(code, reason)(str(message or f"HTTP {status}"), reason=reason)
 
 
 def _arrays(

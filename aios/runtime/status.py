@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from aios.errors import BY_CODE, AiosError, Code, Internal
+from aios.errors import AiosError, Code, error_class
 
 DOMAIN = "aios"
 GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -61,7 +61,7 @@ def from_status(status: status_pb2.Status) -> AiosError:
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)
             retry_after = retry.retry_delay.ToTimedelta()
-    error = BY_CODE.get(code, Internal)(status.message, fields=fields, retry_after=retry_after, reason=reason)
+    error = error_class(code, reason)(status.message, fields=fields, retry_after=retry_after, reason=reason)
     error.metadata = metadata
     return error
 
@@ -73,7 +73,7 @@ def from_rpc_error(error: grpc.RpcError) -> AiosError:
     if status is not None:
         return from_status(status)
     code = Code[call.code().name]
-    return BY_CODE.get(code, Internal)(call.details() or code.name, reason=code.name)
+    return error_class(code, code.name)(call.details() or code.name, reason=code.name)
 
 
 def _is(detail: any_pb2.Any, kind: type[Message]) -> bool:
