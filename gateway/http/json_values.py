@@ -149,14 +149,14 @@ def fields_of(message: Descriptor) -> Mapping[str, FieldDescriptor]:
 
 
 def unknown(key: str, message: Descriptor) -> str:
-    """What to say about a field that `message` does not have: the likely one, one level down too."""
+    """What to say about a field that `message` does not have: the likely one, one level down first."""
     spelling = "name" if "_" in key or key.islower() else "json_name"
     names = [getattr(field, spelling) for field in message.fields]
-    if close := get_close_matches(key[:80], names, 1):
-        return f"unknown field: did you mean {close[0]}?"
     for field in message.fields:
         if field.message_type is not None and not field.is_repeated and key in fields_of(field.message_type):
             return f"unknown field: did you mean {getattr(field, spelling)}.{key}?"
+    if close := get_close_matches(key[:80], names, 1):
+        return f"unknown field: did you mean {close[0]}?"
     return f"unknown field; there are: {', '.join(names)}" if names else "unknown field: there are none"
 
 
