@@ -140,17 +140,13 @@ def _circuit_breakers() -> Json:
         "budget_percent": {"value": limits.RETRY_BUDGET_PERCENT},
         "min_retry_concurrency": limits.RETRIES_CONCURRENT_MIN,
     }
-    # Envoy's default of 1024 requests per cluster is below what one client connection may open streams for watches.
-    return {
-        "thresholds": [
-            {
-                "max_connections": 4096,
-                "max_pending_requests": 4096,
-                "max_requests": 8192,
-                "retry_budget": budget,
-            }
-        ]
+    thresholds = {
+        "max_connections": limits.UPSTREAM_CONNECTIONS_MAX,
+        "max_pending_requests": limits.UPSTREAM_REQUESTS_MAX,
+        "max_requests": limits.UPSTREAM_REQUESTS_MAX,
+        "retry_budget": budget,
     }
+    return {"thresholds": [thresholds]}
 
 
 def _http2() -> Json:

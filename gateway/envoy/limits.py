@@ -17,6 +17,8 @@ HEADERS_MAX = 100  # number of headers.
 CONNECTIONS_MAX = (
     10_000  # file descriptors of one Envoy; a common hard limit is 2^16 and each needs an upstream one.
 )
+UPSTREAM_CONNECTIONS_MAX = 4096  # to one cluster, HTTP/1.1 included: one request each.
+UPSTREAM_REQUESTS_MAX = 8192  # of one cluster, watches included: eight full client connections.
 HEAP_BYTES_MAX = (
     1024 * MIB
 )  # sixteen full tensor bodies in flight; beyond it requests are refused, not the process killed.

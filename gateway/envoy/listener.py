@@ -18,8 +18,8 @@ NAME = "public"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 
-# The model's name goes from the message to a header, and the route is chosen again. ModelInfer without a name
-# matches no deployment: an absent header would be as good, an old one must not stay.
+# The model's name goes from the message to a header, and the route is chosen again. A message without a name gets
+# an empty one, which no deployment has.
 _MODEL_TO_HEADER = f"""
 function envoy_on_request(request)
   local found = request:streamInfo():dynamicMetadata():get("{_EXTRACTION}")
@@ -194,15 +194,21 @@ def _drop_internal_headers() -> Json:
 
 def _tracing() -> Json:
     """Every request is traced; a client that sends `traceparent` with sampling off is obeyed."""
-    tags = {
-        "aios.project": routes.PROJECT_HEADER,
-        "aios.model": routes.MODEL_HEADER,
-        "aios.subject": routes.SUBJECT_HEADER,
-    }
+    tags: list[Json] = [
+        {"tag": "aios.project", "request_header": {"name": routes.PROJECT_HEADER}},
+        {"tag": "aios.subject", "request_header": {"name": routes.SUBJECT_HEADER}},
+        {
+            "tag": "aios.deployment",
+            "metadata": {
+                "kind": {"route": {}},
+                "metadata_key": {"key": routes.METADATA, "path": [{"key": "deployment"}]},
+            },
+        },
+    ]
     return {
         "random_sampling": {"value": 100},
         "spawn_upstream_span": True,
-        "custom_tags": [{"tag": tag, "request_header": {"name": header}} for tag, header in tags.items()],
+        "custom_tags": tags,
         "provider": {
             "name": "envoy.tracers.opentelemetry",
             "typed_config": {

@@ -25,6 +25,7 @@ ROLE_HEADER = "x-aios-role"
 TOKEN_ID_HEADER = "x-aios-token-id"  # noqa: S105  # a header's name
 MODEL_HEADER = "x-aios-model"
 REVISION_HEADER = "x-aios-revision"
+METADATA = "aios"  # of a route, for its spans
 TRACE_HEADER = "x-aios-trace-id"
 
 PREDICT = "inference.GRPCInferenceService"
@@ -228,6 +229,7 @@ def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Js
         "match": match,
         "route": _action(action | {"weighted_clusters": {"clusters": weighted}}),
         "decorator": _operation(f"predict {deployment.name}"),
+        "metadata": {"filter_metadata": {METADATA: {"deployment": deployment.name}}},
         "typed_per_filter_config": filters,
         "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
     }

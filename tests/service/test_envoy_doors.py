@@ -319,6 +319,6 @@ def test_one_trace_runs_from_the_client_through_envoy_to_the_model(stack: Stack,
     upstream = spans[server.span_id.hex()]
     assert server.name == "predict digits"
     tags = {attribute.key: attribute.value.string_value for attribute in server.attributes}
-    assert (tags["aios.project"], tags["aios.model"]) == ("vision", "digits")
+    assert (tags["aios.project"], tags["aios.deployment"]) == ("vision", "digits")
     assert vision.seen[-1].headers["traceparent"] == f"00-{trace}-{upstream.span_id.hex()}-01"
     assert stack.collector.authorizations == {"Bearer service-token"}

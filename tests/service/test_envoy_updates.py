@@ -93,8 +93,11 @@ def test_a_replica_moves_within_its_revision_without_a_failed_request(
     old, new, _ = models
     backend = Backend("r7", 1, (old.replica,))
     stack.deploy(DeploymentRoute("vision", "digits", (backend,)))
+    new.ready = False
+    threading.Timer(0.3, setattr, (new, "ready", True)).start()
     with load(stack, "digits") as answers:
-        stack.deploy(DeploymentRoute("vision", "digits", (replace(backend, replicas=(new.replica,)),)))
+        moved = replace(backend, replicas=(new.replica,))
+        assert stack.deploy(DeploymentRoute("vision", "digits", (moved,))).cold == ()
         assert stack.predict_grpc("digits") == 2.0
     assert {"1.0", "2.0"} == set(answers), answers
 
