@@ -19,7 +19,7 @@ def command(directory: Path, *, concurrency: int = 1) -> list[str]:
     """The command line of Envoy over a directory of `ConfigFiles`.
 
     Without hot restart, Envoys of several stacks share nothing on a machine. `concurrency` is the number of worker
-    threads: one carries about 4,000 small predictions a second.
+    threads: one is enough until Envoy uses a whole core.
     """
     return [
         _binary(),

@@ -5,23 +5,17 @@ from __future__ import annotations
 MIB = 1024 * 1024
 
 JSON_BODY_BYTES_MAX = 4 * MIB  # gRPC's own default for a message: the JSON of one request cannot need more.
-TENSOR_BODY_BYTES_MAX = (
-    64 * MIB
-)  # a batch of 100 float32 images of 3x384x384; larger input belongs in the blob store.
+TENSOR_BODY_BYTES_MAX = 64 * MIB  # 100 float32 images of 3x224x224; larger input belongs in the blob store.
 CONNECTION_BUFFER_BYTES = 1 * MIB  # per direction; flow control, not a limit on messages.
 HTTP2_STREAM_WINDOW_BYTES = 1 * MIB  # a slow upstream holds at most this of a stream in Envoy.
 HTTP2_CONNECTION_WINDOW_BYTES = 16 * MIB  # sixteen such streams on one connection.
 HTTP2_STREAMS_MAX = 1024  # concurrent requests of one client connection.
 HEADERS_KIB_MAX = 32  # a JWT is about 1 KiB; gRPC metadata is 8 KiB by default.
 HEADERS_MAX = 100  # number of headers.
-CONNECTIONS_MAX = (
-    10_000  # file descriptors of one Envoy; a common hard limit is 2^16 and each needs an upstream one.
-)
+CONNECTIONS_MAX = 10_000  # file descriptors: each may need one upstream, and 2^16 is a common hard limit.
 UPSTREAM_CONNECTIONS_MAX = 4096  # to one cluster, HTTP/1.1 included: one request each.
 UPSTREAM_REQUESTS_MAX = 8192  # of one cluster, watches included: eight full client connections.
-HEAP_BYTES_MAX = (
-    1024 * MIB
-)  # sixteen full tensor bodies in flight; beyond it requests are refused, not the process killed.
+HEAP_BYTES_MAX = 1024 * MIB  # sixteen full tensor bodies; beyond it requests are refused, not Envoy killed.
 
 HEADERS_SECONDS = 10  # to send the request's headers: a slow-loris client holds a connection no longer.
 CONNECTION_IDLE_SECONDS = 3600  # keep-alive between requests.
