@@ -1,0 +1,79 @@
+"""Builds the agent from its settings."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import random
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TextIO
+
+from aios.config import Settings
+from aios.errors import FailedPrecondition
+from aios.names import NodeName
+from aios.runtime.app import App
+from aios.runtime.channel import service_channel
+from aios.scheduler.v1 import agent_service_pb2
+from services.scheduler import mapping
+from services.scheduler.agent import capacity, gpus
+from services.scheduler.agent.agent import Agent, Outbox
+from services.scheduler.agent.attempts import Attempts
+from services.scheduler.agent.log_pusher import LogPusher
+from services.scheduler.agent.worker_tokens import WorkerTokens
+from services.scheduler.signing import Verifier
+
+_log = logging.getLogger(__name__)
+
+
+class AgentRunning(FailedPrecondition):
+    """Another agent has this directory. Give each its own AIOS_HOME, or stop the other."""
+
+    reason = "AGENT_RUNNING"
+
+
+async def build(settings: Settings, stack: AsyncExitStack) -> App:
+    """Take over what runs here, connect, and leave nothing running when told to stop."""
+    assert settings.scheduler_public_key_file is not None
+    root = settings.home / "agent"
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stack.enter_context(_sole(root))
+    devices, rng, outbox = gpus.find(), random.Random(), Outbox()
+    scheduler, gateway = service_channel(settings, "scheduler"), service_channel(settings, "gateway")
+    stack.push_async_callback(scheduler.close)
+    stack.push_async_callback(gateway.close)
+    logs = LogPusher(scheduler)
+    tokens = WorkerTokens(gateway)
+    attempts = Attempts(root, settings, os.environ, devices, tokens, logs, outbox.report, rng)
+    node = agent_service_pb2.Register(
+        node=str(NodeName(settings.node)),
+        capacity=mapping.resources_to_proto(capacity.measure(settings, devices)),
+        labels={"os": os.uname().sysname.lower(), "arch": os.uname().machine},
+        host=settings.listen_host,
+    )
+    verifier = Verifier(settings.scheduler_public_key_file)
+    agent = Agent(scheduler, verifier, node, attempts, outbox, root / "lease", rng)
+    attempts.adopt()
+    tasks = [asyncio.create_task(agent.run()), asyncio.create_task(logs.run())]
+
+    async def stop() -> None:
+        # Not among the app's loops, which end first: the ends of attempts are still to be reported.
+        await agent.drain()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await attempts.close()
+
+    stack.push_async_callback(stop)
+    return App()
+
+
+def _sole(root: Path) -> TextIO:
+    """Hold the agent's directory for as long as the file is open."""
+    lock = (root / "lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise AgentRunning(f"Another agent works in {root}.", directory=str(root)) from None
+    return lock

@@ -1,0 +1,306 @@
+"""The attempts of this node: started, followed, stopped, and taken over from an agent that died."""
+
+import asyncio
+import logging
+import random
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from aios.config import Settings
+from aios.errors import AiosError
+from aios.names import JobName, NodeName
+from aios.runtime import telemetry
+from aios.scheduler.v1 import agent_service_pb2, job_pb2
+from services.scheduler import mapping
+from services.scheduler.agent import ports, sandbox
+from services.scheduler.agent.directory import Directory
+from services.scheduler.agent.gpus import Gpu
+from services.scheduler.agent.log_pusher import LogPusher, Tail
+from services.scheduler.agent.worker_tokens import WorkerTokens
+from services.scheduler.jobs import Attempt, AttemptState
+
+STARTING_LOOK_SECONDS = 0.01
+LOOK_SECONDS = 0.05  # how late an exit is seen
+ALIVE_SECONDS = 1.0  # how late a killed shim is seen
+SHIM_SECONDS = 5.0  # a shim that was started but has not begun by then never will
+LOG_SECONDS = (
+    2.0  # an end is reported this much later at most, so that a job's log is whole when the job is over
+)
+TOKEN_RETRY = timedelta(seconds=10)
+
+_log = logging.getLogger(__name__)
+Key = tuple[str, int]
+"""A job's name and an epoch."""
+
+
+@dataclass(eq=False)
+class Running:
+    """One attempt that this agent answers for, from its assignment until the scheduler has stored its end."""
+
+    assignment: agent_service_pb2.AssignmentSpec
+    directory: Directory
+    tail: Tail
+    state: AttemptState = AttemptState.ASSIGNED
+    ports: Mapping[str, int] = field(default_factory=dict)
+    devices: Sequence[str] = ()
+    adopted: bool = False
+    shim: subprocess.Popen[bytes] | None = None
+    renew_time: datetime | None = None
+    acknowledged: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def key(self) -> Key:
+        return self.assignment.job, self.assignment.epoch
+
+
+class Attempts:
+    """Everything that runs here.
+
+    Args:
+        root: The agent's directory. `root/lease` is the deadline that all shims obey.
+        changed: Called with the report of each change.
+        own: The agent's environment.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        settings: Settings,
+        own: Mapping[str, str],
+        gpus: Sequence[Gpu],
+        tokens: WorkerTokens,
+        logs: LogPusher,
+        changed: Callable[[job_pb2.Attempt], None],
+        rng: random.Random,
+    ) -> None:
+        self._root = root / "attempts"
+        self._lease_file = root / "lease"
+        self._settings = settings
+        self._own = own
+        self._gpus = gpus
+        self._tokens = tokens
+        self._logs = logs
+        self._changed = changed
+        self._rng = rng
+        self._running: dict[Key, Running] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+
+    def adopt(self) -> None:
+        """Take over what an earlier agent of this node left, dead or alive."""
+        for directory in Directory.all(self._root):
+            assignment = directory.assignment()
+            chosen = directory.read("node") or {"ports": {}, "devices": []}
+            attempt = self._follow(assignment, directory)
+            attempt.ports, attempt.devices, attempt.adopted = chosen["ports"], chosen["devices"], True
+            attempt.renew_time = datetime.now(UTC)
+            _log.info("took over attempt %s of %s", assignment.epoch, assignment.job)
+
+    def start(self, assignment: agent_service_pb2.AssignmentSpec) -> None:
+        """Start an attempt. One already known is only reported again."""
+        known = self._running.get((assignment.job, assignment.epoch))
+        if known is not None:
+            self._changed(self._report(known))
+            return
+        try:
+            directory = Directory.make(self._root, assignment)
+        except OSError as error:
+            _log.error("attempt %s of %s cannot start: %s", assignment.epoch, assignment.job, error)
+            self.refuse(assignment, "NOT_STARTED")
+            return
+        self._follow(assignment, directory)
+
+    def refuse(self, assignment: agent_service_pb2.AssignmentSpec, reason: str) -> None:
+        """Report an attempt that cannot be started here."""
+        self._changed(self._never_started((assignment.job, assignment.epoch), reason))
+
+    def stop(self, key: Key, grace: timedelta, reason: str = "") -> None:
+        """End an attempt. One that is not known is reported as never started."""
+        attempt = self._running.get(key)
+        if attempt is None:
+            self._changed(self._never_started(key, "NOT_STARTED"))
+        elif attempt.state is not AttemptState.ENDED:
+            attempt.directory.ask_to_stop(grace, reason)
+
+    def forget(self, key: Key) -> None:
+        """The scheduler has stored its end."""
+        attempt = self._running.get(key)
+        if attempt is not None and attempt.state is AttemptState.ENDED:
+            attempt.acknowledged.set()
+
+    def reports(self) -> list[job_pb2.Attempt]:
+        """Where every attempt stands."""
+        return [self._report(attempt) for attempt in self._running.values()]
+
+    async def drain(self, reason: str, patience: timedelta) -> None:
+        """End everything, each with its own grace, and wait for the ends to be stored or for `patience` after that."""
+        graces = [timedelta()]
+        for attempt in list(self._running.values()):
+            graces.append(attempt.assignment.spec.stop_grace.ToTimedelta())
+            self.stop(attempt.key, graces[-1], reason)
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=(max(graces) + patience).total_seconds())
+
+    async def close(self) -> None:
+        """Stop following. What runs goes on."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _follow(self, assignment: agent_service_pb2.AssignmentSpec, directory: Directory) -> Running:
+        tail = self._logs.follow(assignment.job, assignment.epoch, directory.log)
+        attempt = Running(assignment, directory, tail)
+        self._running[attempt.key] = attempt
+        task = asyncio.create_task(self._live(attempt), name=f"attempt {attempt.key}")
+        task.add_done_callback(_say_failure)
+        self._tasks[attempt.key] = task
+        return attempt
+
+    async def _live(self, attempt: Running) -> None:
+        """The whole life of one attempt."""
+        if not attempt.adopted:
+            await self._start(attempt)
+        await self._watch(attempt)
+        attempt.tail.closed = True
+        try:
+            async with asyncio.timeout(LOG_SECONDS):
+                await attempt.tail.done.wait()
+        except TimeoutError:
+            _log.info("the log of %s is still on its way", attempt.assignment.job)
+        attempt.state = AttemptState.ENDED
+        self._changed(self._report(attempt))
+        await attempt.acknowledged.wait()
+        await attempt.tail.done.wait()
+        await asyncio.to_thread(attempt.directory.remove)
+        del self._running[attempt.key], self._tasks[attempt.key]
+
+    async def _start(self, attempt: Running) -> None:
+        """Prepare the directory and start the shim; what goes wrong is written as the attempt's end."""
+        assignment = attempt.assignment
+        with telemetry.span(
+            "start process",
+            traceparent=assignment.traceparent,
+            attributes={"job": assignment.job, "epoch": assignment.epoch, "node": assignment.node},
+        ):
+            try:
+                await self._launch(attempt)
+            except AiosError as error:
+                _cannot_start(attempt.directory, error.message, error.reason)
+            except OSError as error:
+                _cannot_start(attempt.directory, str(error), "START_FAILED")
+            else:
+                await _until_started(attempt.directory)
+
+    async def _launch(self, attempt: Running) -> None:
+        assignment, directory = attempt.assignment, attempt.directory
+        spec = mapping.spec_from_proto(assignment.spec)
+        taken = [port for other in self._running.values() for port in other.ports.values()]
+        attempt.ports = dict(zip(spec.ports, ports.pick(len(spec.ports), taken, self._rng), strict=True))
+        attempt.devices = self._free_devices(assignment.granted.accelerators)
+        directory.write("node", {"ports": attempt.ports, "devices": attempt.devices})
+        token = await self._tokens.issue(*attempt.key)
+        directory.write_token(token.secret)
+        attempt.renew_time = token.renew_time
+        place = sandbox.Place(
+            directory.path,
+            assignment.job,
+            assignment.epoch,
+            assignment.traceparent,
+            attempt.ports,
+            attempt.devices,
+        )
+        directory.write("launch", sandbox.launch(spec, place, self._settings, self._own, self._lease_file))
+        if directory.has("stop"):
+            directory.write("exit", {"end_reason": "NOT_STARTED"})
+        else:
+            attempt.shim = await asyncio.to_thread(directory.start)
+
+    async def _watch(self, attempt: Running) -> None:
+        """Report the start, keep the token fresh, and return once every process is gone."""
+        clock = asyncio.get_running_loop().time
+        begun, looked = clock(), clock()
+        while not attempt.directory.has("exit"):
+            started = attempt.directory.has("started")
+            if started and attempt.state is AttemptState.ASSIGNED:
+                attempt.state = AttemptState.RUNNING
+                self._changed(self._report(attempt))
+            if attempt.renew_time and attempt.renew_time < datetime.now(UTC):
+                await self._renew(attempt)
+            if clock() - looked > ALIVE_SECONDS and (started or clock() - begun > SHIM_SECONDS):
+                looked = clock()
+                await asyncio.to_thread(attempt.directory.declare_dead)
+            await asyncio.sleep(LOOK_SECONDS)
+        if attempt.shim is not None:
+            await asyncio.to_thread(attempt.shim.wait)
+
+    async def _renew(self, attempt: Running) -> None:
+        try:
+            token = await self._tokens.issue(*attempt.key)
+        except AiosError as error:
+            _log.warning("the token of %s is not renewed yet: %s", attempt.assignment.job, error.message)
+            attempt.renew_time = datetime.now(UTC) + TOKEN_RETRY
+        else:
+            attempt.directory.write_token(token.secret)
+            attempt.renew_time = token.renew_time
+
+    def _free_devices(self, granted: Mapping[str, int]) -> list[str]:
+        used = {device for other in self._running.values() for device in other.devices}
+        chosen: list[str] = []
+        for kind, count in granted.items():
+            free = [gpu.uuid for gpu in self._gpus if gpu.kind == kind and gpu.uuid not in used]
+            if any(gpu.kind == kind for gpu in self._gpus):
+                if len(free) < count:
+                    raise OSError(f"{count} {kind} were granted and {len(free)} are free")
+                chosen += free[:count]
+        return chosen
+
+    def _report(self, attempt: Running) -> job_pb2.Attempt:
+        started = attempt.directory.read("started") or {}
+        ended = attempt.directory.read("exit") or {} if attempt.state is AttemptState.ENDED else {}
+        return mapping.attempt_to_proto(
+            Attempt(
+                job=JobName.parse(attempt.assignment.job),
+                epoch=attempt.assignment.epoch,
+                node=NodeName.parse(attempt.assignment.node).node,
+                state=attempt.state,
+                host=self._settings.listen_host,
+                ports=attempt.ports,
+                exit_code=ended.get("exit_code"),
+                end_reason=ended.get("end_reason", ""),
+                start_time=_moment(started.get("start_time")),
+                end_time=_moment(ended.get("end_time")),
+            )
+        )
+
+    def _never_started(self, key: Key, reason: str) -> job_pb2.Attempt:
+        job, epoch = key
+        node = self._settings.node
+        return mapping.attempt_to_proto(
+            Attempt(JobName.parse(job), epoch, node, AttemptState.ENDED, end_reason=reason)
+        )
+
+
+def _say_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("%s is no longer followed", task.get_name(), exc_info=error)
+
+
+async def _until_started(directory: Directory) -> None:
+    try:
+        async with asyncio.timeout(SHIM_SECONDS):
+            while not (directory.has("started") or directory.has("exit")):  # noqa: ASYNC110  # another process's
+                await asyncio.sleep(STARTING_LOOK_SECONDS)
+    except TimeoutError:
+        _log.warning("%s has not begun within %s s", directory.path.name, SHIM_SECONDS)
+
+
+def _cannot_start(directory: Directory, why: str, reason: str) -> None:
+    with directory.log.open("a") as log:
+        log.write(f"aios: cannot start: {why}\n")
+    directory.write("exit", {"end_reason": reason, "end_time": datetime.now(UTC).timestamp()})
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,231 @@
+"""The parent of one attempt's processes: starts the command, obeys `stop` and `lease`, writes `exit`, leaves nothing.
+
+    python -I -S shim.py DIRECTORY
+
+Every attempt has its own shim, in a session of its own, so that a job survives the agent. It imports the standard
+library alone and no package: it must start in milliseconds. It talks to the agent through files in DIRECTORY, each
+written whole; signals only wake it early:
+
+    launch   (read)     JSON: command, environment, directory, nice, fenced, lease
+    lock     (held)     an exclusive flock for as long as this process lives: free means dead
+    started  (written)  JSON: pid of this process, start_time. The command runs
+    stop     (read)     JSON: deadline, reason. SIGTERM to the command's group at once, SIGKILL to all at the deadline
+    exit     (written)  JSON: exit_code, end_reason, start_time, end_time. Every process is gone. Durable
+
+Deadlines are on the monotonic clock, which all processes of a machine share. `lease` is a file that the agent renews.
+When it passes, a fenced attempt is killed: its node may have been given up, and another may be running the job.
+"""
+
+# Importing pathlib would take as long as all the rest; running a program is the point.
+# ruff: noqa: PTH104, PTH110, PTH123, PTH208, S606
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+POLL_SECONDS = 0.5  # how late a passed lease or a missed signal is seen
+REAP_SECONDS = 0.01
+OOM_SCORE = "500"  # a job that eats the machine's memory is killed before the platform is
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_WAKES = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def main(directory: str) -> int:
+    """Run one attempt to its very end."""
+    os.chdir(directory)
+    if not _lock():
+        return 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Orphans of the command come to us and not to init, however often they fork.
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WAKES)
+    with open("launch") as file:
+        launch = json.load(file)
+    started = time.time()
+    child, problem = _start(launch, libc)
+    if problem:
+        _end(127 if problem == errno.ENOENT else 126, "START_FAILED", started)
+        return 0
+    _write("started", {"pid": os.getpid(), "start_time": started})
+    status, reason = _watch(child, launch)
+    _leave_nothing()
+    _end(_exit_code(status), reason, started)
+    return 0
+
+
+def _lock() -> bool:
+    """Hold the attempt. False when another shim has it, or when it was declared dead before we came."""
+    descriptor = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return not os.path.exists("exit")
+
+
+def _start(launch: dict[str, Any], libc: ctypes.CDLL) -> tuple[int, int]:
+    """Fork and execute the command. Returns its pid and 0, or an errno."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    shim = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            # If this shim is killed, so is the command; the agent finds what it forked.
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != shim:
+                os._exit(1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            for number in (
+                signal.SIGPIPE,
+                signal.SIGXFSZ,
+            ):  # Python ignores them; the command must not inherit that
+                signal.signal(number, signal.SIG_DFL)
+            os.chdir(launch["directory"])
+            os.nice(launch["nice"])
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write(OOM_SCORE)
+            os.execvpe(launch["command"][0], launch["command"], launch["environment"])
+        except OSError as error:
+            sys.stderr.write(f"aios: cannot start {launch['command'][0]!r}: {error.strerror}\n")
+            sys.stderr.flush()
+            os.write(write_end, str(error.errno or errno.EIO).encode())
+        finally:
+            os._exit(127)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        problem = pipe.read()
+    if problem:
+        os.waitpid(child, 0)
+        return 0, int(problem)
+    return child, 0
+
+
+def _watch(child: int, launch: dict[str, Any]) -> tuple[int, str]:
+    """Wait for the command to end, and end it when told to. Returns its wait status, and the reason if not its own."""
+    reason, termed = "", False
+    kill_at: float | None = None
+    while True:
+        status = _reap(child)
+        if status is not None:
+            return status, reason
+        stop = _read("stop")
+        if stop is not None:
+            kill_at = stop["deadline"] if kill_at is None else min(kill_at, stop["deadline"])
+            reason = reason or stop["reason"]
+            if not termed:
+                termed = True
+                _signal_group(child, signal.SIGTERM)
+        if launch["fenced"] and _lease_is_over(launch["lease"]):
+            reason, kill_at = "LEASE_EXPIRED", time.monotonic()
+        if kill_at is not None and time.monotonic() >= kill_at:
+            _kill_all()
+        wait = (
+            POLL_SECONDS
+            if kill_at is None
+            else max(REAP_SECONDS, min(POLL_SECONDS, kill_at - time.monotonic()))
+        )
+        signal.sigtimedwait(_WAKES, wait)
+
+
+def _reap(child: int | None) -> int | None:
+    """Collect every process that has ended. The command's status once it is among them."""
+    found = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        if pid == child:
+            found = status
+
+
+def _leave_nothing() -> None:
+    """Kill and collect until no descendant is left."""
+    while _descendants():
+        _kill_all()
+        _reap(None)
+        time.sleep(REAP_SECONDS)
+
+
+def _kill_all() -> None:
+    for pid in _descendants():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _descendants() -> list[int]:
+    children_of: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            children_of.setdefault(int(fields[1]), []).append(int(entry))
+    found: list[int] = []
+    look_at = [os.getpid()]
+    while look_at:
+        children = children_of.get(look_at.pop(), [])
+        found += children
+        look_at += children
+    return found
+
+
+def _signal_group(leader: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, number)
+
+
+def _lease_is_over(path: str) -> bool:
+    try:
+        with open(path) as file:
+            return time.monotonic() > float(file.read())
+    except (OSError, ValueError):
+        return False  # no word is no order to kill
+
+
+def _exit_code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+def _end(exit_code: int, reason: str, started: float) -> None:
+    ended = time.time()
+    _write("exit", {"exit_code": exit_code, "end_reason": reason, "start_time": started, "end_time": ended})
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    try:
+        with open(name) as file:
+            found: dict[str, Any] = json.load(file)
+            return found
+    except FileNotFoundError:
+        return None
+
+
+def _write(name: str, value: dict[str, Any]) -> None:
+    with open(f".{name}", "w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(f".{name}", name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
