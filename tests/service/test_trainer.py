@@ -123,7 +123,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         nats = stack.enter_context(nats_server(tmp_path / "nats"))
         settings = nats.settings(settings_in(tmp_path / "home"))
-        made = World(settings, Scheduler(), Data())  # type: ignore[abstract]  # what is not played is not called
+        made = World(settings, Scheduler(), Data())
         add_jobs = scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server
         add_data = data_service_pb2_grpc.add_DataServiceServicer_to_server
         await stack.enter_async_context(neighbour(settings, "scheduler", [Service(add_jobs, made.scheduler)]))

@@ -53,7 +53,8 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path, name: st
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        value: float = loss.item()
+        return value
 
     model, optimizer = made()
     for _ in range(3):
