@@ -138,7 +138,7 @@ class ListDownloadsRequest(_message.Message):
     parent: _builtins.str
     """A dataset version, model version or checkpoint."""
     page_size: _builtins.int
-    """0 is 500; at most 5,000."""
+    """0 is 500; at most 3,000."""
     page_token: _builtins.str
     def __init__(
         self,
@@ -603,7 +603,7 @@ class SetModelAliasRequest(_message.Message):
     alias: _builtins.str
     """1-63 lower-case letters, digits and hyphens, without `@`."""
     version: _builtins.str
-    """Version id, such as `3`."""
+    """Version id, such as `3`; `latest` and `@alias` stand for the version that they mean now."""
     def __init__(
         self,
         *,
@@ -805,16 +805,20 @@ class Lineage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EDGES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """There are more edges than these. Ask again from one of the farthest resources."""
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageEdge]: ...
     def __init__(
         self,
         *,
         edges: _abc.Iterable[Global___LineageEdge] | None = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

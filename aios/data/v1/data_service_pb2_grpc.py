@@ -148,7 +148,8 @@ class DataServiceServicer:
 
     def BeginUpload(self, request, context):
         """Starts to store one blob. Content the project already has needs no upload: `exists` is true and no URL is given.
-        Unfinished uploads are forgotten after an hour. Calling again for the same content gives fresh URLs.
+        Unfinished uploads are forgotten after an hour. Calling again for the same content gives a fresh URL. A PUT that is
+        answered 412 found content there already: complete the upload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,14 +157,16 @@ class DataServiceServicer:
 
     def CompleteUpload(self, request, context):
         """Checks size and SHA-256 of what was put and makes the blob usable. FAILED_PRECONDITION when the bytes are missing
-        or differ; the upload then starts again. Completing twice is no error.
+        or differ; what differs is thrown away, and the upload starts again. Completing twice is no error. UNAVAILABLE while
+        the check of a large blob takes longer than a call may: it goes on, so call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDownloads(self, request, context):
-        """Presigned GET URLs, 15 minutes each, for the files of a dataset version, model version or checkpoint.
+        """Presigned GET URLs, 15 minutes each, for the files of a dataset version, model version or checkpoint, by path.
+        `latest` and `@alias` stand for versions here too; ABORTED when they come to mean another one between two pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,7 +195,8 @@ class DataServiceServicer:
 
     def CreateDatasetVersion(self, request, context):
         """Commits a version: all files must be completed uploads of this project, else FAILED_PRECONDITION naming them.
-        Content that equals the latest version returns that version and makes nothing. Safe to retry.
+        Content that equals the latest version returns that version and makes nothing; content that equals an older one
+        makes that one the latest again. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,7 +240,8 @@ class DataServiceServicer:
 
     def CreateModelVersion(self, request, context):
         """Registers the next version; the model is made when it does not exist. Safe to retry with the same request_id for 24
-        hours; a run registers at most one version per model.
+        hours. A run registers at most one version per model: the same again returns it, another is ALREADY_EXISTS. Only
+        services may name a run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,14 +262,16 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetModelAlias(self, request, context):
-        """Points an alias at a version, moving it when it exists.
+        """Points an alias at a version, moving it when it exists. `latest` is no alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateCheckpoint(self, request, context):
-        """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop.
+        """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop. A worker
+        writes for its own run and attempt alone. The same again is no error; other files at the same step are
+        ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,7 +292,7 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLineage(self, request, context):
-        """Everything that a resource came from, or that came from it.
+        """Everything that a resource came from, or that came from it. Empty for a resource that nothing is known of.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,14 +23,18 @@ class DataServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     BeginUpload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.BeginUploadRequest, _data_service_pb2.Upload]
     """Starts to store one blob. Content the project already has needs no upload: `exists` is true and no URL is given.
-    Unfinished uploads are forgotten after an hour. Calling again for the same content gives fresh URLs.
+    Unfinished uploads are forgotten after an hour. Calling again for the same content gives a fresh URL. A PUT that is
+    answered 412 found content there already: complete the upload.
     """
     CompleteUpload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CompleteUploadRequest, _data_service_pb2.Upload]
     """Checks size and SHA-256 of what was put and makes the blob usable. FAILED_PRECONDITION when the bytes are missing
-    or differ; the upload then starts again. Completing twice is no error.
+    or differ; what differs is thrown away, and the upload starts again. Completing twice is no error. UNAVAILABLE while
+    the check of a large blob takes longer than a call may: it goes on, so call again.
     """
     ListDownloads: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDownloadsRequest, _data_service_pb2.ListDownloadsResponse]
-    """Presigned GET URLs, 15 minutes each, for the files of a dataset version, model version or checkpoint."""
+    """Presigned GET URLs, 15 minutes each, for the files of a dataset version, model version or checkpoint, by path.
+    `latest` and `@alias` stand for versions here too; ABORTED when they come to mean another one between two pages.
+    """
     CreateDataset: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateDatasetRequest, _dataset_pb2.Dataset]
     """Makes an empty dataset. ALREADY_EXISTS when the id is taken. Safe to retry with the same request_id for 24 hours."""
     GetDataset: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetDatasetRequest, _dataset_pb2.Dataset]
@@ -39,7 +43,8 @@ class DataServiceStub:
     """The datasets of a project, by name."""
     CreateDatasetVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateDatasetVersionRequest, _dataset_pb2.DatasetVersion]
     """Commits a version: all files must be completed uploads of this project, else FAILED_PRECONDITION naming them.
-    Content that equals the latest version returns that version and makes nothing. Safe to retry.
+    Content that equals the latest version returns that version and makes nothing; content that equals an older one
+    makes that one the latest again. Safe to retry.
     """
     GetDatasetVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetDatasetVersionRequest, _dataset_pb2.DatasetVersion]
     """One version with its files. `latest` is the newest."""
@@ -55,22 +60,26 @@ class DataServiceStub:
     """The models of a project, by name."""
     CreateModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateModelVersionRequest, _model_pb2.ModelVersion]
     """Registers the next version; the model is made when it does not exist. Safe to retry with the same request_id for 24
-    hours; a run registers at most one version per model.
+    hours. A run registers at most one version per model: the same again returns it, another is ALREADY_EXISTS. Only
+    services may name a run.
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
     """One version with its files. {version} may be a number, `latest` or `@alias`."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListModelVersionsRequest, _data_service_pb2.ListModelVersionsResponse]
     """The versions of a model, newest first, without their files."""
     SetModelAlias: _aio.UnaryUnaryMultiCallable[_data_service_pb2.SetModelAliasRequest, _model_pb2.Model]
-    """Points an alias at a version, moving it when it exists."""
+    """Points an alias at a version, moving it when it exists. `latest` is no alias."""
     CreateCheckpoint: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateCheckpointRequest, _model_pb2.Checkpoint]
-    """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop."""
+    """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop. A worker
+    writes for its own run and attempt alone. The same again is no error; other files at the same step are
+    ALREADY_EXISTS.
+    """
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListCheckpointsRequest, _data_service_pb2.ListCheckpointsResponse]
     """The checkpoints of a run, newest step first."""
     RecordLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.RecordLineageRequest, _empty_pb2.Empty]
     """Adds edges to the lineage graph. Edges already there are left alone. Services only."""
     GetLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetLineageRequest, _data_service_pb2.Lineage]
-    """Everything that a resource came from, or that came from it."""
+    """Everything that a resource came from, or that came from it. Empty for a resource that nothing is known of."""
 
 class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Everything with bytes and a version. Bytes travel between the caller and the object store by presigned URL, never
@@ -84,7 +93,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_data_service_pb2.BeginUploadRequest, _abc.Awaitable[_data_service_pb2.Upload]],
     ) -> _abc.Awaitable[_data_service_pb2.Upload]:
         """Starts to store one blob. Content the project already has needs no upload: `exists` is true and no URL is given.
-        Unfinished uploads are forgotten after an hour. Calling again for the same content gives fresh URLs.
+        Unfinished uploads are forgotten after an hour. Calling again for the same content gives a fresh URL. A PUT that is
+        answered 412 found content there already: complete the upload.
         """
 
     @_abc_1.abstractmethod
@@ -94,7 +104,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_data_service_pb2.CompleteUploadRequest, _abc.Awaitable[_data_service_pb2.Upload]],
     ) -> _abc.Awaitable[_data_service_pb2.Upload]:
         """Checks size and SHA-256 of what was put and makes the blob usable. FAILED_PRECONDITION when the bytes are missing
-        or differ; the upload then starts again. Completing twice is no error.
+        or differ; what differs is thrown away, and the upload starts again. Completing twice is no error. UNAVAILABLE while
+        the check of a large blob takes longer than a call may: it goes on, so call again.
         """
 
     @_abc_1.abstractmethod
@@ -103,7 +114,9 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.ListDownloadsRequest,
         context: _aio.ServicerContext[_data_service_pb2.ListDownloadsRequest, _abc.Awaitable[_data_service_pb2.ListDownloadsResponse]],
     ) -> _abc.Awaitable[_data_service_pb2.ListDownloadsResponse]:
-        """Presigned GET URLs, 15 minutes each, for the files of a dataset version, model version or checkpoint."""
+        """Presigned GET URLs, 15 minutes each, for the files of a dataset version, model version or checkpoint, by path.
+        `latest` and `@alias` stand for versions here too; ABORTED when they come to mean another one between two pages.
+        """
 
     @_abc_1.abstractmethod
     def CreateDataset(
@@ -136,7 +149,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_data_service_pb2.CreateDatasetVersionRequest, _abc.Awaitable[_dataset_pb2.DatasetVersion]],
     ) -> _abc.Awaitable[_dataset_pb2.DatasetVersion]:
         """Commits a version: all files must be completed uploads of this project, else FAILED_PRECONDITION naming them.
-        Content that equals the latest version returns that version and makes nothing. Safe to retry.
+        Content that equals the latest version returns that version and makes nothing; content that equals an older one
+        makes that one the latest again. Safe to retry.
         """
 
     @_abc_1.abstractmethod
@@ -188,7 +202,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_data_service_pb2.CreateModelVersionRequest, _abc.Awaitable[_model_pb2.ModelVersion]],
     ) -> _abc.Awaitable[_model_pb2.ModelVersion]:
         """Registers the next version; the model is made when it does not exist. Safe to retry with the same request_id for 24
-        hours; a run registers at most one version per model.
+        hours. A run registers at most one version per model: the same again returns it, another is ALREADY_EXISTS. Only
+        services may name a run.
         """
 
     @_abc_1.abstractmethod
@@ -213,7 +228,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.SetModelAliasRequest,
         context: _aio.ServicerContext[_data_service_pb2.SetModelAliasRequest, _abc.Awaitable[_model_pb2.Model]],
     ) -> _abc.Awaitable[_model_pb2.Model]:
-        """Points an alias at a version, moving it when it exists."""
+        """Points an alias at a version, moving it when it exists. `latest` is no alias."""
 
     @_abc_1.abstractmethod
     def CreateCheckpoint(
@@ -221,7 +236,10 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.CreateCheckpointRequest,
         context: _aio.ServicerContext[_data_service_pb2.CreateCheckpointRequest, _abc.Awaitable[_model_pb2.Checkpoint]],
     ) -> _abc.Awaitable[_model_pb2.Checkpoint]:
-        """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop."""
+        """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop. A worker
+        writes for its own run and attempt alone. The same again is no error; other files at the same step are
+        ALREADY_EXISTS.
+        """
 
     @_abc_1.abstractmethod
     def ListCheckpoints(
@@ -245,6 +263,6 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.GetLineageRequest,
         context: _aio.ServicerContext[_data_service_pb2.GetLineageRequest, _abc.Awaitable[_data_service_pb2.Lineage]],
     ) -> _abc.Awaitable[_data_service_pb2.Lineage]:
-        """Everything that a resource came from, or that came from it."""
+        """Everything that a resource came from, or that came from it. Empty for a resource that nothing is known of."""
 
 def add_DataServiceServicer_to_server(servicer: DataServiceServicer, server: _aio.Server) -> None: ...

@@ -125,7 +125,7 @@ class ModelVersion(_message.Message):
     creator: _builtins.str
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_file_pb2.File]:
-        """Filled by GetModelVersion, left out of lists."""
+        """Filled by GetModelVersion, left out elsewhere."""
 
     @_builtins.property
     def signature(self) -> _tensor_pb2.Signature: ...
@@ -194,7 +194,9 @@ class Checkpoint(_message.Message):
     epoch: _builtins.int
     """The job's attempt that wrote it."""
     @_builtins.property
-    def files(self) -> _containers.RepeatedCompositeFieldContainer[_file_pb2.File]: ...
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[_file_pb2.File]:
+        """Left out of answers: ListDownloads has them."""
+
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property

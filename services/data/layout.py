@@ -1,0 +1,29 @@
+"""Where things lie in the bucket.
+
+Keys are built from project ids and digests, both checked before, never from names or paths that a caller chose. A
+project is a prefix: nothing is shared between two, so knowing a digest opens nothing.
+"""
+
+STAGING = "staging/"
+"""What clients put, before it is checked. Nothing under it is ever read back to a client."""
+
+
+def blob(project: str, sha256: str) -> str:
+    """Checked content. Never changes."""
+    return f"projects/{project}/blobs/sha256/{sha256[:2]}/{sha256}"
+
+
+def manifest(project: str, sha256: str) -> str:
+    """A list of files, under the digest of its own bytes. Never changes."""
+    return f"projects/{project}/manifests/{sha256}"
+
+
+def staging(project: str, sha256: str) -> str:
+    """Content on its way in."""
+    return f"{STAGING}{project}/{sha256}"
+
+
+def staged(key: str) -> tuple[str, str]:
+    """Project and digest of a staging key."""
+    project, _, sha256 = key.removeprefix(STAGING).partition("/")
+    return project, sha256
