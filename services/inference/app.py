@@ -11,7 +11,7 @@ from aios.names import JobName
 from aios.records import Database
 from aios.runtime.app import App
 from aios.runtime.channel import service_channel
-from aios.runtime.clock import SystemClock
+from aios.runtime.clock import Clock, SystemClock
 from aios.runtime.server import Service
 from aios.scheduler.v1 import scheduler_service_pb2_grpc
 from services.inference import store
@@ -23,9 +23,9 @@ from services.inference.stopwatches import Stopwatches
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-async def build(settings: Settings, stack: AsyncExitStack) -> App:
+async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None = None) -> App:
     """Open what the inference service needs and wire it."""
-    clock = SystemClock()
+    clock = clock or SystemClock()
     silence: Stopwatches[JobName] = Stopwatches()
     db = await Database.open(settings, "inference", store.metadata, MIGRATIONS)
     stack.push_async_callback(db.close)
