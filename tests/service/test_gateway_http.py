@@ -107,13 +107,13 @@ class Api:
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     keys = tmp_path / "jwks.json"
     keys.write_text(json.dumps(tokens.jwks(KEY.public_key())))
-    jobs = Jobs()  # type: ignore[abstract]  # a part of the service is enough
+    jobs = Jobs()
     server = Server(
         "127.0.0.1:0",
         [
             Service(scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server, jobs),
-            Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, Downloads()),  # type: ignore[abstract]
-            Service(identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, Members()),  # type: ignore[abstract]
+            Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, Downloads()),
+            Service(identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, Members()),
         ],
         tokens.Verifier(keys),
     )
