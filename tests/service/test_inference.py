@@ -148,7 +148,11 @@ class World:
         return list((await self.editor.ListRevisions(request)).revisions)
 
     async def report(
-        self, job: str, state: Replica.State.ValueType = Replica.STATE_READY, epoch: int = 1, port: int = 8000
+        self,
+        job: str,
+        state: deployment_pb2.Replica.State.ValueType = Replica.STATE_READY,
+        epoch: int = 1,
+        port: int = 8000,
     ) -> None:
         """As the replica that is attempt `epoch` of `job`."""
         name = f"{PARENT}/jobs/{job}"
@@ -173,7 +177,8 @@ class World:
 
     async def job(self, name: str) -> job_pb2.Job:
         """A replica's job, once the reconciler has made it."""
-        return await until(lambda: _ready(self.scheduler.jobs.get(f"{PARENT}/jobs/{name}")))
+        found: job_pb2.Job = await until(lambda: _ready(self.scheduler.jobs.get(f"{PARENT}/jobs/{name}")))
+        return found
 
     async def ready(self, job: str, port: int = 8000) -> None:
         """Bring a replica up and its revision into force."""
@@ -181,7 +186,9 @@ class World:
         await self.report(job, port=port)
         await self.confirm()
 
-    async def until_state(self, state: Deployment.State.ValueType) -> deployment_pb2.Deployment:
+    async def until_state(
+        self, state: deployment_pb2.Deployment.State.ValueType
+    ) -> deployment_pb2.Deployment:
         async def reached() -> deployment_pb2.Deployment | None:
             found = await self.get()
             return found if found.state == state else None
@@ -353,25 +360,23 @@ async def test_only_the_newest_attempt_of_a_job_speaks_for_its_replica(tmp_path:
         assert (await w.routes()).deployments[0].revisions[0].replicas[0].http_port == 9000
 
 
-@pytest.mark.parametrize(
-    ("request_", "error", "says"),
-    [
-        (create("Web"), InvalidArgument, "deployment_id"),
-        (create("w" * 41), InvalidArgument, "1-40"),
-        (create(replicas=17), InvalidArgument, "deployment.spec.replicas"),
-        (create(batch_delay_micros=-1), InvalidArgument, "batch_delay_micros"),
-        (create(model_version=""), InvalidArgument, "deployment.spec.model_version"),
-        (create(model_version="projects/other/models/digits/versions/1"), NotFound, "projects/other"),
-        (create(model_version=f"{MODEL}/9"), NotFound, "aios model list"),
-        (create(model_version=f"{MODEL}/3"), FailedPrecondition, "signature"),
-    ],
-)
-async def test_a_deployment_that_cannot_be_is_refused_with_what_to_change(
-    tmp_path: Path, request_: Any, error: type[AiosError], says: str
-) -> None:
+WRONG: list[tuple[Any, type[AiosError], str]] = [
+    (create("Web"), InvalidArgument, "deployment_id"),
+    (create("w" * 41), InvalidArgument, "1-40"),
+    (create(replicas=17), InvalidArgument, "deployment.spec.replicas"),
+    (create(batch_delay_micros=-1), InvalidArgument, "deployment.spec.batch_delay_micros"),
+    (create(model_version=""), InvalidArgument, "deployment.spec.model_version"),
+    (create(model_version="projects/other/models/digits/versions/1"), NotFound, "projects/other"),
+    (create(model_version=f"{MODEL}/9"), NotFound, "aios model list"),
+    (create(model_version=f"{MODEL}/3"), FailedPrecondition, "signature"),
+]
+
+
+async def test_a_deployment_that_cannot_be_is_refused_with_what_to_change(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
-        with pytest.raises(error, match=says):
-            await w.editor.CreateDeployment(request_)
+        for request, error, says in WRONG:
+            with pytest.raises(error, match=says):
+                await w.editor.CreateDeployment(request)
         found = await w.editor.ListDeployments(inference_service_pb2.ListDeploymentsRequest(parent=PARENT))
         assert not found.deployments
 
@@ -397,16 +402,17 @@ async def test_another_projects_deployment_does_not_exist(tmp_path: Path) -> Non
     async with world(tmp_path) as w:
         await w.editor.CreateDeployment(create())
         stranger = w.stub(token("admin", project="other"))
-        for call, request in (
+        calls: list[tuple[Any, Any]] = [
             (stranger.GetDeployment, inference_service_pb2.GetDeploymentRequest(name=WEB)),
             (stranger.UpdateDeployment, update("spec.replicas", replicas=2)),
             (stranger.DeleteDeployment, delete()),
             (stranger.ListRevisions, inference_service_pb2.ListRevisionsRequest(parent=WEB)),
-        ):
+        ]
+        for call, request in calls:
             with pytest.raises(NotFound):
                 await call(request)
         with pytest.raises(PermissionDenied):
-            await anext(stranger.WatchRoutes(inference_service_pb2.WatchRoutesRequest()))
+            await anext(aiter(stranger.WatchRoutes(inference_service_pb2.WatchRoutesRequest())))
         assert (await w.get()).etag == "1"
 
 
@@ -427,12 +433,12 @@ async def test_a_restart_forgets_no_route_and_gives_every_replica_its_time(tmp_p
         w.clock.ahead += 3600
         async with inference(w):
             assert await w.routes() == before
-            w.clock.ahead += 5
+            w.clock.ahead += 4
             await w.report("web-r1-0")
-            w.clock.ahead += 5
+            w.clock.ahead += 4
             await _rounds()
             assert (await w.get()).state == Deployment.STATE_READY
-            w.clock.ahead += 5
+            w.clock.ahead += 4
             await w.until_state(Deployment.STATE_DEGRADED)
             assert (await w.routes()).deployments == before.deployments, (
                 "its word is missing, not its answers"
@@ -527,7 +533,7 @@ async def test_a_watch_tells_each_change_of_a_deployment(tmp_path: Path) -> None
 
 async def test_routes_are_sent_at_each_change_and_only_what_was_sent_can_be_confirmed(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
-        watch = w.gateway.WatchRoutes(inference_service_pb2.WatchRoutesRequest())
+        watch = aiter(w.gateway.WatchRoutes(inference_service_pb2.WatchRoutesRequest()))
         first = await anext(watch)
         assert not first.deployments
         await w.editor.CreateDeployment(create())
