@@ -8,6 +8,8 @@ from aios.names import TraceName
 from aios.telemetry.v1 import trace_service_pb2 as pb
 from gateway.telemetry.spans import Span, Summary, summaries
 
+SPANS_BYTES_MAX = 3 * 1024 * 1024  # leaves a quarter of the 4 MiB of a message for lengths and the rest
+
 
 def timestamp(nanos: int) -> Timestamp:
     result = Timestamp()
@@ -38,8 +40,13 @@ def summary_to_proto(summary: Summary, project: str) -> pb.Trace:
 
 
 def trace_to_proto(spans: Sequence[Span], project: str) -> pb.Trace:
-    """One trace of these spans, as they are ordered."""
+    """One trace of these spans, as they are ordered; of a huge one, the first spans that fit into a message."""
     (summary,) = summaries(spans)
     trace = summary_to_proto(summary, project)
-    trace.spans.extend(map(span_to_proto, spans))
+    size = 0
+    for span in map(span_to_proto, spans):
+        size += span.ByteSize()
+        if size > SPANS_BYTES_MAX:
+            break
+        trace.spans.append(span)
     return trace

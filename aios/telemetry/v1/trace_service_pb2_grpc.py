@@ -52,7 +52,8 @@ class TraceServiceServicer:
     """
 
     def GetTrace(self, request, context):
-        """One trace, spans ordered by start. NOT_FOUND when no span of it is kept, or it belongs to another project.
+        """One trace, spans ordered by start; of a huge one, the first 3 MiB of spans. NOT_FOUND when no span of it is kept,
+        or it belongs to another project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

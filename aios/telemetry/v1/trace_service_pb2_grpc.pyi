@@ -17,7 +17,9 @@ class TraceServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTrace: _aio.UnaryUnaryMultiCallable[_trace_service_pb2.GetTraceRequest, _trace_service_pb2.Trace]
-    """One trace, spans ordered by start. NOT_FOUND when no span of it is kept, or it belongs to another project."""
+    """One trace, spans ordered by start; of a huge one, the first 3 MiB of spans. NOT_FOUND when no span of it is kept,
+    or it belongs to another project.
+    """
     ListTraces: _aio.UnaryUnaryMultiCallable[_trace_service_pb2.ListTracesRequest, _trace_service_pb2.ListTracesResponse]
     """The newest traces of a project, without their spans."""
 
@@ -30,7 +32,9 @@ class TraceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trace_service_pb2.GetTraceRequest,
         context: _aio.ServicerContext[_trace_service_pb2.GetTraceRequest, _abc.Awaitable[_trace_service_pb2.Trace]],
     ) -> _abc.Awaitable[_trace_service_pb2.Trace]:
-        """One trace, spans ordered by start. NOT_FOUND when no span of it is kept, or it belongs to another project."""
+        """One trace, spans ordered by start; of a huge one, the first 3 MiB of spans. NOT_FOUND when no span of it is kept,
+        or it belongs to another project.
+        """
 
     @_abc_1.abstractmethod
     def ListTraces(
