@@ -24,7 +24,7 @@ from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.runtime import tokens
 from aios.runtime.server import Service
 from aios.scheduler.v1 import job_pb2, node_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
-from tests.servers import NatsServer, free_port, nats_server, wait_for_port
+from tests.servers import NatsServer, nats_server, wait_for_port
 from tests.service import neighbours
 
 State = job_pb2.Job.State
@@ -156,6 +156,12 @@ class Pool:
             await asyncio.sleep(0.02)
         raise AssertionError(f"node {node} did not register")
 
+    async def until_logged(self, name: str, text: bytes, seconds: float = 10.0) -> None:
+        """Return once the job has written `text`."""
+        async with asyncio.timeout(seconds):
+            while text not in await self.log(name):  # noqa: ASYNC110  # it asks another process
+                await asyncio.sleep(0.05)
+
     async def log(self, name: str, **request: Any) -> bytes:
         """What ReadJobLogs gives, in one piece."""
         pieces = self.stub.ReadJobLogs(scheduler_service_pb2.ReadJobLogsRequest(name=name, **request))
@@ -206,6 +212,13 @@ async def running_pool(
                 yield pool
             finally:
                 _end(pool)
+
+
+async def eventually(check: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Return once `check` holds."""
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110  # it looks at other processes
+            await asyncio.sleep(0.02)
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:

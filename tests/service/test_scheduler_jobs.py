@@ -1,6 +1,5 @@
 """Jobs from submit to end, on a real scheduler and a real agent."""
 
-import asyncio
 import json
 import time
 import uuid
@@ -14,7 +13,7 @@ from aios.common.v1 import resources_pb2
 from aios.errors import AlreadyExists, InvalidArgument, NotFound
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
 from tests.service import neighbours
-from tests.service.pool import PARENT, Pool, processes_of, running_pool
+from tests.service.pool import PARENT, Pool, eventually, processes_of, running_pool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -79,7 +78,7 @@ async def test_the_process_sees_its_attempt_and_no_secret_of_the_node(pool: Pool
     assert job.attempt.host == "127.0.0.1"
     assert (name, 1) in pool.identity.issued
     assert token.count(".") == 2
-    await _until(lambda: not pool.attempt_directory(name).exists())
+    await eventually(lambda: not pool.attempt_directory(name).exists())
 
 
 async def test_cancel_sends_sigterm_and_lets_the_job_finish_its_work(pool: Pool) -> None:
@@ -89,7 +88,7 @@ async def test_cancel_sends_sigterm_and_lets_the_job_finish_its_work(pool: Pool)
         "signal.signal(signal.SIGTERM, end)\n" + WAIT
     )
     name = await pool.python(code)
-    await _until_logged(pool, name, b"ready")
+    await pool.until_logged(name, b"ready")
     assert (await pool.cancel(name)).state == Job.STATE_STOPPING
     job = await pool.until_final(name)
     assert (job.state, job.attempt.exit_code) == (Job.STATE_CANCELLED, 0)
@@ -100,7 +99,7 @@ async def test_cancel_sends_sigterm_and_lets_the_job_finish_its_work(pool: Pool)
 async def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(pool: Pool) -> None:
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WAIT
     name = await pool.python(code, stop_grace=Duration(nanos=500_000_000))
-    await _until_logged(pool, name, b"ready")
+    await pool.until_logged(name, b"ready")
     began = time.monotonic()
     await pool.cancel(name)
     job = await pool.until_final(name)
@@ -156,7 +155,7 @@ async def test_a_job_waits_for_resources_and_says_what_for(pool: Pool) -> None:
 
 
 async def test_what_no_node_could_hold_is_refused_with_the_figures(pool: Pool) -> None:
-    with pytest.raises(InvalidArgument, match="4000 cpu millicores, more than any node has: a .* 2000"):
+    with pytest.raises(InvalidArgument, match=r"4000 cpu millicores, more than any node has: a .* 2000"):
         await pool.submit("true", cpu_millis=4000)
 
 
@@ -235,16 +234,3 @@ async def test_a_process_starts_within_a_second_of_its_submit(pool: Pool) -> Non
         await pool.until_final(name)
         waits.append(float(await pool.log(name)) - submitted)
     assert sorted(waits)[-1] < 1.0, waits
-
-
-async def _until_logged(pool: Pool, name: str, text: bytes) -> None:
-    async with asyncio.timeout(10):
-        while text not in await pool.log(name):
-            await asyncio.sleep(0.05)
-
-
-async def _until(check: object, seconds: float = 5.0) -> None:
-    assert callable(check)
-    async with asyncio.timeout(seconds):
-        while not check():
-            await asyncio.sleep(0.02)

@@ -49,6 +49,7 @@ class Running:
     adopted: bool = False
     shim: subprocess.Popen[bytes] | None = None
     renew_time: datetime | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     acknowledged: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -135,13 +136,18 @@ class Attempts:
         return [self._report(attempt) for attempt in self._running.values()]
 
     async def drain(self, reason: str, patience: timedelta) -> None:
-        """End everything, each with its own grace, and wait for the ends to be stored or for `patience` after that."""
+        """End everything, each with its own grace, then give the scheduler `patience` to store the ends."""
         graces = [timedelta()]
         for attempt in list(self._running.values()):
             graces.append(attempt.assignment.spec.stop_grace.ToTimedelta())
             self.stop(attempt.key, graces[-1], reason)
+        ends = [asyncio.ensure_future(attempt.over.wait()) for attempt in self._running.values()]
+        if ends:
+            await asyncio.wait(ends, timeout=(max(graces) + patience).total_seconds())
+            for end in ends:
+                end.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=(max(graces) + patience).total_seconds())
+            await asyncio.wait(self._tasks.values(), timeout=patience.total_seconds())
 
     async def close(self) -> None:
         """Stop following. What runs goes on."""
@@ -170,6 +176,7 @@ class Attempts:
         except TimeoutError:
             _log.info("the log of %s is still on its way", attempt.assignment.job)
         attempt.state = AttemptState.ENDED
+        attempt.over.set()
         self._changed(self._report(attempt))
         await attempt.acknowledged.wait()
         await attempt.tail.done.wait()
