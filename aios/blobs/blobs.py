@@ -235,7 +235,7 @@ class Blobs:
             raise BlobChanged(f"{key} is being written by somebody else: try again", key=key)
         if response.status not in (200, 201):
             raise ObjectStoreUnavailable(
-                f"The object store answered {response.status} to a conditional PUT.", key=key
+                f"The object store refused a conditional PUT: HTTP {response.status}.", key=key
             )
         return True
 
