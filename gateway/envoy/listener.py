@@ -208,6 +208,9 @@ def _tracing() -> Json:
     return {
         "random_sampling": {"value": 100},
         "spawn_upstream_span": True,
+        # Without the query, which may say more than a trace should. A route with a name of its own wins.
+        "operation": "%REQ(:METHOD)% %PATH(NQ:PATH)%",
+        "upstream_operation": "to %UPSTREAM_CLUSTER%",
         "custom_tags": tags,
         "provider": {
             "name": "envoy.tracers.opentelemetry",

@@ -76,7 +76,7 @@ def routes(snapshot: Snapshot) -> Json:
                     *_predict_grpc(snapshot.deployments),
                     *_predict_http(snapshot.deployments),
                     _refuse({"prefix": "/", "grpc": {}}, 404, "No such service."),
-                    _to(GATEWAY_HTTP, {"prefix": "/"}, "http"),
+                    _to(GATEWAY_HTTP, {"prefix": "/"}),
                 ],
                 "typed_per_filter_config": {
                     _RBAC: allow(ROLES),
@@ -151,13 +151,13 @@ def _open(paths: Sequence[str]) -> list[Json]:
     }
     health = _grpc_service("/grpc.health.v1.Health/", GATEWAY_GRPC)
     health["typed_per_filter_config"] |= opened
-    apps = [_to(GATEWAY_HTTP, {"prefix" if path.endswith("/") else "path": path}, "http") for path in paths]
+    apps = [_to(GATEWAY_HTTP, {"prefix" if path.endswith("/") else "path": path}) for path in paths]
     return [healthz, health, *(app | {"typed_per_filter_config": opened} for app in apps)]
 
 
 def _grpc_service(prefix: str, cluster: str) -> Json:
     """A gRPC package. Its server knows its limits on messages and which method streams: nothing is held back here."""
-    return _to(cluster, {"prefix": prefix}, prefix.strip("/.")) | {
+    return _to(cluster, {"prefix": prefix}) | {
         "typed_per_filter_config": {
             _BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True}
         }
@@ -189,7 +189,7 @@ def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:
     closed = _refuse(
         {"prefix": f"/{PREDICT}/"}, 404, "This method administers the model server and is closed."
     )
-    return [_to(GATEWAY_GRPC, server, "inference server"), *found, unknown, closed]
+    return [_to(GATEWAY_GRPC, server), *found, unknown, closed]
 
 
 def _predict_http(deployments: Sequence[DeploymentRoute]) -> list[Json]:
@@ -205,7 +205,7 @@ def _predict_http(deployments: Sequence[DeploymentRoute]) -> list[Json]:
         match = {"safe_regex": {"regex": path}, "headers": [_is(PROJECT_HEADER, deployment.project)]}
         found.append(_predict(deployment, "http", match, {"timeout": f"{limits.PREDICT_SECONDS}s"}, filters))
     return [
-        _to(GATEWAY_HTTP, server, "inference server"),
+        _to(GATEWAY_HTTP, server),
         _refuse(packed, 415, "Send the body without content-encoding."),
         *found,
         _to_nowhere({"prefix": "/v2/"}, filters),
@@ -228,7 +228,7 @@ def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Js
     return {
         "match": match,
         "route": _action(action | {"weighted_clusters": {"clusters": weighted}}),
-        "decorator": _operation(f"predict {deployment.name}"),
+        "tracing": {"operation": f"predict {deployment.name}"},
         "metadata": {"filter_metadata": {METADATA: {"deployment": deployment.name}}},
         "typed_per_filter_config": filters,
         "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
@@ -244,9 +244,8 @@ def _mirror(deployment: DeploymentRoute, mirror: Mirror, protocol: str) -> Json:
     }
 
 
-def _to(cluster: str, match: Json, operation: str) -> Json:
-    action = _action({"cluster": cluster, "timeout": "0s"})
-    return {"match": match, "route": action, "decorator": _operation(operation)}
+def _to(cluster: str, match: Json) -> Json:
+    return {"match": match, "route": _action({"cluster": cluster, "timeout": "0s"})}
 
 
 def _action(action: Json) -> Json:
@@ -289,11 +288,6 @@ def _to_nowhere(match: Json, filters: Json) -> Json:
         "typed_per_filter_config": filters,
         "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
     }
-
-
-def _operation(name: str) -> Json:
-    """The span's name."""
-    return {"operation": name, "propagate": False}
 
 
 def _is(header: str, value: str) -> Json:
