@@ -30,7 +30,7 @@ DEADLINE_SECONDS_MAX = 24 * 3600.0
 DEADLINE_HEADER = "x-aios-timeout"
 """Seconds that the client will wait, such as `2.5`. Streams have no deadline without it."""
 FIRST_RECORD_SECONDS = 1.0  # how long a stream may fail with an HTTP status of its own before 200 is sent
-LARGE_BODY_BYTES = 64 * 1024  # read in a thread: about 10 ms of work that other requests must not wait for
+LARGE_BYTES = 64 * 1024  # more is converted in a thread: 10 ms and up, which other requests must not wait for
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -106,7 +106,7 @@ async def _request(exchange: Exchange, binding: Binding, path_values: Mapping[st
         )
     except ValueError:
         raise InvalidArgument("the query is not of the form key=value&key=value in UTF-8") from None
-    if len(body) > LARGE_BODY_BYTES:
+    if len(body) > LARGE_BYTES:
         return await asyncio.to_thread(requests.build, binding, path_values, query, body)
     return requests.build(binding, path_values, query, body)
 
@@ -135,7 +135,11 @@ def _timeout(exchange: Exchange, binding: Binding) -> float | None:
 
 
 async def _write_one(exchange: Exchange, binding: Binding, start: Start, trace_id: str) -> None:
-    body = problems.encode(_json(binding, await start()))
+    response = await start()
+    if response.ByteSize() > LARGE_BYTES:
+        body = await asyncio.to_thread(_encoded, binding, response)
+    else:
+        body = _encoded(binding, response)
     await exchange.answer(200, {"content-type": "application/json"}, body)
 
 
@@ -184,11 +188,17 @@ async def _until_gone(exchange: Exchange, work: Coroutine[Any, Any, None]) -> No
         working.result()
 
 
+def _encoded(binding: Binding, message: Message) -> bytes:
+    return problems.encode(_json(binding, message))
+
+
 def _json(binding: Binding, message: Message) -> Any:
+    """The standard JSON form: lowerCamelCase names, 64-bit integers as strings, defaults left out."""
     value = MessageToDict(message)
     if not binding.response_body:
         return value
-    return value.get(message.DESCRIPTOR.fields_by_name[binding.response_body].json_name)
+    field = message.DESCRIPTOR.fields_by_name[binding.response_body]
+    return value.get(field.json_name, [] if field.is_repeated else None)
 
 
 def _known(error: Exception) -> AiosError:
