@@ -8,7 +8,7 @@ from aios.errors import InvalidArgument
 from aios.names import JobName
 from services.scheduler.jobs import Job, due
 from services.scheduler.nodes import Node, NodeState
-from services.scheduler.resources import Resources, Shortage, grant, resolve, shortages
+from services.scheduler.resources import Resources, grant, resolve, shortages
 
 
 class Unplaceable(InvalidArgument):
@@ -134,13 +134,14 @@ def _wait(job: Job, rooms: Iterable[_Room], known: Sequence[Node]) -> Reason:
     name, of = near.node.name, f" (the nearest of {len(able)} nodes)" if len(able) > 1 else ""
     lacking = shortages(request, near.free, near.node.capacity)
     older, near.claimed_by = near.claimed_by, near.claimed_by or job.name
-    near.open = near.open - near.open.overlap(resolve(near.open, request))
+    claim = resolve(near.open, request, near.node.capacity.accelerators)
+    near.open = near.open - near.open.overlap(claim)
     if not lacking:
         return Reason(
             "WAITS_BEHIND", f"waits behind {older}, which came earlier and is next on node {name}{of}"
         )
     worst = max(lacking, key=lambda shortage: shortage.fraction)
-    wanted, free, total = (_amount(worst, n) for n in (worst.wanted, max(0, worst.free), worst.total))
+    wanted, free, total = map(worst.figure, (worst.wanted, max(0, worst.free), worst.total))
     return Reason(
         f"WAITS_FOR_{worst.code}",
         f"waits for {wanted} {worst.unit}: node {name} has {free} free of {total}{of}",
@@ -164,9 +165,5 @@ def _beyond(request: Resources, nodes: Sequence[Node]) -> str:
         ),
     )
     short = max(shortages(request, node.capacity, node.capacity), key=lambda shortage: shortage.fraction)
-    wanted, total = _amount(short, short.wanted), _amount(short, short.total)
+    wanted, total = short.figure(short.wanted), short.figure(short.total)
     return f"asks for {wanted} {short.unit}, more than any node has: {node.name} comes nearest with {total}"
-
-
-def _amount(shortage: Shortage, value: int) -> str:
-    return f"{value / 2**30:.1f} Gi" if shortage.code == "MEMORY" else str(value)

@@ -4,7 +4,7 @@ Pure. Units: processor in thousandths of a core, memory in bytes, accelerators i
 without a slash asks for any type below it: `gpu` is served by `gpu/H100`. One request never mixes types.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -74,12 +74,13 @@ def grant(free: Resources, request: Resources) -> Resources | None:
     return granted if free.holds(granted) else None
 
 
-def resolve(free: Resources, request: Resources) -> Resources:
+def resolve(free: Resources, request: Resources, types: Iterable[str] = ()) -> Resources:
     """The request in terms of the types that `free` names, whether or not it has enough of them.
 
-    A type that nothing serves stays as it is.
+    Args:
+        types: More types that there are, with none free. A type that nothing serves stays as it is.
     """
-    left = dict(free.accelerators)
+    left = dict.fromkeys(types, 0) | dict(free.accelerators)
     chosen: dict[str, int] = {}
     for asked, count in sorted(request.accelerators.items(), key=lambda item: ("/" not in item[0], item[0])):
         kinds = [kind for kind in left if serves(kind, asked)]
@@ -96,10 +97,13 @@ class Shortage:
     code: str
     """`CPU`, `MEMORY` or `ACCELERATOR`."""
     unit: str
-    """For people: `cpu millicores`, `B of memory`, `gpu/H100`."""
     wanted: int
     free: int
     total: int
+
+    def figure(self, amount: int) -> str:
+        """An amount of it, for people, without its unit."""
+        return f"{amount / 2**30:.1f} GiB" if self.code == "MEMORY" else str(amount)
 
     @property
     def fraction(self) -> float:
@@ -109,10 +113,10 @@ class Shortage:
 
 def shortages(request: Resources, free: Resources, total: Resources) -> list[Shortage]:
     """What keeps `request` off a node that has `free` of `total`. Empty when it fits."""
-    wanted = resolve(free, request)
+    wanted = resolve(free, request, total.accelerators)
     rows = [
         Shortage("CPU", "cpu millicores", wanted.cpu_millis, free.cpu_millis, total.cpu_millis),
-        Shortage("MEMORY", "B of memory", wanted.memory_bytes, free.memory_bytes, total.memory_bytes),
+        Shortage("MEMORY", "of memory", wanted.memory_bytes, free.memory_bytes, total.memory_bytes),
         *(
             Shortage(
                 "ACCELERATOR", kind, count, free.accelerators.get(kind, 0), total.accelerators.get(kind, 0)

@@ -16,12 +16,14 @@ from aios.scheduler.v1 import (
     node_pb2,
     scheduler_service_pb2,
 )
+from aios.scheduler.v1.agent_service_pb2 import ConnectRequest as Request
+from aios.scheduler.v1.agent_service_pb2 import ConnectResponse as Response
+from aios.scheduler.v1.job_pb2 import Attempt
 from services.scheduler.signing import BadSignature, Verifier
 from tests.service import neighbours
 from tests.service.pool import Pool, running_pool
 
-Request, Response = agent_service_pb2.ConnectRequest, agent_service_pb2.ConnectResponse
-Attempt, Job = job_pb2.Attempt, job_pb2.Job
+Job = job_pb2.Job
 LEASE = 1.0
 
 

@@ -204,7 +204,8 @@ async def test_a_watch_tells_every_change_in_order_after_a_list(pool: Pool) -> N
 
 async def test_pages_give_each_job_once_newest_first(pool: Pool) -> None:
     names = [await pool.python("pass") for _ in range(3)]
-    seen, token = [], ""
+    seen: list[str] = []
+    token = ""
     while len(seen) < 3:
         page = await pool.stub.ListJobs(
             scheduler_service_pb2.ListJobsRequest(parent=PARENT, page_size=1, page_token=token)
@@ -223,7 +224,7 @@ async def test_another_project_sees_nothing(pool: Pool) -> None:
             await stub.GetJob(scheduler_service_pb2.GetJobRequest(name=name))
         watch = stub.WatchJobs(scheduler_service_pb2.WatchJobsRequest(parent="projects/-"))
         with pytest.raises(NotFound):
-            await anext(watch)
+            await anext(aiter(watch))
 
 
 async def test_a_process_starts_within_a_second_of_its_submit(pool: Pool) -> None:

@@ -1,0 +1,148 @@
+"""The plan: conservation, order, no starvation, honest reasons."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aios.names import JobName
+from services.scheduler import jobs
+from services.scheduler.jobs import Job
+from services.scheduler.nodes import Node, NodeState
+from services.scheduler.plan import Snapshot, Unplaceable, check_placeable, plan
+from services.scheduler.resources import Resources, grant
+from services.scheduler.specs import JobSpec
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+requests = st.builds(
+    Resources,
+    st.integers(1, 6),
+    st.integers(0, 6),
+    st.dictionaries(st.sampled_from(["gpu", "gpu/A", "gpu/B"]), st.integers(0, 3), max_size=2),
+)
+capacities = st.builds(
+    Resources,
+    st.integers(0, 8),
+    st.integers(0, 8),
+    st.dictionaries(st.sampled_from(["gpu/A", "gpu/B"]), st.integers(0, 4), max_size=2),
+)
+
+
+def job(number: int, resources: Resources) -> Job:
+    spec = JobSpec(("true",), resources)
+    made = jobs.create(JobName("p", f"j{number}"), spec, NOW)
+    return replace(made, number=number)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    nodes = [
+        Node(name, draw(st.sampled_from(NodeState)), draw(capacities))
+        for name in "abc"[: draw(st.integers(0, 3))]
+    ]
+    held = {node.name: node.capacity.overlap(draw(capacities)) for node in nodes if draw(st.booleans())}
+    queue = [job(number, request) for number, request in enumerate(draw(st.lists(requests, max_size=8)))]
+    return Snapshot(draw(st.permutations(queue)), nodes, held)
+
+
+@given(snapshots())
+def test_no_node_is_given_more_than_it_has(snapshot: Snapshot) -> None:
+    used = dict(snapshot.held)
+    for start in plan(snapshot, NOW).starts:
+        used[start.node] = used.get(start.node, Resources()) + start.granted
+    for node in snapshot.nodes:
+        assert node.capacity.holds(used.get(node.name, Resources()))
+
+
+@given(snapshots())
+def test_every_job_starts_on_a_ready_node_or_has_a_reason(snapshot: Snapshot) -> None:
+    made = plan(snapshot, NOW)
+    ready = {node.name for node in snapshot.nodes if node.state is NodeState.READY}
+    started = [start.job for start in made.starts]
+    assert {start.node for start in made.starts} <= ready
+    assert sorted([*started, *made.reasons]) == sorted(job.name for job in snapshot.queue)
+
+
+@given(snapshots())
+def test_a_younger_job_changes_nothing_for_an_older_one(snapshot: Snapshot) -> None:
+    oldest_first = sorted(snapshot.queue, key=lambda job: job.number)
+    whole = plan(snapshot, NOW)
+    for count in range(len(oldest_first)):
+        part = plan(Snapshot(oldest_first[:count], snapshot.nodes, snapshot.held), NOW)
+        older = {job.name for job in oldest_first[:count]}
+        assert [start for start in whole.starts if start.job in older] == list(part.starts)
+        assert {name: whole.reasons[name] for name in part.reasons} == part.reasons
+
+
+@given(snapshots())
+def test_the_oldest_job_that_some_ready_node_can_hold_starts_on_an_empty_pool(snapshot: Snapshot) -> None:
+    able = [
+        each
+        for each in snapshot.queue
+        if any(
+            node.state is NodeState.READY and grant(node.capacity, each.spec.resources)
+            for node in snapshot.nodes
+        )
+    ]
+    if able:
+        first = min(able, key=lambda each: each.number)
+        starts = plan(Snapshot(snapshot.queue, snapshot.nodes), NOW).starts
+        assert first.name in [start.job for start in starts]
+
+
+def test_small_jobs_do_not_starve_a_large_one() -> None:
+    # Two small jobs hold half each; one ends at a time and small ones keep coming.
+    node, small, large = Node("a", NodeState.READY, Resources(2000)), Resources(1000), Resources(2000)
+    queue = [job(1, large), *(job(number, small) for number in range(2, 9))]
+    assert plan(Snapshot(queue, [node], {"a": Resources(1000)}), NOW).starts == []
+    assert [start.job.job for start in plan(Snapshot(queue, [node]), NOW).starts] == ["j1"]
+
+
+def test_a_job_that_needs_none_of_what_is_awaited_goes_ahead() -> None:
+    node = Node("a", NodeState.READY, Resources(2000, 100, {"gpu/A": 1}))
+    queue = [job(1, Resources(500, 0, {"gpu": 1})), job(2, Resources(1500))]
+    made = plan(Snapshot(queue, [node], {"a": Resources(0, 0, {"gpu/A": 1})}), NOW)
+    assert [start.job.job for start in made.starts] == ["j2"]
+    assert made.reasons[queue[0].name].message == "waits for 1 gpu/A: node a has 0 free of 1"
+
+
+def test_best_fit_keeps_devices_and_room_for_those_who_need_them() -> None:
+    nodes = [
+        Node("big", NodeState.READY, Resources(8000)),
+        Node("gpu", NodeState.READY, Resources(1000, 0, {"gpu/A": 1})),
+        Node("small", NodeState.READY, Resources(2000)),
+    ]
+    assert plan(Snapshot([job(1, Resources(1000))], nodes), NOW).starts[0].node == "small"
+
+
+def test_reasons_name_the_figures() -> None:
+    node = Node("a", NodeState.READY, Resources(2000, 4 * 2**30))
+    queue = [job(1, Resources(2000)), job(2, Resources(500)), job(3, Resources(100, 2**40))]
+    made = plan(Snapshot(queue, [node], {"a": Resources(1500, 2**30)}), NOW)
+    assert [made.reasons[each.name].message for each in queue] == [
+        "waits for 2000 cpu millicores: node a has 500 free of 2000",
+        "waits behind projects/p/jobs/j1, which came earlier and is next on node a",
+        "asks for 1024.0 GiB of memory, more than any node has: a comes nearest with 4.0 GiB",
+    ]
+
+
+def test_a_pause_is_waited_for_and_blocks_nobody() -> None:
+    node = Node("a", NodeState.READY, Resources(1000))
+    pausing = replace(job(1, Resources(1000)), retry_time=NOW + timedelta(seconds=5))
+    made = plan(Snapshot([pausing, job(2, Resources(1000))], [node]), NOW)
+    assert [start.job.job for start in made.starts] == ["j2"]
+    assert made.reasons[pausing.name].code == "PAUSED"
+    # A wall clock that was set back a year stretches no pause.
+    assert plan(Snapshot([pausing], [node]), NOW - timedelta(days=365)).starts
+
+
+def test_what_no_node_could_ever_hold_is_refused_unless_the_pool_is_empty() -> None:
+    lost = Node("a", NodeState.LOST, Resources(2000))
+    check_placeable(Resources(4000), [])
+    check_placeable(Resources(2000), [lost])
+    with pytest.raises(Unplaceable, match="asks for 4000 cpu millicores") as raised:
+        check_placeable(Resources(4000), [lost])
+    assert raised.value.fields.keys() == {"job.spec.resources"}
