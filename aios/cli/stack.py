@@ -28,13 +28,15 @@ MARKS = {"ready": "green", "done": "green", "failing": "red"}
 @common
 def up(foreground: bool, timeout: float) -> int | None:
     """Start the stack on this machine, and return when it answers."""
-    from aios.stack import control, supervisor
+    from aios.stack import control
 
     layout = home()
     if not control.is_running(layout):
         if not fit(layout):
             return 1
         if foreground:
+            from aios.stack import supervisor
+
             os.environ["AIOS_HOME"] = str(layout.home)
             return supervisor.main()
     elif foreground:
@@ -153,7 +155,8 @@ def bring_up(layout: "Layout", timeout: float = READY_SECONDS) -> "StackState":
                     seen.add(name)
                     bar.say(f"  {name:<10} ready after {time.monotonic() - began:.1f} s")
             left = [f"{name} {one.state}" for name, one in waited.items() if name not in ready]
-            bar.update("starting", len(ready), len(waited), ", ".join(left))
+            if left:
+                bar.update("starting", len(ready), len(waited), ", ".join(left))
 
         state = control.wait_ready(layout, timeout, show)
     if running:

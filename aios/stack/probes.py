@@ -1,6 +1,7 @@
 """How a process is asked whether it answers. A probe returns, or raises `NotReady` with what it saw."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -94,6 +95,20 @@ def grpc_health(host: str, port: int) -> Probe:
             writer.close()
         if answer != _SERVING:
             raise NotReady(f"{host}:{port}: not serving")
+
+    return probe
+
+
+def deadline(file: Path) -> Probe:
+    """A file holds a time on the monotonic clock that has not passed: its writer renews a lease in it."""
+
+    async def probe() -> None:
+        try:
+            until = float(file.read_text())
+        except (OSError, ValueError):
+            raise NotReady("it holds no lease yet") from None
+        if until < time.monotonic():
+            raise NotReady("its lease has run out")
 
     return probe
 

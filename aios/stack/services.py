@@ -1,7 +1,6 @@
 """The table of processes: what runs, in what order, with which settings. Compose runs the same commands."""
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,23 +11,14 @@ from aios.config import Settings
 from aios.runtime.tokens import write_secret
 from aios.stack import probes
 from aios.stack.child import Service
-from aios.stack.layout import Layout
-from aios.stack.ports import HOST
+from aios.stack.layout import Layout, program
+from aios.stack.ports import HOST, LISTENERS, USUAL_PORTS
 from aios.stack.probes import Probe
 
-USUAL_PORTS: Mapping[str, int] = {
-    "envoy": 8080,
-    "scheduler": 7001,
-    "data": 7002,
-    "trainer": 7003,
-    "inference": 7004,
-    "gateway": 7005,
-    "gateway_http": 7006,
-    "nats": 4222,
-    "s3": 8333,
-    # SeaweedFS' own parts: nobody but itself dials them.
-    **{f"seaweed_{part}": 0 for part in seaweed.PORTS if part != "s3"},
-}
+PORTS: Mapping[str, int] = {**USUAL_PORTS, **{f"seaweed_{part}": 0 for part in seaweed.PORTS if part != "s3"}}
+"""Every listener: nobody but SeaweedFS itself dials its inner parts."""
+DRAIN_SECONDS = "3"
+"""How long a stopping service waits for calls, where not set: Envoy stops first, so that no caller is left."""
 PASSED_ON = (
     *("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
@@ -45,8 +35,6 @@ STOP_ORDER: Sequence[Sequence[str]] = (
     ("data", "scheduler"),
     ("nats", "s3"),
 )
-LISTENERS = ("envoy", "scheduler", "data", "trainer", "inference", "gateway", "gateway_http")
-"""Those whose address is a setting, AIOS_<NAME>_ADDRESS."""
 
 
 def table(
@@ -72,7 +60,13 @@ def table(
         ),
         _envoy(layout, ports),
         # Its jobs have ten seconds to save what they have.
-        _python("agent", "services.scheduler.agent", None, frozenset({"scheduler"}), stop_seconds=25.0),
+        _python(
+            "agent",
+            "services.scheduler.agent",
+            probes.deadline(layout.data("agent") / "lease"),
+            frozenset({"scheduler"}),
+            stop_seconds=25.0,
+        ),
         Service(
             name="triton",
             command=(sys.executable, "-m", "services.inference.replica.install"),
@@ -80,16 +74,6 @@ def table(
             once=True,
         ),
     ]
-
-
-def asked_ports(given: Mapping[str, str]) -> dict[str, int]:
-    """The ports that the caller's environment sets by an address of this machine."""
-    asked = {}
-    for name in LISTENERS:
-        _, _, port = given.get(f"AIOS_{name.upper()}_ADDRESS", "").rpartition(":")
-        if port.isdigit():
-            asked[name] = int(port)
-    return asked
 
 
 def settings_of(ports: Mapping[str, int], home: Path, given: Mapping[str, str]) -> dict[str, str]:
@@ -109,6 +93,7 @@ def settings_of(ports: Mapping[str, int], home: Path, given: Mapping[str, str]) 
         env["AIOS_NATS_URL"] = f"nats://{HOST}:{ports['nats']}"
     if not env.get("AIOS_S3_ENDPOINT"):
         env["AIOS_S3_ENDPOINT"] = f"http://{HOST}:{ports['s3']}"
+    env.setdefault("AIOS_DRAIN_SECONDS", DRAIN_SECONDS)
     return env
 
 
@@ -127,12 +112,6 @@ def environment(settings: Mapping[str, str], given: Mapping[str, str]) -> dict[s
     }
 
 
-def binary(name: str) -> str:
-    """A program of the virtual environment, else of PATH. The bare name where neither has it: the doctor tells."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name) or name
-
-
 def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Service:
     config = layout.data("nats") / "nats.conf"
     assert settings.nats_credentials_file is not None
@@ -145,7 +124,7 @@ def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Servi
     write_secret(config, text)
     return Service(
         name="nats",
-        command=(binary("nats-server"), "-c", str(config)),
+        command=(program("nats-server"), "-c", str(config)),
         probe=probes.nats(HOST, ports["nats"]),
     )
 
@@ -158,11 +137,12 @@ def _s3(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Service
     listeners = {part: ports["s3" if part == "s3" else f"seaweed_{part}"] for part in seaweed.PORTS}
     return Service(
         name="s3",
-        command=seaweed.weed_command(Path(binary("weed")), directory, listeners),
+        command=seaweed.weed_command(Path(program("weed")), directory, listeners),
         environment=seaweed.weed_environment(directory, credentials),
         # It refuses a caller without a signature: that is an answer.
         probe=probes.http(HOST, ports["s3"], "/", 200, 403),
         stop_seconds=seaweed.STOP_SECONDS,
+        killed_at_end=True,
     )
 
 

@@ -21,7 +21,7 @@ from aios.runtime.tokens import write_secret
 from aios.stack import ports, secrets, state
 from aios.stack.child import Child, Service, start_ticks
 from aios.stack.layout import Layout
-from aios.stack.services import STOP_ORDER, USUAL_PORTS, asked_ports, environment, settings_of, table
+from aios.stack.services import PORTS, STOP_ORDER, environment, settings_of, table
 from aios.stack.state import ServiceState, StackState
 
 RENEW_SECONDS = 3600.0
@@ -141,7 +141,7 @@ def build(layout: Layout, given: Mapping[str, str], before: StackState) -> Super
         InvalidArgument: an AIOS_* variable has a wrong value.
     """
     secrets.prepare(layout)
-    chosen = ports.choose(USUAL_PORTS, before.ports, asked_ports(given), ports.is_free, ports.any_free)
+    chosen = ports.choose(PORTS, before.ports, ports.asked(given), ports.is_free, ports.any_free)
     variables = settings_of(chosen, layout.home, given)
     settings = Settings.load(variables)
     return Supervisor(
