@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address
 
 from aios.config import Settings, unknown_variables
@@ -28,12 +29,14 @@ Loop = Callable[[], Awaitable[None]]
 class App:
     """What a service is made of.
 
-    `loops` run until the process stops; one that raises is logged and started again after a growing pause.
+    `loops` run until the process stops; one that raises is logged and started again after a growing pause. `foreign`
+    and `described` are what `Server` takes.
     """
 
     services: Sequence[Service] = ()
     loops: Sequence[Loop] = ()
     foreign: Mapping[str, str] = field(default_factory=dict)
+    described: Sequence[str] = ()
     message_bytes_max: int = MESSAGE_BYTES_MAX
 
 
@@ -61,22 +64,23 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
     if settings.telemetry:
         endpoint = settings.otlp_endpoint or settings.gateway_address
         telemetry.setup(service, endpoint, token_file(settings.token_file))
-    verifier = Verifier(settings.jwks_file)
     async with AsyncExitStack() as stack:
         stack.callback(telemetry.shutdown)
         app = await build(settings, stack)
         loops = [asyncio.create_task(_keep_running(loop), name=str(loop)) for loop in app.loops]
         server = None
         if app.services:
-            loops.append(asyncio.create_task(_keep_running(lambda: follow_revocations(settings, verifier))))
             server = Server(
                 settings.address_of(service),
                 app.services,
-                verifier,
+                Verifier(settings.jwks_file),
                 foreign=app.foreign,
+                described=app.described,
                 message_bytes_max=app.message_bytes_max,
             )
             await server.start()
+            follow = partial(follow_revocations, settings, server.revoke)
+            loops.append(asyncio.create_task(_keep_running(follow), name="revocations"))
         await stop.wait()
         _log.info("stopping: calls under way have %s s", settings.drain_seconds)
         if server is not None:
@@ -86,13 +90,13 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
         await asyncio.gather(*loops, return_exceptions=True)
 
 
-async def follow_revocations(settings: Settings, verifier: Verifier) -> None:
-    """Keep the verifier's set of revoked tokens as the identity domain has it."""
+async def follow_revocations(settings: Settings, revoke: Callable[[frozenset[str]], None]) -> None:
+    """Tell `revoke` the ids of all revoked tokens, now and at each change in the identity domain."""
     async with service_channel(settings, "gateway") as channel:
         stub = identity_service_pb2_grpc.IdentityServiceStub(channel)
         request = identity_service_pb2.WatchRevocationsRequest()
         async for update in stub.WatchRevocations(request):
-            verifier.revoked = frozenset(revocation.token_id for revocation in update.revocations)
+            revoke(frozenset(revocation.token_id for revocation in update.revocations))
 
 
 async def _keep_running(loop: Loop) -> None:

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from aios.errors import Unauthenticated, Unavailable
 from aios.runtime import contract, roles
 from aios.runtime.interceptors import Chain
+from aios.runtime.status import RETRY_SOON
 from aios.runtime.tokens import Verifier
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # gRPC's own default, stated: tensors do not pass here
@@ -47,6 +49,7 @@ class Server:
 
     Args:
         foreign: Permissions of services whose protos are not ours, by service or method path.
+        described: Services of other servers that reflection describes here, since callers reach both by one address.
 
     Raises:
         ValueError: a method states no permission.
@@ -59,6 +62,7 @@ class Server:
         verifier: Verifier,
         *,
         foreign: Mapping[str, str] | None = None,
+        described: Iterable[str] = (),
         message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
         options = [*OPTIONS, ("grpc.max_receive_message_length", message_bytes_max)]
@@ -72,7 +76,9 @@ class Server:
             service.add(service.servicer, registrar)
         self._names = (*registrar.names, "")
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)  # type: ignore[arg-type]
-        reflection.enable_server_reflection((*registrar.names, reflection.SERVICE_NAME), registrar)  # type: ignore[arg-type]
+        names = {*registrar.names, *described, reflection.SERVICE_NAME}
+        describing = reflection.aio.ReflectionServicer(names)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(describing, registrar)  # type: ignore[no-untyped-call]
 
     async def start(self) -> None:
         """Bind, serve, and report SERVING.
@@ -88,9 +94,20 @@ class Server:
         _log.info("serving gRPC on %s", self._address)
 
     async def stop(self, drain_seconds: float) -> None:
-        """Report NOT_SERVING, refuse new calls, wait for those under way, then end the rest."""
+        """Report NOT_SERVING, end the streams, refuse new calls, wait for those under way, then end the rest."""
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._chain.end_streams(
+            Unavailable("The service is restarting: watch again.", retry_after=RETRY_SOON)
+        )
         await self._server.stop(drain_seconds)
+
+    def revoke(self, token_ids: frozenset[str]) -> None:
+        """Refuse these tokens from now on, and end the streams that they opened."""
+        self._chain.verifier.revoked = token_ids
+        self._chain.end_streams(
+            Unauthenticated("The token was revoked: ask for a new one.", reason="TOKEN_REVOKED"),
+            lambda call: call.principal is not None and call.principal.token_id in token_ids,
+        )
 
     async def _report(self, status: Any) -> None:
         for name in self._names:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import grpc
 import uvicorn
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -41,13 +42,18 @@ CONNECTIONS_MAX = 1000  # Envoy is the only client and shares connections; file 
 _log = logging.getLogger(__name__)
 
 
+def services() -> list[ServiceDescriptor]:
+    """Every service of the contract."""
+    return [service for proto in API for service in proto.DESCRIPTOR.services_by_name.values()]
+
+
 def build(channels: Mapping[str, grpc.aio.Channel]) -> Router:
     """The ASGI application.
 
     Args:
         channels: To each service, by domain.
     """
-    routes = Routes(service for proto in API for service in proto.DESCRIPTOR.services_by_name.values())
+    routes = Routes(services())
 
     async def ready(request: Request) -> Response:
         names = sorted(channels)
