@@ -36,6 +36,7 @@ async def serve_watch(
     """
     where = None if project == ANY_PROJECT else project
     cursor = start_revision or feed.current_revision()
+    await feed.read(noun, where, cursor, 1)  # a start that is not kept is refused before anything is sent
     yield respond([], cursor)
     while True:
         changes = await feed.read(noun, where, cursor, BATCH_EVENTS_MAX)
