@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
@@ -49,6 +49,16 @@ class Chain:
     foreign: Mapping[str, str]
     """Permission of methods or whole services that are not ours: health, reflection, OTLP."""
     under_way: int = 0
+    streams: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
+    """Calls that answer with a stream, which may last for days."""
+    _ended: dict[asyncio.Task[Any], AiosError] = field(default_factory=dict)
+
+    def end_streams(self, error: AiosError, which: Callable[[Call], bool] = lambda _: True) -> None:
+        """End streams from this side; their callers get `error`."""
+        for task, call in self.streams.items():
+            if which(call) and task not in self._ended:
+                self._ended[task] = error
+                task.cancel()
 
     def permission(self, path: str) -> str:
         """What a caller needs for a method.
@@ -77,7 +87,7 @@ class Chain:
                         return await _unary(handler)(request, context)
 
         async def unary_in_stream_out(raw: bytes, context: Context) -> AsyncIterator[Any]:
-            async with self._around(path, permission, context) as call:
+            async with self._around(path, permission, context, stream=True) as call:
                 request = _decoded(raw, decode)
                 self._check_project(path, request, call.principal)
                 async for response in handler.unary_stream(request, context):
@@ -88,7 +98,7 @@ class Chain:
                 return await handler.stream_unary(_all_decoded(raws, decode), context)
 
         async def stream_in_stream_out(raws: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            async with self._around(path, permission, context):
+            async with self._around(path, permission, context, stream=True):
                 async for response in handler.stream_stream(_all_decoded(raws, decode), context):
                     yield response
 
@@ -107,7 +117,11 @@ class Chain:
         return make(method, request_deserializer=None, response_serializer=encode)
 
     @asynccontextmanager
-    async def _around(self, path: str, permission: str, context: Context) -> AsyncIterator[Call]:
+    async def _around(
+        self, path: str, permission: str, context: Context, *, stream: bool = False
+    ) -> AsyncIterator[Call]:
+        task = asyncio.current_task()
+        assert task is not None
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         status = None
         with telemetry.span(
@@ -121,12 +135,17 @@ class Chain:
                 current_call.set(call)
                 if call.principal is not None and not call.principal.everywhere:
                     get_current_span().set_attribute("aios.project", call.principal.project)
+                if stream:
+                    self.streams[task] = call
                 yield call
             except AiosError as error:
                 get_current_span().set_status(Status(StatusCode.ERROR, error.reason))
                 status = to_status(error)
             except (asyncio.CancelledError, GeneratorExit):
-                raise
+                if task not in self._ended:
+                    raise
+                task.uncancel()
+                status = to_status(self._ended[task])
             except Exception as error:
                 if isinstance(error, grpc.aio.AbortError):
                     raise
@@ -139,6 +158,9 @@ class Chain:
                         trace_id=trace_id,
                     )
                 )
+            finally:
+                self.streams.pop(task, None)
+                self._ended.pop(task, None)
         if status is not None:
             await context.abort_with_status(rpc_status.to_status(status))
 
@@ -169,8 +191,8 @@ class Chain:
         declared = contract.method(path)
         if declared is None or caller is None or not isinstance(request, Message):
             return
-        for field in declared.resources:
-            name = contract.read_field(request, field)
+        for path_field in declared.resources:
+            name = contract.read_field(request, path_field)
             project = project_of(name)
             if project is None:
                 continue

@@ -1,5 +1,6 @@
 """The interceptor chain and the channel, over a real gRPC connection."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,6 +51,8 @@ class Jobs(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_service_pb2.WatchJobsRequest, context: Any
     ) -> AsyncIterator[scheduler_service_pb2.WatchJobsResponse]:
         yield scheduler_service_pb2.WatchJobsResponse(revision=7)
+        if request.start_revision or request.parent == "projects/endless":
+            await asyncio.sleep(60)
         raise NotFound("gone", reason="GONE")
 
 
@@ -166,6 +169,33 @@ async def test_an_error_after_the_first_message_of_a_stream_is_not_lost(tmp_path
         with pytest.raises(NotFound, match="gone"):
             await anext(watch)
     assert [response.revision for response in seen] == [7]
+
+
+async def test_a_stopping_server_ends_its_streams_at_once_and_says_so(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (server, _, _):
+        watch: Any = stub(server, token()).WatchJobs(
+            scheduler_service_pb2.WatchJobsRequest(parent="projects/endless")
+        )
+        operator: Any = stub(server, token(platform=True)).WatchJobs(
+            scheduler_service_pb2.WatchJobsRequest(parent="projects/endless")
+        )
+        with pytest.raises(NotFound):
+            await anext(watch)
+        await anext(operator)
+        async with asyncio.timeout(2):
+            await server.stop(10)
+        with pytest.raises(Unavailable, match="restarting"):
+            await anext(operator)
+
+
+async def test_a_stream_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (server, _, _):
+        request = scheduler_service_pb2.WatchJobsRequest(parent="projects/demo", start_revision=1)
+        watch: Any = stub(server, token()).WatchJobs(request)
+        await anext(watch)
+        server.revoke(frozenset({"t1"}))
+        with pytest.raises(Unauthenticated, match="revoked"):
+            await anext(watch)
 
 
 async def test_bytes_that_are_no_message_are_the_callers_mistake(tmp_path: Path) -> None:
