@@ -13,7 +13,7 @@ from services.inference.deployments import Deployment, Spec
 from services.inference.replicas import FAILURES_MAX, Address, JobNews, Replica
 from services.inference.revisions import Artifact, Revision, State
 from services.inference.rollout import Facts, Rollout, advance
-from services.inference.routes import DeploymentRoute, route
+from services.inference.routes import DeploymentRoute, RevisionRoute, route
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAME = DeploymentName("demo", "web")
@@ -26,7 +26,7 @@ class World:
 
     def __init__(self, replicas_wanted: int = 1) -> None:
         self.now = self.confirmed = self.in_force = 0
-        self.tables: dict[int, DeploymentRoute] = {}
+        self.tables: dict[int, DeploymentRoute | None] = {}
         spec = Spec("projects/demo/models/m/versions/1", replicas_wanted)
         self.rollout = Rollout(Deployment(NAME, spec, 0, NOW, NOW), ())
         self.update()
@@ -57,10 +57,8 @@ class World:
         self.take(replace(self.rollout, deployment=deployment))
 
     def apply_routes(self) -> None:
-        """Envoy takes the newest table, unless the revision it should move to does not answer."""
-        newest = max(self.tables)
-        if all(each.endpoints for each in self.tables[newest].revisions if each.weight):
-            self.in_force = newest
+        """Envoy takes the newest table."""
+        self.in_force = max(self.tables)
 
     def confirm(self) -> None:
         self.confirmed = self.in_force
@@ -103,6 +101,12 @@ def ready(replica: Replica) -> Replica:
 
 def failed(replica: Replica, message: str = "no such operator") -> Replica:
     return replicas.report(replica, replica.epoch + 1, replicas.State.FAILED, message, None)
+
+
+def routed(world: World) -> tuple[RevisionRoute, ...]:
+    entry = route(world.rollout)
+    assert entry is not None
+    return entry.revisions
 
 
 def live(replicas_wanted: int = 1) -> World:
@@ -208,9 +212,13 @@ def test_a_live_revision_gets_a_new_replica_for_one_whose_job_was_cancelled() ->
 def test_a_deleted_deployment_leaves_the_routes_before_its_replicas_stop() -> None:
     world = live()
     world.delete()
-    assert world.revision(1).weight == 0
+    assert route(world.rollout) is None
     world.drain()
     assert world.revision(1).ready, "the table without it is not in force yet"
+    world.apply_routes()
+    world.confirm()
+    assert world.revision(1).ready, "its last requests still run"
+    world.drain()
     world.settle()
     assert world.rollout.gone
 
@@ -219,10 +227,20 @@ def test_the_last_replicas_to_fall_silent_stay_routed_and_one_of_several_does_no
     world = live(replicas_wanted=2)
     first, second = world.replicas()
     world.change(first, replicas.fall_silent(first, 6))
-    assert [each.job for each in route(world.rollout).revisions[0].endpoints] == [second.job]
+    assert [each.job for each in routed(world)[0].endpoints] == [second.job]
     world.change(second, replicas.fall_silent(second, 6))
-    assert len(route(world.rollout).revisions[0].endpoints) == 2
+    assert len(routed(world)[0].endpoints) == 2
     assert world.rollout.deployment.state is deployments.State.DEGRADED
+
+
+def test_a_revision_without_a_replica_asks_for_no_requests_so_that_the_gateway_waits_for_nobody() -> None:
+    world = live()
+    (only,) = world.replicas()
+    world.change(only, failed(only))
+    assert [(each.weight, each.endpoints) for each in routed(world)] == [(0, ())]
+    (again,) = world.replicas()
+    world.change(again, ready(again))
+    assert routed(world)[0].weight == 100
 
 
 class Rollouts(RuleBasedStateMachine):

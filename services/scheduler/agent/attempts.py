@@ -208,7 +208,7 @@ class Attempts:
         attempt.devices = self._free_devices(assignment.granted.accelerators)
         directory.write("node", {"ports": attempt.ports, "devices": attempt.devices})
         token = await self._tokens.issue(*attempt.key)
-        directory.write_token(token.secret)
+        await asyncio.to_thread(directory.write_token, token.secret)
         attempt.renew_time = token.renew_time
         place = sandbox.Place(
             directory.path,
@@ -249,7 +249,7 @@ class Attempts:
             _log.warning("the token of %s is not renewed yet: %s", attempt.assignment.job, error.message)
             attempt.renew_time = datetime.now(UTC) + TOKEN_RETRY
         else:
-            attempt.directory.write_token(token.secret)
+            await asyncio.to_thread(attempt.directory.write_token, token.secret)
             attempt.renew_time = token.renew_time
 
     def _free_devices(self, granted: Mapping[str, int]) -> list[str]:

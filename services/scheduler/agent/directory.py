@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from google.protobuf.message import DecodeError
 
 from aios.names import JobName
 from aios.runtime.tokens import write_secret
@@ -50,12 +51,18 @@ class Directory:
 
     @classmethod
     def all(cls, root: Path) -> Iterator["Directory"]:
-        """Those that hold an attempt. One that was left half-made is removed: nothing has started in it."""
+        """Those that hold an attempt. One left half-made, by a crash or a power cut, is removed: nothing runs in it."""
         for path in sorted(root.iterdir()) if root.exists() else []:
-            if (path / "assignment").exists():
-                yield cls(path)
+            found = cls(path)
+            try:
+                complete = bool(found.assignment().job)
+                found.read("node"), found.read("started"), found.read("exit")
+            except (OSError, ValueError, DecodeError):
+                complete = False
+            if complete:
+                yield found
             else:
-                shutil.rmtree(path, ignore_errors=True)
+                found.remove()
 
     def assignment(self) -> agent_service_pb2.AssignmentSpec:
         return agent_service_pb2.AssignmentSpec.FromString((self.path / "assignment").read_bytes())
@@ -148,9 +155,7 @@ def _environment_of(pid: int) -> list[bytes]:
 
 
 def _write(path: Path, content: bytes) -> None:
+    """Whole, but not durable: what a power cut takes, it takes together with the processes."""
     scratch = path.with_name(f".{path.name}")
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    scratch.write_bytes(content)
     scratch.rename(path)

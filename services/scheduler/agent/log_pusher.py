@@ -32,6 +32,10 @@ class Tail:
     """What the scheduler has; None when it must be asked first."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def has_news(self) -> bool:
+        """Whether there may be something to send."""
+        return self.stored is None or self.closed or self.path.stat().st_size > self.stored
+
     def next_request(self) -> agent_service_pb2.PushLogsRequest | None:
         """What to send now, or None."""
         if self.stored is None:
@@ -90,8 +94,7 @@ class LogPusher:
         while self._tails:
             idle = True
             for tail in list(self._tails):
-                request = await asyncio.to_thread(tail.next_request)
-                if request is None:
+                if not tail.has_news() or (request := await asyncio.to_thread(tail.next_request)) is None:
                     continue
                 idle = False
                 outbox.put_nowait(request)

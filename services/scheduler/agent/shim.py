@@ -55,7 +55,9 @@ def main(directory: str) -> int:
     if problem:
         _end(127 if problem == errno.ENOENT else 126, "START_FAILED", started)
         return 0
-    _write("started", {"pid": os.getpid(), "start_time": started})
+    with open(".started", "w") as file:
+        json.dump({"pid": os.getpid(), "start_time": started}, file)
+    os.rename(".started", "started")
     status, reason = _watch(child, launch)
     _leave_nothing()
     _end(_exit_code(status), reason, started)
@@ -204,7 +206,13 @@ def _exit_code(status: int) -> int:
 
 def _end(exit_code: int, reason: str, started: float) -> None:
     ended = time.time()
-    _write("exit", {"exit_code": exit_code, "end_reason": reason, "start_time": started, "end_time": ended})
+    with open(".exit", "w") as file:
+        json.dump(
+            {"exit_code": exit_code, "end_reason": reason, "start_time": started, "end_time": ended}, file
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(".exit", "exit")
     directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(directory)
     os.close(directory)
@@ -217,14 +225,6 @@ def _read(name: str) -> dict[str, Any] | None:
             return found
     except FileNotFoundError:
         return None
-
-
-def _write(name: str, value: dict[str, Any]) -> None:
-    with open(f".{name}", "w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(f".{name}", name)
 
 
 if __name__ == "__main__":
