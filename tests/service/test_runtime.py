@@ -162,7 +162,7 @@ async def test_an_unexpected_exception_leaves_without_its_text(tmp_path: Path) -
 
 async def test_an_error_after_the_first_message_of_a_stream_is_not_lost(tmp_path: Path) -> None:
     async with serving(tmp_path) as (server, _, _):
-        watch = stub(server, token()).WatchJobs(
+        watch: Any = stub(server, token()).WatchJobs(
             scheduler_service_pb2.WatchJobsRequest(parent="projects/demo")
         )
         seen = [await anext(watch)]
