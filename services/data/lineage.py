@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from aios.errors import InvalidArgument
 from aios.names import (
@@ -21,7 +21,7 @@ RECORD_MAX = 1_000  # in one call
 KINDS = (DatasetVersionName, RunName, CheckpointName, ModelVersionName, DeploymentName, RevisionName, JobName)
 
 
-class Relation(Enum):
+class Relation(StrEnum):
     """How the target of an edge relates to its source."""
 
     INPUT = "input"  # the target read the source
