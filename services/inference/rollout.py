@@ -164,8 +164,10 @@ def _withdraw(rollout: Rollout, facts: Facts) -> Rollout:
         if not revision.leaving:
             continue
         if revision.weight == 0 and revision.number in facts.drained:
-            revision = replace(revision, weight=None, routed_in=facts.next_table)
-        elif revision.weight is None and facts.confirmed >= revision.routed_in:
+            # The table of a deployment that is deleted has lost all of it already.
+            table = revision.routed_in if rollout.deleting else facts.next_table
+            revision = replace(revision, weight=None, routed_in=table)
+        if revision.weight is None and facts.confirmed >= revision.routed_in:
             left = tuple(replicas.stop(each) for each in revision.replicas if not _over(each))
             revision = replace(revision, replicas=left)
             if not left and revision.state is State.DRAINING:

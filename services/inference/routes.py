@@ -35,21 +35,25 @@ class DeploymentRoute:
     revisions: tuple[RevisionRoute, ...]
 
 
-def route(rollout: Rollout) -> DeploymentRoute:
-    """The table's entry for one deployment."""
+def route(rollout: Rollout) -> DeploymentRoute | None:
+    """The table's entry for one deployment; None for one that is being taken down, whose name is unknown at once."""
+    if rollout.deleting:
+        return None
     return DeploymentRoute(
         rollout.deployment.name,
-        tuple(
-            RevisionRoute(revision.name, revision.weight, _endpoints(revision))
-            for revision in rollout.revisions
-            if revision.weight is not None
-        ),
+        tuple(_share(each, each.weight) for each in rollout.revisions if each.weight is not None),
     )
 
 
 def table(rollouts: Iterable[Rollout]) -> tuple[DeploymentRoute, ...]:
     """The whole table."""
-    return tuple(route(each) for each in rollouts)
+    return tuple(found for each in rollouts if (found := route(each)) is not None)
+
+
+def _share(revision: Revision, weight: int) -> RevisionRoute:
+    endpoints = _endpoints(revision)
+    # Without an endpoint nothing could answer: the gateway must not wait for it, or every other change waits too.
+    return RevisionRoute(revision.name, weight if endpoints else 0, endpoints)
 
 
 def _endpoints(revision: Revision) -> tuple[Endpoint, ...]:

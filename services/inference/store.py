@@ -15,7 +15,6 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
-    Row,
     String,
     Table,
     Text,
@@ -35,12 +34,10 @@ from aios.inference.v1 import deployment_pb2
 from aios.names import ANY_PROJECT, DeploymentName, JobName, RevisionName
 from aios.records import Page, Proto, Tx, UtcTime
 from aios.records.pages import ListRequest
-from services.inference import deployments as nouns
-from services.inference import mapping, routes
+from services.inference import mapping, routes, rows
 from services.inference.deployments import EVENT, Deployment, DeploymentExists, DeploymentNotFound
-from services.inference.replicas import Address, Replica, ReplicaNotFound
-from services.inference.replicas import State as ReplicaState
-from services.inference.revisions import Artifact, Revision
+from services.inference.replicas import Replica, ReplicaNotFound
+from services.inference.revisions import Revision
 from services.inference.revisions import State as RevisionState
 from services.inference.rollout import Facts, Rollout, advance
 
@@ -129,7 +126,7 @@ def get(tx: Tx, name: DeploymentName) -> Deployment:
     row = tx.execute(select(deployments).where(*_of(deployments, name))).one_or_none()
     if row is None:
         raise _missing(name)
-    return _deployment(row)
+    return rows.deployment(row)
 
 
 def page(tx: Tx, project: str, request: ListRequest) -> tuple[list[Deployment], str]:
@@ -138,8 +135,8 @@ def page(tx: Tx, project: str, request: ListRequest) -> tuple[list[Deployment], 
     if project != ANY_PROJECT:
         query = query.where(deployments.c.project == project)
     by = (deployments.c.project, deployments.c.deployment)
-    rows, token = Page.of(request).fetch(tx, query, by=by)
-    return [_deployment(row) for row in rows], token
+    found, token = Page.of(request).fetch(tx, query, by=by)
+    return [rows.deployment(row) for row in found], token
 
 
 def revision_page(tx: Tx, name: DeploymentName, request: ListRequest) -> tuple[list[Revision], str]:
@@ -149,12 +146,12 @@ def revision_page(tx: Tx, name: DeploymentName, request: ListRequest) -> tuple[l
         DeploymentNotFound: there never was one of this name.
     """
     query = select(revisions).where(*_of(revisions, name))
-    rows, token = Page.of(request).fetch(tx, query, by=(revisions.c.number,), descending=True)
-    if not rows and not request.page_token:
+    found, token = Page.of(request).fetch(tx, query, by=(revisions.c.number,), descending=True)
+    if not found and not request.page_token:
         raise _missing(name)
-    numbers = [row.number for row in rows]
+    numbers = [row.number for row in found]
     processes = _replicas(tx, *_of(replicas, name), replicas.c.revision.in_(numbers))
-    return [_revision(row, processes) for row in rows], token
+    return [rows.revision(row, processes) for row in found], token
 
 
 def next_number(tx: Tx, name: DeploymentName) -> int:
@@ -205,7 +202,7 @@ def add(tx: Tx, made: Rollout) -> Rollout:
     if tx.execute(select(deployments.c.state).where(*_of(deployments, name))).one_or_none() is not None:
         raise DeploymentExists(f"{name} exists: choose another deployment_id, or update it.", name=str(name))
     key = {"project": name.project, "deployment": name.deployment}
-    tx.execute(insert(deployments).values(key | _columns(made.deployment)))
+    tx.execute(insert(deployments).values(key | rows.of_deployment(made.deployment)))
     stored = settle(tx, Rollout(made.deployment, ()), made, event="created")
     assert stored is not None
     return stored
@@ -235,12 +232,12 @@ def settle(
         tx.execute(
             update(deployments)
             .where(*_of(deployments, after.deployment.name))
-            .values(_columns(after.deployment))
+            .values(rows.of_deployment(after.deployment))
         )
         moved = after.deployment.state is not before.deployment.state
         told = EVENT.get(after.deployment.state, "updated") if moved else "updated"
         _emit(tx, after.deployment, event or told)
-    if after.gone or event == "created" or routes.route(after) != routes.route(before):
+    if event == "created" or routes.route(after) != routes.route(before):
         _change_table(tx, after)
     return None if after.gone else after
 
@@ -285,18 +282,9 @@ def _save_revisions(tx: Tx, before: Rollout, after: Rollout) -> None:
             continue
         key = _key(revision)
         if former is None:
-            fixed = {
-                "spec": mapping.spec_to_proto(revision.spec),
-                "manifest_sha256": revision.artifact.manifest_sha256,
-                "signature": revision.artifact.signature,
-                "create_time": revision.create_time,
-                "creator": revision.creator,
-                "traceparent": revision.traceparent,
-                "recorded": revision.recorded,
-            }
-            tx.execute(insert(revisions).values(key | fixed | _changing(revision)))
+            tx.execute(insert(revisions).values(key | rows.of_new_revision(revision)))
         else:
-            tx.execute(update(revisions).filter_by(**key).values(_changing(revision)))
+            tx.execute(update(revisions).filter_by(**key).values(rows.of_revision(revision)))
         _save_replicas(tx, former.replicas if former else (), revision)
 
 
@@ -307,9 +295,9 @@ def _save_replicas(tx: Tx, before: Sequence[Replica], revision: Revision) -> Non
         key = {"project": replica.job.project, "job": replica.job.job}
         if former is None:
             of = {"deployment": revision.name.deployment, "revision": revision.number}
-            tx.execute(insert(replicas).values(key | of | _replica_columns(replica)))
+            tx.execute(insert(replicas).values(key | of | rows.of_replica(replica)))
         elif former != replica:
-            tx.execute(update(replicas).filter_by(**key).values(_replica_columns(replica)))
+            tx.execute(update(replicas).filter_by(**key).values(rows.of_replica(replica)))
     for job in known:
         tx.execute(delete(replicas).where(replicas.c.project == job.project, replicas.c.job == job.job))
 
@@ -320,7 +308,8 @@ def _change_table(tx: Tx, after: Rollout) -> None:
     if changed.rowcount == 0:
         tx.execute(insert(routing).values(id=1, number=1, confirmed=0))
     name = after.deployment.name
-    tx.emit("route", name.project, name.deployment, "changed", mapping.route_to_proto(routes.route(after)))
+    entry = routes.route(after) or routes.DeploymentRoute(name, ())
+    tx.emit("route", name.project, name.deployment, "changed", mapping.route_to_proto(entry))
 
 
 def _emit(tx: Tx, deployment: Deployment, event: str) -> None:
@@ -348,20 +337,20 @@ def _load(tx: Tx, name: DeploymentName | None = None) -> list[Rollout]:
     processes = _replicas(tx, *_of(replicas, name))
     query = select(revisions).join(deployments, of).where(matters, *_of(revisions, name))
     for row in tx.execute(query.order_by(revisions.c.number)):
-        revision = _revision(row, processes)
+        revision = rows.revision(row, processes)
         history[DeploymentName(row.project, row.deployment)].append(revision)
-    rows = tx.execute(
+    found = tx.execute(
         select(deployments)
         .where(*_of(deployments, name))
         .order_by(deployments.c.project, deployments.c.deployment)
     )
-    return [Rollout(each, tuple(history[each.name])) for each in map(_deployment, rows)]
+    return [Rollout(each, tuple(history[each.name])) for each in map(rows.deployment, found)]
 
 
 def _replicas(tx: Tx, *where: ColumnElement[bool]) -> Mapping[RevisionName, Sequence[Replica]]:
     found: dict[RevisionName, list[Replica]] = defaultdict(list)
     for row in tx.execute(select(replicas).where(*where).order_by(replicas.c.number)):
-        found[RevisionName(row.project, row.deployment, str(row.revision))].append(_replica(row))
+        found[RevisionName(row.project, row.deployment, str(row.revision))].append(rows.replica(row))
     return found
 
 
@@ -379,87 +368,3 @@ def _missing(name: DeploymentName) -> DeploymentNotFound:
 def _key(revision: Revision) -> dict[str, Any]:
     name = revision.name
     return {"project": name.project, "deployment": name.deployment, "number": revision.number}
-
-
-def _columns(deployment: Deployment) -> dict[str, Any]:
-    return {
-        "spec": mapping.spec_to_proto(deployment.spec),
-        "state": deployment.state,
-        "message": deployment.message,
-        "latest": deployment.latest,
-        "live": deployment.live,
-        "create_time": deployment.create_time,
-        "update_time": deployment.update_time,
-    }
-
-
-def _changing(revision: Revision) -> dict[str, Any]:
-    return {
-        "state": revision.state,
-        "message": revision.message,
-        "weight": revision.weight,
-        "routed_in": revision.routed_in,
-        "replicas_made": revision.replicas_made,
-        "live_time": revision.live_time,
-        "retire_time": revision.retire_time,
-    }
-
-
-def _replica_columns(replica: Replica) -> dict[str, Any]:
-    address = replica.address
-    return {
-        "state": replica.state,
-        "message": replica.message,
-        "epoch": replica.epoch,
-        "host": address.host if address else None,
-        "http_port": address.http_port if address else None,
-        "grpc_port": address.grpc_port if address else None,
-        "failures": replica.failures,
-        "failed_epoch": replica.failed_epoch,
-    }
-
-
-def _deployment(row: Row[Any]) -> Deployment:
-    return Deployment(
-        name=DeploymentName(row.project, row.deployment),
-        spec=mapping.spec_from_proto(row.spec),
-        latest=row.latest,
-        create_time=row.create_time,
-        update_time=row.update_time,
-        state=nouns.State(row.state),
-        message=row.message,
-        live=row.live,
-    )
-
-
-def _revision(row: Row[Any], processes: Mapping[RevisionName, Sequence[Replica]]) -> Revision:
-    name = RevisionName(row.project, row.deployment, str(row.number))
-    return Revision(
-        name=name,
-        spec=mapping.spec_from_proto(row.spec),
-        artifact=Artifact(row.manifest_sha256, row.signature),
-        create_time=row.create_time,
-        state=RevisionState(row.state),
-        message=row.message,
-        weight=row.weight,
-        routed_in=row.routed_in,
-        replicas=tuple(processes.get(name, ())),
-        replicas_made=row.replicas_made,
-        live_time=row.live_time,
-        retire_time=row.retire_time,
-        creator=row.creator,
-        traceparent=row.traceparent,
-        recorded=row.recorded,
-    )
-
-
-def _replica(row: Row[Any]) -> Replica:
-    return Replica(
-        job=JobName(row.project, row.job),
-        state=ReplicaState(row.state),
-        message=row.message,
-        epoch=row.epoch,
-        address=Address(row.host, row.http_port, row.grpc_port) if row.host else None,
-        failures=row.failures,
-        failed_epoch=row.failed_epoch,
-    )
