@@ -45,7 +45,7 @@ async def open_notes(settings: Settings, service: str = "notes", clock: Clock | 
 
 def add(tx: Tx, note: str, rank: int = 0) -> None:
     """Write a note and say so."""
-    tx.execute(insert(notes).values(id=note, rank=rank, create_time=tx.now()))
+    tx.execute(insert(notes), {"id": note, "rank": rank, "create_time": tx.now()})
     tx.emit("note", "demo", note, "created", {"id": note, "rank": rank})
 
 

@@ -217,18 +217,18 @@ class Database:
     def _attempt(self, connection: Connection, tx: Tx, write: _Write) -> None:
         if write.future.cancelled():
             return
-        savepoint = connection.begin_nested()
+        # In plain SQL: SQLAlchemy's own savepoints are compiled anew each time, for a fifth of a write's work.
+        connection.exec_driver_sql("SAVEPOINT one")
         try:
             write.result = write.context.run(write.fn, tx)
         except BaseException as error:  # noqa: BLE001  # raised again in the caller
             write.error = _translated(error)
             try:
-                savepoint.rollback()
+                connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one")
             except DBAPIError:
                 # A full disk may already have undone the whole transaction: what was said first is the reason.
                 raise write.error from None
-        else:
-            savepoint.commit()
+        connection.exec_driver_sql("RELEASE SAVEPOINT one")
 
     def _settle(self, group: list[_Write], revision: int) -> None:
         if revision > self.revision:

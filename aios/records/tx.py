@@ -38,26 +38,24 @@ class Tx:
         Returns:
             The revision of the event.
         """
-        advance = update(feed).values(revision=feed.c.revision + 1).returning(feed.c.revision)
-        revision: int = self.execute(advance).scalar_one()
+        revision: int = self.execute(_ADVANCE).scalar_one()
         body = (
             MessageToDict(payload, preserving_proto_field_name=True)
             if isinstance(payload, Message)
             else dict(payload)
         )
-        self.execute(
-            insert(events).values(
-                revision=revision,
-                id=str(uuid.uuid4()),
-                noun=noun,
-                project=project,
-                resource_id=resource_id,
-                type=event,
-                payload=body,
-                traceparent=current_traceparent(),
-                time=self.now(),
-            )
-        )
+        row = {
+            "revision": revision,
+            "id": str(uuid.uuid4()),
+            "noun": noun,
+            "project": project,
+            "resource_id": resource_id,
+            "type": event,
+            "payload": body,
+            "traceparent": current_traceparent(),
+            "time": self.now(),
+        }
+        self.execute(_INSERT, row)
         return revision
 
     def now(self) -> datetime:
@@ -66,5 +64,11 @@ class Tx:
 
     def revision(self) -> int:
         """Newest revision that this transaction sees. A List that returns it lets a Watch go on without a gap."""
-        value: int = self.execute(select(feed.c.revision)).scalar_one()
+        value: int = self.execute(_REVISION).scalar_one()
         return value
+
+
+# Made once: building a statement costs more than running it.
+_ADVANCE = update(feed).values(revision=feed.c.revision + 1).returning(feed.c.revision)
+_INSERT = insert(events)
+_REVISION = select(feed.c.revision)

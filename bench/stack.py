@@ -1,0 +1,94 @@
+"""A whole stack in a home of its own, started and stopped by the commands that people type."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aios.client import AsyncClient, resolve
+from aios.stack import control
+from aios.stack.layout import Layout
+from aios.stack.state import StackState
+
+COMMAND_SECONDS = 150.0
+AIOS = (sys.executable, "-m", "aios.cli")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One home and what runs in it."""
+
+    home: Path
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.home)
+
+    @property
+    def state(self) -> StackState:
+        """What its supervisor knows now."""
+        return control.status(self.layout)
+
+    @property
+    def token(self) -> str:
+        """The operator's: it may do everything."""
+        return (self.layout.secrets / "operator.token").read_text().strip()
+
+    def client(self) -> AsyncClient:
+        """A client of this stack, whatever the caller's environment names."""
+        return AsyncClient(credentials=resolve(self.state.address, self.token, "default", env={}))
+
+    def up(self) -> float:
+        """Run `aios up`. Returns the seconds that a person waited."""
+        return self._run("up")
+
+    def down(self) -> float:
+        """Run `aios down`. Returns the seconds that a person waited."""
+        return self._run("down")
+
+    def _run(self, command: str) -> float:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
+        began = time.monotonic()
+        done = subprocess.run(
+            [*AIOS, command],
+            env={**env, "AIOS_HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"`aios {command}` ended with {done.returncode}:\n{done.stderr}{done.stdout}")
+        return time.monotonic() - began
+
+
+@contextmanager
+def fresh() -> Iterator[Stack]:
+    """A home that nothing was ever in, not started; whatever runs there at the end is stopped."""
+    with tempfile.TemporaryDirectory(prefix="aios-bench-") as home:
+        stack = Stack(Path(home))
+        try:
+            yield stack
+        finally:
+            stack.down()
+
+
+@contextmanager
+def running() -> Iterator[Stack]:
+    """A fresh stack that answers, its one-time preparations done."""
+    with fresh() as stack:
+        stack.up()
+        settle(stack)
+        yield stack
+
+
+def settle(stack: Stack, seconds: float = 60.0) -> None:
+    """Wait until the server for replicas is unpacked: a task that would disturb what is measured."""
+    until = time.monotonic() + seconds
+    while stack.state.services["triton"].state == "starting" and time.monotonic() < until:
+        time.sleep(0.1)
