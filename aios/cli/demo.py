@@ -263,7 +263,7 @@ def _over_grpc(credentials: Any) -> Ask:
 
 def _draw(client: Any, story: Story, trace_id: str) -> None:
     """Show a trace once its last spans have come in."""
-    from aios.cli.trace import waterfall
+    from aios.cli.trace import draw
     from aios.errors import NotFound
 
     trace: Any = None
@@ -279,7 +279,7 @@ def _draw(client: Any, story: Story, trace_id: str) -> None:
         time.sleep(0.25)
     if trace is None:
         raise DemoFailed(f"No span of trace {trace_id} has arrived: `aios logs gateway` may say why.")
-    story.console.print(waterfall(trace.spans))
+    draw(trace.spans, story.console)
 
 
 def _where_next(story: Story, result: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """`aios trace` and `aios lineage`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -21,8 +21,9 @@ WIDTH = 48
 @click.command()
 @click.argument("trace_id", default="")
 @click.option("-n", "--limit", default=20, show_default=True, help="How many to list.")
+@click.option("-a", "--all", "every", is_flag=True, help="Every span, also each hop through Envoy.")
 @common
-def trace(trace_id: str, limit: int) -> None:
+def trace(trace_id: str, limit: int, every: bool) -> None:
     """The newest traces, or one trace as a waterfall."""
     with connected() as client:
         if not trace_id:
@@ -32,7 +33,7 @@ def trace(trace_id: str, limit: int) -> None:
     if output.shared().output != "table":
         output.emit(found, TRACE)
     else:
-        output.console().print(waterfall(found.spans))
+        draw(found.spans, output.console(), every=every)
 
 
 @click.command()
@@ -53,22 +54,71 @@ def lineage(resource: str, direction: str) -> None:
         output.console().print(tree(edges, resource))
 
 
-def waterfall(spans: Iterable[Any]) -> Any:
+def draw(spans: Iterable[Any], console: Any, *, every: bool = False) -> None:
+    """Show a trace; where spans were left out, say how many."""
+    ordered = list(spans)
+    kept = ordered if every else essential(ordered)
+    console.print(waterfall(kept))
+    if len(kept) < len(ordered):
+        console.print(f"{len(ordered) - len(kept)} spans more with --all.", style="dim")
+
+
+def essential(spans: Sequence[Any]) -> list[Any]:
+    """The spans that say where time went, as copies that hang together.
+
+    Left out: the hops through Envoy behind the first, single calls of a job's phases, and events without effect on
+    anything that follows.
+    """
+    by_id = {span.span_id: span for span in spans}
+    dropped = {
+        span.span_id for span in spans if span.service == "envoy" and _below_envoy_or_service(span, by_id)
+    }
+
+    def parent_of(span: Any) -> Any:
+        above = by_id.get(span.parent_span_id)
+        while above is not None and above.span_id in dropped:
+            above = by_id.get(above.parent_span_id)
+        return above
+
+    parents = {
+        above.span_id
+        for span in spans
+        if span.span_id not in dropped and (above := parent_of(span)) is not None
+    }
+    for span in spans:
+        above = parent_of(span)
+        leaf_of_job = above is not None and above.service.endswith(".job") and span.service != above.service
+        if span.span_id not in parents and (leaf_of_job or span.name.startswith("consume ")):
+            dropped.add(span.span_id)
+    kept = []
+    for span in spans:
+        if span.span_id not in dropped:
+            copy = type(span)()
+            copy.CopyFrom(span)
+            above = parent_of(span)
+            copy.parent_span_id = above.span_id if above is not None else ""
+            kept.append(copy)
+    return kept
+
+
+def waterfall(spans: Sequence[Any]) -> Any:
     """Spans as a tree with a bar each on one time axis."""
     from rich.table import Table
     from rich.text import Text
 
-    ordered = list(spans)
-    first = min((seconds(span.start_time) for span in ordered), default=0.0)
-    last = max((seconds(span.end_time) for span in ordered), default=0.0)
+    first = min((seconds(span.start_time) for span in spans), default=0.0)
+    last = max((seconds(span.end_time) for span in spans), default=0.0)
     scale = WIDTH / max(last - first, 1e-9)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("SPAN", no_wrap=True)
     table.add_column("SERVICE", no_wrap=True)
     table.add_column("TOOK", justify="right", no_wrap=True)
     table.add_column(f"0 to {took(last - first)}", no_wrap=True)
-    for depth, span in nested(ordered):
-        begin, length = seconds(span.start_time) - first, seconds(span.end_time) - seconds(span.start_time)
+    for depth, span in nested(spans):
+        begin, length = (
+            seconds(span.start_time) - first,
+            seconds(span.end_time) - seconds(span.start_time),
+        )
         start = min(int(begin * scale), WIDTH - 1)
         bar = " " * start + "━" * max(1, min(round(length * scale), WIDTH - start))
         style = "red" if span.error else "cyan"
@@ -139,6 +189,12 @@ def took(length: float) -> str:
     if length < 1:
         return f"{length * 1000:.1f} ms"
     return f"{length:.2f} s"
+
+
+def _below_envoy_or_service(span: Any, by_id: Mapping[str, Any]) -> bool:
+    """Not the first span of its trace, nor the egress that shows where the first one went."""
+    above = by_id.get(span.parent_span_id)
+    return above is not None and not (above.service == "envoy" and above.parent_span_id not in by_id)
 
 
 def _start(span: Any) -> float:

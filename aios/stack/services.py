@@ -30,9 +30,9 @@ STOP_ORDER: Sequence[Sequence[str]] = (
     # Jobs end first, while everything they report to still answers; then the doors, then what is behind them.
     ("triton", "agent"),
     ("envoy",),
+    ("inference", "trainer", "data", "scheduler"),
+    # It takes the last spans of the others.
     ("gateway",),
-    ("inference", "trainer"),
-    ("data", "scheduler"),
     ("nats", "s3"),
 )
 
