@@ -158,7 +158,12 @@ class Reconciler:
             job = planned[start.job]
             if start.node not in same:
                 continue
-            attributes = {"job": str(job.name), "owner": job.spec.owner, "node": start.node}
+            attributes = {
+                "aios.project": job.name.project,
+                "aios.job": str(job.name),
+                "aios.owner": job.spec.owner,
+                "aios.node": start.node,
+            }
             with telemetry.span("assign", traceparent=job.traceparent, attributes=attributes):
                 try:
                     store.save(tx, job, jobs.assign(job, start.node, start.granted, now))

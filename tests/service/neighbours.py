@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,10 +47,12 @@ def channel(address: str, bearer: str) -> grpc.aio.Channel:
 
 
 @asynccontextmanager
-async def neighbour(settings: Settings, name: str, services: Sequence[Service]) -> AsyncIterator[None]:
+async def neighbour(
+    settings: Settings, name: str, services: Sequence[Service], foreign: Mapping[str, str] | None = None
+) -> AsyncIterator[None]:
     """Serve `services` in the place of service `name`."""
     assert settings.jwks_file is not None
-    server = Server(settings.address_of(name), services, Verifier(settings.jwks_file))
+    server = Server(settings.address_of(name), services, Verifier(settings.jwks_file), foreign=foreign)
     await server.start()
     try:
         yield

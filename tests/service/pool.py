@@ -16,6 +16,8 @@ from typing import Any
 import grpc
 import psutil
 from google.protobuf.timestamp_pb2 import Timestamp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 from aios.common.v1 import resources_pb2
 from aios.config import Settings
@@ -30,6 +32,7 @@ from tests.service import neighbours
 State = job_pb2.Job.State
 FINAL = (job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED)
 PARENT = "projects/demo"
+FOREIGN = {"opentelemetry.proto.collector.trace.v1.TraceService": "spans.write"}
 
 
 class Identity(identity_service_pb2_grpc.IdentityServiceServicer):
@@ -55,6 +58,21 @@ class Identity(identity_service_pb2_grpc.IdentityServiceServicer):
         await asyncio.Event().wait()
 
 
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans that it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[trace_pb2.Span] = []
+
+    async def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: Any
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
 @dataclass
 class Pool:
     """What a test drives."""
@@ -62,6 +80,7 @@ class Pool:
     settings: Settings
     nats: NatsServer
     identity: Identity
+    collector: Collector
     lease_seconds: float
     stub: scheduler_service_pb2_grpc.SchedulerServiceStub
     channel: grpc.aio.Channel
@@ -177,7 +196,6 @@ class Pool:
             "AIOS_NATS_URL": self.nats.url,
             "AIOS_NATS_CREDENTIALS_FILE": str(self.nats.directory / "nats.json"),
             "AIOS_LEASE_SECONDS": str(self.lease_seconds),
-            "AIOS_TELEMETRY": "false",
             "AIOS_DRAIN_SECONDS": "0.5",
             "OMP_NUM_THREADS": "1",
             **more,
@@ -197,13 +215,16 @@ async def running_pool(
     tokens.write_secret(settings.secret("scheduler.pub"), tokens.public_pem(key))
     tokens.write_secret(settings.secret("scheduler.token"), neighbours.token("service", subject="scheduler"))
     tokens.write_secret(settings.secret("agent.token"), neighbours.token("node", subject="agent"))
-    identity = Identity()
-    add = identity_service_pb2_grpc.add_IdentityServiceServicer_to_server
+    identity, collector = Identity(), Collector()
+    gateway = [
+        Service(identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, identity),
+        Service(trace_service_pb2_grpc.add_TraceServiceServicer_to_server, collector),
+    ]
     channel = neighbours.channel(settings.scheduler_address, neighbours.token("editor"))
     with nats_server(home / "nats") as nats:
-        async with neighbours.neighbour(settings, "gateway", [Service(add, identity)]), channel:
+        async with neighbours.neighbour(settings, "gateway", gateway, FOREIGN), channel:
             stub = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
-            pool = Pool(settings, nats, identity, lease_seconds, stub, channel)
+            pool = Pool(settings, nats, identity, collector, lease_seconds, stub, channel)
             try:
                 pool.start_scheduler()
                 for node in agents:

@@ -9,6 +9,7 @@ from statistics import median
 import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 from aios.common.v1 import resources_pb2
 from aios.errors import AlreadyExists, InvalidArgument, NotFound
@@ -116,12 +117,13 @@ async def test_a_child_that_forked_twice_dies_with_its_job(pool: Pool) -> None:
         "    if os.fork() == 0:\n"
         "        time.sleep(600)\n"
         "    os._exit(0)\n"
-        "time.sleep(0.3); print('parent ends')"
+        "while not os.path.exists('end'): time.sleep(0.05)"
     )
     name = await pool.python(code)
     await pool.until_state(name, Job.STATE_RUNNING)
     directory = pool.attempt_directory(name)
-    assert len(processes_of(directory)) >= 3
+    await eventually(lambda: len(processes_of(directory)) == 3)  # shim, parent, grandchild
+    (directory / "scratch" / "end").touch()
     assert (await pool.until_final(name)).state == Job.STATE_SUCCEEDED
     assert processes_of(directory) == []
 
@@ -226,6 +228,34 @@ async def test_another_project_sees_nothing(pool: Pool) -> None:
         watch = stub.WatchJobs(scheduler_service_pb2.WatchJobsRequest(parent="projects/-"))
         with pytest.raises(NotFound):
             await anext(aiter(watch))
+
+
+async def test_one_trace_shows_the_submit_the_wait_and_the_start(pool: Pool) -> None:
+    trace, parent = uuid.uuid4().hex, "00f067aa0ba902b7"
+    spec = job_pb2.JobSpec(
+        command=["python", "-c", "import os; print(os.environ['TRACEPARENT'])"],
+        resources=resources_pb2.Resources(cpu_millis=10),
+        owner="projects/demo/runs/r",
+    )
+    request = scheduler_service_pb2.CreateJobRequest(parent=PARENT, job=job_pb2.Job(spec=spec))
+    metadata = [("traceparent", f"00-{trace}-{parent}-01")]
+    name = (await pool.stub.CreateJob(request, metadata=metadata)).name
+    await pool.until_final(name)
+    create = "aios.scheduler.v1.SchedulerService/CreateJob"
+
+    def spans() -> dict[str, trace_pb2.Span]:
+        return {span.name: span for span in pool.collector.spans if span.trace_id.hex() == trace}
+
+    await eventually(lambda: {create, "queue wait", "assign", "start process"} <= spans().keys())
+    made = spans()
+    assert made[create].parent_span_id.hex() == parent
+    for step in ("queue wait", "assign", "start process"):
+        assert made[step].parent_span_id == made[create].span_id
+        attributes = {each.key: each.value.string_value for each in made[step].attributes}
+        assert attributes["aios.project"] == "demo"
+        assert attributes["aios.owner"] == "projects/demo/runs/r"
+    assert made["queue wait"].end_time_unix_nano <= made["start process"].start_time_unix_nano
+    assert (await pool.log(name)).decode().strip() == f"00-{trace}-{made[create].span_id.hex()}-01"
 
 
 async def test_a_process_starts_within_a_second_of_its_submit(pool: Pool) -> None:

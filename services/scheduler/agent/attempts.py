@@ -23,7 +23,7 @@ from services.scheduler.agent.worker_tokens import WorkerTokens
 from services.scheduler.jobs import Attempt, AttemptState
 
 STARTING_LOOK_SECONDS = 0.01
-LOOK_SECONDS = 0.05  # how late an exit is seen
+LOOK_SECONDS = 0.1  # how late an exit is seen
 ALIVE_SECONDS = 1.0  # how late a killed shim is seen
 SHIM_SECONDS = 5.0  # a shim that was started but has not begun by then never will
 LOG_SECONDS = (
@@ -189,7 +189,13 @@ class Attempts:
         with telemetry.span(
             "start process",
             traceparent=assignment.traceparent,
-            attributes={"job": assignment.job, "epoch": assignment.epoch, "node": assignment.node},
+            attributes={
+                "aios.project": JobName.parse(assignment.job).project,
+                "aios.job": assignment.job,
+                "aios.owner": assignment.spec.owner,
+                "aios.epoch": assignment.epoch,
+                "aios.node": self._settings.node,
+            },
         ):
             try:
                 await self._launch(attempt)
