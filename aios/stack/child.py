@@ -14,25 +14,33 @@ from pathlib import Path
 
 from aios.stack.probes import NotReady, Probe
 
-POLL_SECONDS = 0.1
-"""Between probes while a process starts: the stack is ready one poll after its slowest member."""
-WATCH_SECONDS = 5.0
-"""Between probes of one that answered."""
-START_SECONDS = 120.0
-"""A process that does not answer by then is started again: no service needs a tenth of it."""
-HUNG_PROBES = 12
-"""Missed probes in a row, about a minute, until a process counts as hung. Jobs may starve a small machine that long."""
-PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.25, 10.0
-"""Before a process is started again: doubled at each death, forgotten after STEADY_SECONDS of life."""
-STEADY_SECONDS = 30.0
 LOG_BYTES_MAX = 16 << 20
 """One log and the one before it: at most 32 MiB a service."""
-
 MESSAGE_CHARS_MAX = 300
+"""Of a process' last words."""
 
 _log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often a process is asked, and how long it is waited for. Seconds."""
+
+    poll: float = 0.1
+    """Between probes while it starts: the stack is ready one poll after its slowest member."""
+    watch: float = 5.0
+    """Between probes of one that answered."""
+    start: float = 120.0
+    """One that does not answer by then is started again: no service needs a tenth of it."""
+    hung_probes: int = 12
+    """Missed in a row, about a minute, until it counts as hung: jobs may starve a small machine that long."""
+    pause: float = 0.25
+    """Before it is started again; doubled at each death."""
+    pause_max: float = 10.0
+    steady: float = 30.0
+    """Of life, and its deaths are forgotten."""
 
 
 class State(StrEnum):
@@ -71,7 +79,12 @@ class Child:
     """Keeps one service running until `stop`."""
 
     def __init__(
-        self, service: Service, environment: Mapping[str, str], log: Path, changed: Callable[[], None]
+        self,
+        service: Service,
+        environment: Mapping[str, str],
+        log: Path,
+        changed: Callable[[], None],
+        pace: Pace,
     ) -> None:
         self.service = service
         self.state = State.WAITING
@@ -83,6 +96,7 @@ class Child:
         self._environment = {**environment, **service.environment}
         self._log = log
         self._changed = changed
+        self._pace = pace
         self._stopping = asyncio.Event()
 
     async def run(self, needed: Sequence["Child"]) -> None:
@@ -90,7 +104,7 @@ class Child:
         if not await self._unless_stopping(_all_ready(needed)):
             self._become(State.STOPPED)
             return
-        pause = PAUSE_SECONDS
+        pause = self._pace.pause
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
@@ -106,12 +120,12 @@ class Child:
             if self.service.once and not end:
                 self._become(State.DONE)
                 return
-            if time.monotonic() - began > STEADY_SECONDS:
-                pause = PAUSE_SECONDS
+            if time.monotonic() - began > self._pace.steady:
+                pause = self._pace.pause
             self.restarts += 1
             self._become(State.FAILING, end or "ended with exit code 0")
             await self._unless_stopping(asyncio.sleep(pause))
-            pause = min(pause * 2, PAUSE_SECONDS_MAX)
+            pause = min(pause * 2, self._pace.pause_max)
         self._become(State.STOPPED)
 
     def stop(self) -> None:
@@ -175,10 +189,10 @@ class Child:
             except NotReady as seen:
                 missed += 1
                 self.message = str(seen)
-                if self.state is State.STARTING and time.monotonic() - began > START_SECONDS:
-                    self.message = f"did not answer in {START_SECONDS:g} s: {seen}"
+                if self.state is State.STARTING and time.monotonic() - began > self._pace.start:
+                    self.message = f"did not answer in {self._pace.start:g} s: {seen}"
                     return
-                if self.state is State.READY and missed >= HUNG_PROBES:
+                if self.state is State.READY and missed >= self._pace.hung_probes:
                     self.message = f"stopped answering: {seen}"
                     return
             else:
@@ -186,7 +200,7 @@ class Child:
                 if self.state is not State.READY:
                     self._become(State.READY)
             rotate(self._log)
-            await asyncio.sleep(WATCH_SECONDS if self.state is State.READY else POLL_SECONDS)
+            await asyncio.sleep(self._pace.watch if self.state is State.READY else self._pace.poll)
 
     def _become(self, state: State, message: str = "") -> None:
         _log.info("%s: %s%s", self.service.name, state, f": {message}" if message else "")
@@ -212,14 +226,14 @@ async def _all_ready(children: Sequence[Child]) -> None:
         await child.ready.wait()
 
 
-def rotate(log: Path) -> None:
+def rotate(log: Path, limit: int = LOG_BYTES_MAX) -> None:
     """Keep a log and the one before it.
 
     The writer has the file open for appending and goes on at the new end. What it writes between copy and truncation
     is lost: a few lines every LOG_BYTES_MAX, against a process that would hang when nobody reads its pipe.
     """
     try:
-        if log.stat().st_size < LOG_BYTES_MAX:
+        if log.stat().st_size < limit:
             return
     except FileNotFoundError:
         return

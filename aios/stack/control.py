@@ -99,14 +99,15 @@ def wait_ready(layout: Layout, seconds: float, progress: Progress) -> StackState
 def stop(layout: Layout, progress: Progress) -> list[str]:
     """Take the stack down in order. Returns what had to be killed; nothing runs afterwards."""
     now = state.read(layout.state)
-    if not is_running(layout) or not now.pid:
+    born = start_ticks(now.pid)
+    if not is_running(layout) or not born:
         return []
     try:
         os.kill(now.pid, signal.SIGTERM)
     except ProcessLookupError:
         return []
     until = time.monotonic() + DOWN_SECONDS
-    while is_running(layout):
+    while start_ticks(now.pid) == born:  # it lets go of the lock a moment before it is gone
         if time.monotonic() > until:
             os.kill(now.pid, signal.SIGKILL)
             return sorted(name for name, one in now.services.items() if one.pid)

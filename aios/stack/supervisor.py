@@ -19,7 +19,7 @@ from aios.config import Settings
 from aios.errors import AiosError
 from aios.runtime.tokens import write_secret
 from aios.stack import ports, secrets, state
-from aios.stack.child import Child, Service, start_ticks
+from aios.stack.child import Child, Pace, Service, start_ticks
 from aios.stack.layout import Layout
 from aios.stack.services import PORTS, STOP_ORDER, environment, settings_of, table
 from aios.stack.state import ServiceState, StackState
@@ -47,13 +47,14 @@ class Supervisor:
         *,
         address: str = "",
         ports: Mapping[str, int] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._layout = layout
         self._address = address
         self._ports = dict(ports or {})
         self._write_due = False
         self._children = {
-            service.name: Child(service, environment, layout.log(service.name), self._changed)
+            service.name: Child(service, environment, layout.log(service.name), self._changed, pace or Pace())
             for service in services
         }
 
