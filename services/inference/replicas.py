@@ -104,7 +104,7 @@ def report(replica: Replica, epoch: int, state: State, message: str, address: Ad
     if state is State.FAILED:
         return _fail(replica, epoch, message)
     if state is State.STARTING:
-        return replace(replica, state=State.STARTING, epoch=epoch, message=message, address=None)
+        return _start(replica, epoch, message)
     if address is None:
         raise InvalidArgument.of("host", "a ready replica must say where it listens")
     return replace(replica, state=State.READY, epoch=epoch, message=message, address=address, failures=0)
@@ -128,7 +128,7 @@ def follow(replica: Replica, news: JobNews) -> Replica:
     ):
         if news.epoch == replica.failed_epoch:
             return replica  # it said so itself; its process is about to end
-        return replace(replica, state=State.STARTING, epoch=news.epoch, message=news.message, address=None)
+        return _start(replica, news.epoch, news.message)
     if not news.started and replica.state in (State.PLANNED, State.WAITING):
         return replace(replica, state=State.WAITING, message=news.message)
     return replica
@@ -154,6 +154,12 @@ def stop(replica: Replica) -> Replica:
     if replica.state in (State.STOPPING, State.ENDED):
         return replica
     return replace(replica, state=State.STOPPING, message="", address=None)
+
+
+def _start(replica: Replica, epoch: int, message: str) -> Replica:
+    # Why the last attempt ended says more than that the next one loads.
+    told = replica.message if replica.failures else message
+    return replace(replica, state=State.STARTING, epoch=epoch, message=told, address=None)
 
 
 def _fail(replica: Replica, epoch: int, message: str) -> Replica:
