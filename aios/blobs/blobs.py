@@ -182,9 +182,9 @@ class Blobs:
         """Remove an object; one that is not there is no error."""
         await self._call(lambda: self._s3.remove_object(self._bucket, key))
 
-    async def list(self, prefix: str, limit: int) -> list[Entry]:
+    async def entries(self, prefix: str, limit: int) -> list[Entry]:
         """The first objects below a prefix, in key order."""
-        return await self._call(lambda: list(islice(self._list(prefix), limit)))
+        return await self._call(lambda: list(islice(self._entries(prefix), limit)))
 
     def _stat(self, key: str) -> Entry:
         found = self._s3.stat_object(self._bucket, key)
@@ -239,7 +239,7 @@ class Blobs:
             )
         return True
 
-    def _list(self, prefix: str) -> Iterable[Entry]:
+    def _entries(self, prefix: str) -> Iterable[Entry]:
         for found in self._s3.list_objects(self._bucket, prefix=prefix, recursive=True):
             if found.object_name and found.last_modified:
                 yield Entry(found.object_name, found.size or 0, found.etag or "", found.last_modified)

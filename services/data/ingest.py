@@ -38,10 +38,13 @@ _log = logging.getLogger(__name__)
 class Ingest:
     """Uploads of one service. `close` it before the database and the bucket."""
 
-    def __init__(self, db: Database, blobs: Blobs, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, blobs: Blobs, clock: Clock, verify_wait_seconds: float = VERIFY_WAIT_SECONDS
+    ) -> None:
         self._db = db
         self._blobs = blobs
         self._clock = clock
+        self._verify_wait_seconds = verify_wait_seconds
         self._verifying: dict[str, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -90,8 +93,8 @@ class Ingest:
         if task is None:
             task = asyncio.create_task(self._verify(name.project, name.upload), name=f"verify {name}")
             self._verifying[str(name)] = task
-            task.add_done_callback(lambda _: self._verifying.pop(str(name), None))
-        done, _ = await asyncio.wait([task], timeout=VERIFY_WAIT_SECONDS)
+            task.add_done_callback(lambda done: self._verified(str(name), done))
+        done, _ = await asyncio.wait([task], timeout=self._verify_wait_seconds)
         if not done:
             raise UploadVerifying(
                 f"{name} is still being read back: call again.",
@@ -128,7 +131,7 @@ class Ingest:
                 await self._blobs.delete(layout.staging(project, sha256))
                 _log.info("forgot the unfinished upload %s", upload.name)
         # A PUT that was under way when its upload was forgotten, or a crash after a commit, leaves an object alone.
-        for entry in await self._blobs.list(layout.STAGING, REAP_AT_ONCE):
+        for entry in await self._blobs.entries(layout.STAGING, REAP_AT_ONCE):
             if entry.modify_time < stale_from - URL_LIFETIME:
                 project, sha256 = layout.staged(entry.key)
                 if (
@@ -138,6 +141,11 @@ class Ingest:
                     is None
                 ):
                     await self._blobs.delete(entry.key)
+
+    def _verified(self, name: str, done: asyncio.Task[None]) -> None:
+        del self._verifying[name]
+        if not done.cancelled() and done.exception() is not None:
+            _log.info("%s was refused: %s", name, done.exception())  # its callers may have left
 
     async def _verify(self, project: str, sha256: str) -> None:
         found, upload = await self._db.read(

@@ -18,6 +18,7 @@ from aios.names import (
 
 EDGES_MAX = 1_000  # in one answer: a graph that a person can still look at
 RECORD_MAX = 1_000  # in one call
+NAME_CHARS_MAX = 255  # three ids of full length fit
 KINDS = (DatasetVersionName, RunName, CheckpointName, ModelVersionName, DeploymentName, RevisionName, JobName)
 
 
@@ -87,6 +88,8 @@ def check_node(name: str, project: str, path: str) -> str:
         raise InvalidArgument.of(
             path, "must name a dataset version, run, checkpoint, model version, deployment or job"
         )
+    if len(name) > NAME_CHARS_MAX:
+        raise InvalidArgument.of(path, f"must not be longer than {NAME_CHARS_MAX} characters")
     if project_of(name) != project:
         raise InvalidArgument.of(path, f"must lie in projects/{project}")
     return name

@@ -152,6 +152,18 @@ def check_alias(alias: str, path: str) -> str:
     return alias
 
 
+def check_claim(run: RunName | None, model: ModelName, *, by_service: bool) -> None:
+    """Refuse a caller who says which run made a model and cannot know it.
+
+    Raises:
+        RunClaimed, InvalidArgument
+    """
+    if run is not None and not by_service:
+        raise RunClaimed("Only the platform says which run made a model: leave `run` empty.")
+    if run is not None and run.project != model.project:
+        raise InvalidArgument.of("model_version.run", f"must lie in projects/{model.project}")
+
+
 def version_number(version: str) -> int | None:
     """The number that a version id is; None for anything else, also for `01`."""
     if version.isascii() and version.isdigit() and not version.startswith("0") and len(version) <= 9:

@@ -66,16 +66,15 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def ListDownloads(
         self, request: pb.ListDownloadsRequest, context: Context
     ) -> pb.ListDownloadsResponse:
-        project = request.parent.split("/")[1] if "/" in request.parent else ""
         page = Page.of(request, DOWNLOADS, DOWNLOADS_MAX)
 
-        def read(tx: Tx) -> tuple[list[manifests.File], str]:
-            manifest = _manifest_of(tx, request.parent)
+        def read(tx: Tx) -> tuple[str, list[manifests.File], str]:
+            project, manifest = _manifest_of(tx, request.parent)
             if page.after is not None and page.after[0] != manifest:
                 raise Aborted(f"{request.parent} means another version now: list again from the start.")
-            return store.files_page(tx, project, manifest, page)
+            return project, *store.files_page(tx, project, manifest, page)
 
-        files, token = await self._db.read(read)
+        project, files, token = await self._db.read(read)
         downloads = [
             pb.Download(
                 file=mapping.file_to_proto(file),
@@ -164,12 +163,13 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         self, request: pb.CreateModelVersionRequest, context: Context
     ) -> model_pb2.ModelVersion:
         name = ModelName.parse(request.parent, "parent")
-        check_id(name.model, "parent")  # the call may make the model
+        # The call may make the model, so both must be names that a caller may give.
+        check_id(name.project, "parent")
+        check_id(name.model, "parent")
         asked, caller, now = request.model_version, principal(), self._clock.now()
         manifest = Manifest.of(Kind.MODEL, mapping.files_from_proto(asked.files), "model_version.files")
-        run = _run_of(asked.run, name.project) if asked.run else None
-        if run is not None and caller.role != "service":
-            raise models.RunClaimed("Only the platform says which run made a model: leave `run` empty.")
+        run = _run_of(asked.run, "model_version.run") if asked.run else None
+        models.check_claim(run, name, by_service=caller.role == "service")
         candidate = models.Candidate(
             models.check_signature(mapping.signature_from_proto(asked.signature), "model_version.signature"),
             models.check_metrics(dict(asked.metrics), "model_version.metrics"),
@@ -217,8 +217,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def CreateCheckpoint(
         self, request: pb.CreateCheckpointRequest, context: Context
     ) -> model_pb2.Checkpoint:
-        run = RunName.parse(request.parent, "parent")
-        asked = request.checkpoint
+        run, asked = _run_of(request.parent, "parent"), request.checkpoint
         checkpoints.check_position(asked.epoch, asked.step, "checkpoint")
         # A run's job has the id of the run.
         require_job(str(JobName(run.project, run.run)), asked.epoch)
@@ -267,21 +266,24 @@ def _project(parent: str) -> str:
     return check_id(ProjectName.parse(parent, "parent").project, "parent")
 
 
-def _run_of(text: str, project: str) -> RunName:
-    run = RunName.parse(text, "model_version.run")
-    if run.project != project:
-        raise InvalidArgument.of("model_version.run", f"must lie in projects/{project}")
+def _run_of(text: str, field: str) -> RunName:
+    run = RunName.parse(text, field)
+    check_id(run.project, field)
+    check_id(run.run, field)
     return run
 
 
-def _manifest_of(tx: Tx, parent: str) -> str:
-    """The manifest behind anything that has files."""
+def _manifest_of(tx: Tx, parent: str) -> tuple[str, str]:
+    """Project and manifest of anything that has files."""
     if DatasetVersionName.matches(parent):
-        return store.get_dataset_version(tx, DatasetVersionName.parse(parent)).manifest_sha256
+        dataset_version = store.get_dataset_version(tx, DatasetVersionName.parse(parent))
+        return dataset_version.name.project, dataset_version.manifest_sha256
     if ModelVersionName.matches(parent):
-        return store.get_model_version(tx, ModelVersionName.parse(parent)).manifest_sha256
+        model_version = store.get_model_version(tx, ModelVersionName.parse(parent))
+        return model_version.name.project, model_version.manifest_sha256
     if CheckpointName.matches(parent):
-        return store.get_checkpoint(tx, CheckpointName.parse(parent)).manifest_sha256
+        checkpoint = store.get_checkpoint(tx, CheckpointName.parse(parent))
+        return checkpoint.run.project, checkpoint.manifest_sha256
     raise InvalidArgument.of("parent", "must name a dataset version, model version or checkpoint")
 
 

@@ -250,7 +250,7 @@ def get_dataset_version(tx: Tx, name: DatasetVersionName) -> DatasetVersion:
     )
     row = tx.execute(query).one_or_none()
     if row is None:
-        raise DatasetVersionNotFound(f"{name} does not exist: see `aios dataset show`.", name=str(name))
+        raise DatasetVersionNotFound(f"{name} does not exist: see `aios dataset versions`.", name=str(name))
     return _dataset_version(row)
 
 
@@ -370,7 +370,7 @@ def get_model_version(tx: Tx, name: ModelVersionName) -> ModelVersion:
     )
     row = tx.execute(query).one_or_none()
     if row is None:
-        raise ModelVersionNotFound(f"{name} does not exist: see `aios model show`.", name=str(name))
+        raise ModelVersionNotFound(f"{name} does not exist: see `aios model versions`.", name=str(name))
     return _model_version(row)
 
 

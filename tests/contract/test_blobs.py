@@ -97,7 +97,7 @@ async def test_names_are_signed_as_they_are_sent(blobs: Blobs) -> None:
     await blobs.put_if_absent(key, b"odd")
     async with httpx.AsyncClient() as client:
         assert (await client.get(blobs.presigned_get(key).url)).content == b"odd"
-    assert [each.key for each in await blobs.list("projects/", 10)] == [key]
+    assert [each.key for each in await blobs.entries("projects/", 10)] == [key]
 
 
 async def test_of_many_writers_of_one_key_one_wins(blobs: Blobs) -> None:

@@ -10,8 +10,12 @@ import pytest
 
 from aios.data.v1 import data_service_pb2 as pb
 from aios.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
+from aios.names import UploadName
 from services.data import layout, store
+from services.data.ingest import Ingest
+from services.data.uploads import UploadVerifying
 from tests.servers import S3Server, s3_server
+from tests.service import neighbours
 from tests.service.data_service import PROJECT, Platform, digest, file, running, settings_at
 
 
@@ -131,6 +135,22 @@ async def test_completing_twice_at_once_and_again_is_no_error(platform: Platform
     assert all(each.exists for each in [*both, again])
 
 
+async def test_a_check_that_takes_long_goes_on_and_a_later_call_has_its_result(platform: Platform) -> None:
+    alice, data = platform.caller(), os.urandom(8 << 20)
+    upload = await alice.begin(data)
+    await alice.put(upload, data)
+    impatient = Ingest(platform.db, platform.blobs, platform.clock, verify_wait_seconds=0)
+
+    with pytest.raises(UploadVerifying):
+        await impatient.complete(UploadName.parse(upload.name))
+
+    async def exists() -> bool:
+        return (await alice.begin(data)).exists
+
+    await neighbours.until(exists)
+    await impatient.close()
+
+
 async def test_a_blob_cannot_be_changed_through_its_old_url(platform: Platform) -> None:
     alice = platform.caller()
     upload = await alice.begin(b"first")
@@ -183,7 +203,7 @@ async def test_bytes_that_arrive_after_their_upload_was_forgotten_are_deleted_to
 
     await platform.ingest.reap_once()
 
-    assert await platform.blobs.list(layout.STAGING, 10) == []
+    assert await platform.blobs.entries(layout.STAGING, 10) == []
 
 
 async def test_a_crash_between_the_copy_and_the_commit_leaves_nothing_visible(platform: Platform) -> None:

@@ -459,7 +459,7 @@ async def test_a_failed_commit_leaves_no_trace(platform: Platform) -> None:
 
     assert "'b'" in refused.value.message
     assert not (await alice.api.ListModels(pb.ListModelsRequest(parent=PROJECT))).models
-    assert await platform.blobs.list("projects/demo/manifests/", 10) == []
+    assert await platform.blobs.entries("projects/demo/manifests/", 10) == []
 
 
 async def latest(caller: Any, name: str) -> str:
