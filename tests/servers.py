@@ -17,7 +17,7 @@ from aios.blobs import Credentials, seaweed
 from aios.bus import nats_server_config
 from aios.config import Settings
 
-START_SECONDS = 10.0
+START_SECONDS = 30.0
 
 
 @dataclass
