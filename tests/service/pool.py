@@ -111,6 +111,13 @@ class Pool:
         self.agents[node].kill()
         self.agents[node].wait()
 
+    def end_without_agent(self, node: str = "a") -> None:
+        """What is done when an agent died and nobody starts another."""
+        command = [sys.executable, "-m", "services.scheduler.agent", "end"]
+        subprocess.run(
+            command, env={**os.environ, "AIOS_HOME": str(self.home_of(node))}, check=True, timeout=20
+        )
+
     def home_of(self, node: str) -> Path:
         return self.settings.home / "nodes" / node
 
@@ -145,7 +152,7 @@ class Pool:
         return await self.stub.CancelJob(scheduler_service_pb2.CancelJobRequest(name=name))
 
     async def until(
-        self, name: str, check: Callable[[job_pb2.Job], bool], seconds: float = 15.0
+        self, name: str, check: Callable[[job_pb2.Job], bool], seconds: float = 30.0
     ) -> job_pb2.Job:
         """The job once `check` holds; an assertion that shows it when that takes too long."""
         deadline = time.monotonic() + seconds
@@ -158,13 +165,13 @@ class Pool:
             await asyncio.sleep(0.02)
         raise AssertionError(f"{name} is still\n{job}")
 
-    async def until_state(self, name: str, state: State.ValueType, seconds: float = 15.0) -> job_pb2.Job:
+    async def until_state(self, name: str, state: State.ValueType, seconds: float = 30.0) -> job_pb2.Job:
         return await self.until(name, lambda job: job.state == state, seconds)
 
-    async def until_final(self, name: str, seconds: float = 15.0) -> job_pb2.Job:
+    async def until_final(self, name: str, seconds: float = 30.0) -> job_pb2.Job:
         return await self.until(name, lambda job: job.state in FINAL, seconds)
 
-    async def until_ready(self, node: str = "a", seconds: float = 15.0) -> node_pb2.Node:
+    async def until_ready(self, node: str = "a", seconds: float = 30.0) -> node_pb2.Node:
         """Return once the scheduler may place jobs on the node."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -235,7 +242,7 @@ async def running_pool(
                 _end(pool)
 
 
-async def eventually(check: Callable[[], bool], seconds: float = 15.0) -> None:
+async def eventually(check: Callable[[], bool], seconds: float = 30.0) -> None:
     """Return once `check` holds."""
     async with asyncio.timeout(seconds):
         while not check():  # noqa: ASYNC110  # it looks at other processes

@@ -110,6 +110,19 @@ async def test_a_node_stopped_while_the_scheduler_is_away_reports_it_later(tmp_p
         assert (job.state, job.epoch) == (Job.STATE_SUCCEEDED, 2)
 
 
+async def test_what_a_dead_agent_left_can_be_ended_without_one(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as pool:
+        name = await pool.python("import os, time; time.sleep(600 if os.environ['AIOS_EPOCH'] == '1' else 0)")
+        await pool.until_state(name, Job.STATE_RUNNING)
+        pool.kill_agent()
+        assert processes_of(pool.attempt_directory(name))
+        await asyncio.to_thread(pool.end_without_agent)
+        assert processes_of(pool.attempt_directory(name)) == []
+        pool.start_agent()
+        job = await pool.until_final(name)
+        assert (job.state, job.epoch) == (Job.STATE_SUCCEEDED, 2)
+
+
 async def test_a_killed_supervisor_takes_its_processes_with_it(tmp_path: Path) -> None:
     code = (
         "import os, time\n"

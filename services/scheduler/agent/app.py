@@ -2,9 +2,9 @@
 
 import asyncio
 import fcntl
-import logging
 import os
 import random
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TextIO
@@ -19,11 +19,12 @@ from services.scheduler import mapping
 from services.scheduler.agent import capacity, gpus
 from services.scheduler.agent.agent import Agent, Outbox
 from services.scheduler.agent.attempts import Attempts
+from services.scheduler.agent.directory import Directory
 from services.scheduler.agent.log_pusher import LogPusher
 from services.scheduler.agent.worker_tokens import WorkerTokens
 from services.scheduler.signing import Verifier
 
-_log = logging.getLogger(__name__)
+END_LOOK_SECONDS = 0.05
 
 
 class AgentRunning(FailedPrecondition):
@@ -66,6 +67,23 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
 
     stack.push_async_callback(stop)
     return App()
+
+
+def end(settings: Settings) -> None:
+    """End every attempt of this machine while no agent runs; the next agent reports them, and they start again.
+
+    Raises:
+        AgentRunning: tell that agent to stop instead.
+    """
+    root = settings.home / "agent"
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _sole(root):
+        running = [each for each in Directory.all(root / "attempts") if not each.has("exit")]
+        for each in running:
+            each.ask_to_stop(each.assignment().spec.stop_grace.ToTimedelta(), "NODE_STOPPED")
+        for each in running:
+            while not each.has("exit") and not each.declare_dead():
+                time.sleep(END_LOOK_SECONDS)
 
 
 def _sole(root: Path) -> TextIO:
