@@ -1,0 +1,93 @@
+"""run.yaml is read strictly."""
+
+from typing import Any
+
+import pytest
+
+from aios.client.runspec import amount, override, parse
+from aios.errors import InvalidArgument
+
+GOOD: dict[str, Any] = {
+    "name": "digits-1",
+    "recipe": "image_classifier",
+    "dataset": "datasets/digits",
+    "model": "digits",
+    "seed": 7,
+    "max_restarts": 0,
+    "hyperparameters": {"epochs": 8, "anything": {"the": ["recipe", "knows"]}},
+    "resources": {"cpu": 1.5, "memory": "2GiB", "accelerators": {"gpu": 1}},
+}
+
+
+def test_every_key_reaches_the_message() -> None:
+    read = parse(GOOD)
+    assert read.run_id == "digits-1"
+    assert read.spec.recipe == "image_classifier"
+    assert read.spec.hyperparameters["epochs"] == 8
+    assert read.spec.resources.cpu_millis == 1500
+    assert read.spec.resources.memory_bytes == 2 << 30
+    assert dict(read.spec.resources.accelerators) == {"gpu": 1}
+    assert read.spec.HasField("max_restarts")
+    assert read.spec.max_restarts == 0
+
+
+def test_what_is_not_said_is_left_to_the_service() -> None:
+    spec = parse({"recipe": "image_classifier", "dataset": "digits"}).spec
+    assert not spec.HasField("resources")
+    assert not spec.HasField("max_restarts")
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "advice"),
+    [
+        ({"datset": "x"}, "datset", "did you mean dataset?"),
+        ({"hyperparams": {}}, "hyperparams", "did you mean hyperparameters?"),
+        ({"zzz": 1}, "zzz", "known: name, recipe"),
+        ({"recipe": ""}, "recipe", "is required"),
+        ({"seed": "seven"}, "seed", "whole number"),
+        ({"seed": True}, "seed", "whole number"),
+        ({"seed": -1}, "seed", "whole number"),
+        ({"model": 3}, "model", "must be text"),
+        ({"hyperparameters": [1]}, "hyperparameters", "keys with values"),
+        ({"resources": {"cpus": 1}}, "resources.cpus", "did you mean cpu?"),
+        ({"resources": {"memory": "2 gigs"}}, "resources.memory", "512MiB"),
+        ({"resources": "all"}, "resources", "cpu, memory"),
+        ({"resources": {"accelerators": "gpu"}}, "resources.accelerators", "{gpu: 1}"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_what_to_write(
+    change: dict[str, Any], field: str, advice: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        parse({**GOOD, **change})
+    assert advice in refused.value.fields[field]
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        parse({"recipee": "x", "seed": "y"})
+    assert set(refused.value.fields) == {"recipee", "recipe", "dataset", "seed"}
+
+
+def test_a_value_is_replaced_at_its_path_and_the_file_stays_as_it_was() -> None:
+    changed = override(GOOD, {"hyperparameters.epochs": 2, "resources.cpu": 1, "description": "short"})
+    assert changed["hyperparameters"] == {"epochs": 2, "anything": {"the": ["recipe", "knows"]}}
+    assert changed["description"] == "short"
+    assert GOOD["hyperparameters"]["epochs"] == 8
+    with pytest.raises(InvalidArgument, match="one value"):
+        override(GOOD, {"seed.x": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("2", 1, 2),
+        ("1.5", 1000, 1500),
+        ("512MiB", 1, 512 << 20),
+        ("1Gi", 1, 1 << 30),
+        ("3 k", 1, 3000),
+        (2, 1000, 2000),
+    ],
+)
+def test_amounts(text: str, unit: int, value: int) -> None:
+    assert amount(text, "x", unit) == value
