@@ -3,6 +3,7 @@ the catalogue's errors.
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,15 +12,16 @@ import grpc
 from google.protobuf.message import Message
 
 from aios.config import Settings
-from aios.errors import AiosError, Unavailable
+from aios.errors import AiosError, Code, Unavailable
 from aios.runtime import contract, telemetry
 from aios.runtime.server import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
 from aios.runtime.status import from_rpc_error
 from aios.runtime.tokens import TokenSource, token_file
 
 UNARY_SECONDS = 10.0  # where the caller names no timeout
-ATTEMPTS_MAX = 4
-BACKOFF_SECONDS = 0.1  # doubles, with full jitter
+PATIENCE_SECONDS = 5.0  # a service that restarts is back within this; the caller need not notice
+ATTEMPTS_MAX = 4  # of calls that the service itself turned away
+BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.1, 1.0  # doubles, with full jitter
 # A budget keeps retries from drowning a service that is coming back. Source: gRFC A6, retry throttling.
 BUDGET_TOKENS, BUDGET_REFILL = 10.0, 0.1
 
@@ -84,22 +86,24 @@ class _Channel(grpc.aio.Channel):
         async def send(request: Message, *, timeout: float | None = None, metadata: Any = ()) -> Any:
             safe = (declared is not None and declared.idempotent) or contract.has_request_id(request)
             clock = asyncio.get_running_loop()
-            deadline = clock.time() + (timeout or UNARY_SECONDS)
-            for attempt in range(1, ATTEMPTS_MAX + 1):
+            started = clock.time()
+            deadline = started + (timeout or UNARY_SECONDS)
+            for attempt in itertools.count(1):
                 try:
                     response = await call(
                         request, timeout=max(0.0, deadline - clock.time()), metadata=self._metadata(metadata)
                     )
                 except grpc.RpcError as raw:
                     error = from_rpc_error(raw)
-                    pause = random.uniform(0, BACKOFF_SECONDS * 2**attempt)
-                    if not (safe and self._may_retry(error, attempt)) or clock.time() + pause > deadline:
+                    pause = random.uniform(0, min(BACKOFF_SECONDS * 2**attempt, BACKOFF_SECONDS_MAX))
+                    again = safe and self._may_retry(error, attempt, clock.time() - started)
+                    if not again or clock.time() + pause > deadline:
                         raise error from None
                     await asyncio.sleep(pause)
                 else:
                     self._budget = min(BUDGET_TOKENS, self._budget + BUDGET_REFILL)
                     return response
-            raise AssertionError("the last attempt returns or raises")
+            raise AssertionError("counting does not end")
 
         return send
 
@@ -184,8 +188,12 @@ class _Channel(grpc.aio.Channel):
             metadata.append(("authorization", f"Bearer {self._token()}"))
         return tuple(metadata)
 
-    def _may_retry(self, error: AiosError, attempt: int) -> bool:
-        if not isinstance(error, Unavailable) or attempt == ATTEMPTS_MAX:
+    def _may_retry(self, error: AiosError, attempt: int, elapsed: float) -> bool:
+        if not isinstance(error, Unavailable):
+            return False
+        if error.reason == Code.UNAVAILABLE.name and elapsed < PATIENCE_SECONDS:
+            return True  # nobody was reached: asking again costs nobody anything
+        if attempt >= ATTEMPTS_MAX:
             return False
         self._budget = max(0.0, self._budget - 1)
         return self._budget > BUDGET_TOKENS / 2

@@ -215,6 +215,20 @@ async def test_a_read_is_retried_while_the_service_is_away(tmp_path: Path) -> No
     assert jobs.calls == 3
 
 
+async def test_a_restart_of_the_service_is_not_noticed_by_a_reader(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (server, jobs, verifier):
+        port = server.port
+        reader = stub(server, token())
+        await server.stop(0)
+        call = asyncio.ensure_future(reader.GetJob(get()))
+        await asyncio.sleep(1)
+        add = scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server
+        again = Server(f"127.0.0.1:{port}", [Service(add, jobs)], verifier)
+        await again.start()
+        assert (await call).name == JOB
+        await again.stop(0)
+
+
 async def test_a_second_server_on_the_same_port_does_not_start(tmp_path: Path) -> None:
     async with serving(tmp_path) as (server, _, verifier):
         with pytest.raises(RuntimeError):
