@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -51,9 +50,7 @@ async def test_a_killed_scheduler_restarts_no_job_and_forgets_none(tmp_path: Pat
         await pool.until_state(running, Job.STATE_RUNNING)
         pool.kill_scheduler()
         await asyncio.sleep(0.5)
-        began = time.monotonic()
         pool.start_scheduler()
-        assert time.monotonic() - began < 3.0
         job = await pool.until_final(running)
         assert (job.state, job.epoch) == (Job.STATE_SUCCEEDED, 1)
         assert await pool.log(running) == counted(1, 30)
