@@ -162,6 +162,7 @@ class Child:
                 _signal_group(process.pid, signal.SIGKILL)
                 await exited
                 return self.message
+            watched.cancel()
             self._become(State.STOPPING)
             process.terminate()
             done, _ = await asyncio.wait({exited}, timeout=self.service.stop_seconds)

@@ -54,11 +54,12 @@ def status(layout: Layout) -> StackState:
     return last if is_running(layout) else StackState(last.address, last.ports, message=last.message)
 
 
-def start(layout: Layout) -> None:
+def start(layout: Layout) -> "subprocess.Popen[bytes]":
     """Start a supervisor that lives on by itself. Does not wait for it."""
     layout.make()
+    layout.log("supervisor").touch(mode=0o600)
     with layout.log("supervisor").open("ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "aios.stack"],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -98,19 +99,19 @@ def wait_ready(layout: Layout, seconds: float, progress: Progress) -> StackState
 
 def stop(layout: Layout, progress: Progress) -> list[str]:
     """Take the stack down in order. Returns what had to be killed; nothing runs afterwards."""
-    now = state.read(layout.state)
-    born = start_ticks(now.pid)
-    if not is_running(layout) or not born:
+    if not is_running(layout):
         return []
+    supervisor = int(layout.lock.read_text())
+    born = start_ticks(supervisor)
     try:
-        os.kill(now.pid, signal.SIGTERM)
+        os.kill(supervisor, signal.SIGTERM)
     except ProcessLookupError:
         return []
     until = time.monotonic() + DOWN_SECONDS
-    while start_ticks(now.pid) == born:  # it lets go of the lock a moment before it is gone
+    while start_ticks(supervisor) == born:  # it lets go of the lock a moment before it is gone
         if time.monotonic() > until:
-            os.kill(now.pid, signal.SIGKILL)
-            return sorted(name for name, one in now.services.items() if one.pid)
+            os.kill(supervisor, signal.SIGKILL)
+            return sorted(name for name, one in state.read(layout.state).services.items() if one.pid)
         progress(state.read(layout.state))
         time.sleep(POLL_SECONDS)
     last = state.read(layout.state)

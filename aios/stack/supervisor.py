@@ -99,7 +99,7 @@ class Supervisor:
 
 
 def hold(layout: Layout) -> IO[str]:
-    """Take the lock; it is held until the file is closed.
+    """Take the lock, and leave our pid in it; it is held until the file is closed.
 
     Raises:
         AlreadyRunning: another supervisor holds it.
@@ -110,6 +110,9 @@ def hold(layout: Layout) -> IO[str]:
     except OSError:
         lock.close()
         raise AlreadyRunning(str(layout.home)) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
     return lock
 
 
@@ -142,7 +145,7 @@ def build(layout: Layout, given: Mapping[str, str], before: StackState) -> Super
         InvalidArgument: an AIOS_* variable has a wrong value.
     """
     secrets.prepare(layout)
-    chosen = ports.choose(PORTS, before.ports, ports.asked(given), ports.is_free, ports.any_free)
+    chosen = ports.choose(PORTS, before.ports, ports.asked(given), ports.claim, ports.claim_any)
     variables = settings_of(chosen, layout.home, given)
     settings = Settings.load(variables)
     return Supervisor(

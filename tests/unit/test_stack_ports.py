@@ -1,6 +1,8 @@
 """Which port each listener gets."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -46,13 +48,23 @@ def test_a_port_that_the_user_set_is_taken_as_it_is_or_refused() -> None:
     remembered=st.dictionaries(st.text("abcdef", min_size=1), PORTS, max_size=8),
     taken=st.sets(PORTS, max_size=20),
 )
-def test_every_listener_gets_a_free_port_of_its_own(
+def test_every_listener_gets_a_port_of_its_own(
     usual: dict[str, int], remembered: dict[str, int], taken: set[int]
 ) -> None:
-    free = numbered(1024)
-    chosen = choose(usual, remembered, {}, lambda port: port not in taken, free)
+    held = set(taken)
+
+    def take(port: int) -> bool:
+        free = port not in held
+        held.add(port)
+        return free
+
+    def take_any() -> int:
+        return next(port for port in range(1024, 65536) if take(port))
+
+    chosen = choose(usual, remembered, {}, take, take_any)
     assert chosen.keys() == usual.keys()
     assert len(set(chosen.values())) == len(chosen)
+    assert not taken & set(chosen.values())
 
 
 def test_the_address_of_a_service_in_the_environment_asks_for_its_port() -> None:
@@ -62,7 +74,21 @@ def test_the_address_of_a_service_in_the_environment_asks_for_its_port() -> None
     assert given_ports == {"envoy": 9000}
 
 
-def test_a_port_in_use_is_not_free() -> None:
+def test_a_port_in_use_cannot_be_claimed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert not ports.is_free(server.getsockname()[1])
-    assert ports.is_free(ports.any_free())
+        assert not ports.claim(server.getsockname()[1])
+
+
+def test_a_claimed_port_is_nobody_elses_before_anyone_listens_and_free_after_its_owners_death() -> None:
+    program = "from aios.stack import ports; print(ports.claim_any(), flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    port = int(other.stdout.readline())
+    assert ports.is_free(port)
+    assert not ports.claim(port)
+    other.kill()
+    other.communicate()
+    assert ports.claim(port)
+    assert not ports.claim(port)

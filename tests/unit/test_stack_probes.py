@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from aios.stack import probes
-from aios.stack.ports import any_free
+from aios.stack.ports import claim_any
 from aios.stack.probes import NotReady
 
 
@@ -61,7 +61,7 @@ async def test_who_accepts_but_never_answers_is_not_ready() -> None:
 
 
 async def test_nobody_there_is_not_ready() -> None:
-    port = any_free()
+    port = claim_any()
     for probe in (probes.tcp("127.0.0.1", port), probes.grpc_health("127.0.0.1", port)):
         with pytest.raises(NotReady, match=str(port)):
             await probe()

@@ -17,7 +17,7 @@ import pytest
 from aios.stack import child, control, probes, state
 from aios.stack.child import Pace, Service, State, start_ticks
 from aios.stack.layout import Layout
-from aios.stack.ports import any_free
+from aios.stack.ports import claim_any
 from aios.stack.state import ServiceState
 from aios.stack.supervisor import AlreadyRunning, Supervisor, clear_leftovers, hold
 
@@ -36,7 +36,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def server(name: str, **more: Any) -> Service:
-    port = any_free()
+    port = claim_any()
     command = (sys.executable, "-S", "-c", SERVER, str(port))
     return Service(name=name, command=command, probe=probes.http("127.0.0.1", port, "/", 200), **more)
 
@@ -151,7 +151,7 @@ async def test_a_task_runs_once_and_nothing_waits_for_it(layout: Layout) -> None
 
 
 def test_nothing_outlives_a_killed_supervisor(layout: Layout) -> None:
-    port = any_free()
+    port = claim_any()
     program = f"""
 import asyncio, os, sys
 from pathlib import Path
