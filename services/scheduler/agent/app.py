@@ -18,7 +18,7 @@ from aios.scheduler.v1 import agent_service_pb2
 from services.scheduler import mapping
 from services.scheduler.agent import capacity, gpus
 from services.scheduler.agent.agent import Agent, Outbox
-from services.scheduler.agent.attempts import Attempts
+from services.scheduler.agent.attempts import DRAIN_GRACE_MAX, Attempts
 from services.scheduler.agent.directory import Directory
 from services.scheduler.agent.log_pusher import LogPusher
 from services.scheduler.agent.worker_tokens import WorkerTokens
@@ -80,7 +80,8 @@ def end(settings: Settings) -> None:
     with _sole(root):
         running = [each for each in Directory.all(root / "attempts") if not each.has("exit")]
         for each in running:
-            each.ask_to_stop(each.assignment().spec.stop_grace.ToTimedelta(), "NODE_STOPPED")
+            grace = each.assignment().spec.stop_grace.ToTimedelta()
+            each.ask_to_stop(min(grace, DRAIN_GRACE_MAX), "NODE_STOPPED")
         for each in running:
             while not each.has("exit") and not each.declare_dead():
                 time.sleep(END_LOOK_SECONDS)

@@ -29,6 +29,9 @@ SHIM_SECONDS = 5.0  # a shim that was started but has not begun by then never wi
 LOG_SECONDS = (
     2.0  # an end is reported this much later at most, so that a job's log is whole when the job is over
 )
+DRAIN_GRACE_MAX = timedelta(
+    seconds=15
+)  # a machine that goes down waits no longer, whatever a job was promised
 TOKEN_RETRY = timedelta(seconds=10)
 
 _log = logging.getLogger(__name__)
@@ -94,9 +97,10 @@ class Attempts:
         for directory in Directory.all(self._root):
             assignment = directory.assignment()
             chosen = directory.read("node") or {"ports": {}, "devices": []}
-            attempt = self._follow(assignment, directory)
-            attempt.ports, attempt.devices, attempt.adopted = chosen["ports"], chosen["devices"], True
-            attempt.renew_time = datetime.now(UTC)
+            tail = self._logs.follow(assignment.job, assignment.epoch, directory.log)
+            attempt = Running(assignment, directory, tail, ports=chosen["ports"], devices=chosen["devices"])
+            attempt.adopted, attempt.renew_time = True, datetime.now(UTC)
+            self._follow(attempt)
             _log.info("took over attempt %s of %s", assignment.epoch, assignment.job)
 
     def start(self, assignment: agent_service_pb2.AssignmentSpec) -> None:
@@ -111,7 +115,8 @@ class Attempts:
             _log.error("attempt %s of %s cannot start: %s", assignment.epoch, assignment.job, error)
             self.refuse(assignment, "NOT_STARTED")
             return
-        self._follow(assignment, directory)
+        tail = self._logs.follow(assignment.job, assignment.epoch, directory.log)
+        self._follow(Running(assignment, directory, tail))
 
     def refuse(self, assignment: agent_service_pb2.AssignmentSpec, reason: str) -> None:
         """Report an attempt that cannot be started here."""
@@ -139,7 +144,7 @@ class Attempts:
         """End everything, each with its own grace, then give the scheduler `patience` to store the ends."""
         graces = [timedelta()]
         for attempt in list(self._running.values()):
-            graces.append(attempt.assignment.spec.stop_grace.ToTimedelta())
+            graces.append(min(attempt.assignment.spec.stop_grace.ToTimedelta(), DRAIN_GRACE_MAX))
             self.stop(attempt.key, graces[-1], reason)
         ends = [asyncio.ensure_future(attempt.over.wait()) for attempt in self._running.values()]
         if ends:
@@ -155,14 +160,11 @@ class Attempts:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _follow(self, assignment: agent_service_pb2.AssignmentSpec, directory: Directory) -> Running:
-        tail = self._logs.follow(assignment.job, assignment.epoch, directory.log)
-        attempt = Running(assignment, directory, tail)
+    def _follow(self, attempt: Running) -> None:
         self._running[attempt.key] = attempt
         task = asyncio.create_task(self._live(attempt), name=f"attempt {attempt.key}")
         task.add_done_callback(_say_failure)
         self._tasks[attempt.key] = task
-        return attempt
 
     async def _live(self, attempt: Running) -> None:
         """The whole life of one attempt."""
@@ -263,10 +265,9 @@ class Attempts:
         chosen: list[str] = []
         for kind, count in granted.items():
             free = [gpu.uuid for gpu in self._gpus if gpu.kind == kind and gpu.uuid not in used]
-            if any(gpu.kind == kind for gpu in self._gpus):
-                if len(free) < count:
-                    raise OSError(f"{count} {kind} were granted and {len(free)} are free")
-                chosen += free[:count]
+            if len(free) < count:
+                raise OSError(f"{count} {kind} were granted and {len(free)} are free")
+            chosen += free[:count]
         return chosen
 
     def _report(self, attempt: Running) -> job_pb2.Attempt:
