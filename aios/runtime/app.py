@@ -53,7 +53,10 @@ def main(service: str, build: Build) -> None:
     settings = replace(settings, token_file=settings.token_file or settings.secret(f"{service}.token"))
     logs.setup(service, settings.log_level)
     _check_environment(settings)
-    asyncio.run(run(service, settings, build))
+    try:
+        asyncio.run(run(service, settings, build))
+    except AiosError as error:
+        sys.exit(f"{service}: {error.message}")
 
 
 async def run(service: str, settings: Settings, build: Build, stop: asyncio.Event | None = None) -> None:
