@@ -44,8 +44,8 @@ class Town:
 
     async def arrived(self) -> None:
         """Wait until everything that was committed has had its effect."""
-        while len(self.seen) < len(self.committed):
-            await asyncio.sleep(0.01)  # noqa: ASYNC110  # not to wake in what is timed
+        while len(self.seen) < len(self.committed):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     def seconds(self) -> list[float]:
         """Commit to effect, one for each note; then forget them."""

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aios.client import AsyncClient, resolve
+from aios.runtime.tokens import write_secret
 from aios.stack import control
 from aios.stack.layout import Layout
-from aios.stack.state import StackState
+from aios.stack.ports import USUAL_PORTS
+from aios.stack.state import StackState, to_json
+from tests.servers import free_port
 
 COMMAND_SECONDS = 150.0
 AIOS = (sys.executable, "-m", "aios.cli")
@@ -69,9 +72,14 @@ class Stack:
 
 @contextmanager
 def fresh() -> Iterator[Stack]:
-    """A home that nothing was ever in, not started; whatever runs there at the end is stopped."""
+    """A home that nothing was ever in, not started; whatever runs there at the end is stopped.
+
+    It keeps off the usual ports, so that it never takes them from another stack of this machine.
+    """
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as home:
         stack = Stack(Path(home))
+        remembered = StackState(ports={name: free_port() for name in USUAL_PORTS})
+        write_secret(stack.layout.state, to_json(remembered))
         try:
             yield stack
         finally:

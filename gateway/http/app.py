@@ -81,8 +81,7 @@ async def serve(app: Router, address: str) -> None:
     Raises:
         OSError: the address is taken.
     """
-    host, _, port = address.rpartition(":")
-    listener = socket.create_server((host, int(port)), backlog=CONNECTIONS_MAX)
+    listener = listen(address)
     server = _Server(
         uvicorn.Config(
             app,
@@ -103,6 +102,20 @@ async def serve(app: Router, address: str) -> None:
         finally:
             server.should_exit = True
             await serving
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket on `host:port`.
+
+    Raises:
+        OSError: the address is taken.
+    """
+    host, _, port = address.rpartition(":")
+    listener = socket.create_server((host, int(port)), backlog=CONNECTIONS_MAX)
+    # asyncio does this only for sockets that it makes itself. Without it an answer's body waits for the
+    # acknowledgement of its headers, which the other side delays by 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 class _Server(uvicorn.Server):

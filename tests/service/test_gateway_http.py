@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -304,3 +305,10 @@ async def test_the_gateway_says_which_services_are_well(api: Api) -> None:
     assert (response.status_code, set(response.json()["services"].values())) == (200, {"SERVING"})
     assert (await api.call("GET", "/v2/health/ready")).status_code == 200
     assert (await api.call("GET", "/v2")).json()["name"] == "aios"
+
+
+def test_no_part_of_an_answer_waits_for_an_acknowledgement() -> None:
+    with http_app.listen("127.0.0.1:0") as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
