@@ -137,6 +137,8 @@ def _jwt(jwks: str) -> Json:
         "forward": True,  # the service verifies again
         "require_expiration": True,
         "clock_skew_seconds": limits.CLOCK_SKEW_SECONDS,
+        # A token seen before is looked up, not verified again, until it expires; revocation is the next filter's.
+        "jwt_cache_config": {"jwt_cache_size": limits.TOKENS_CACHED_MAX},
         "claim_to_headers": [
             {"claim_name": claim, "header_name": header} for claim, header in claims.items()
         ],
