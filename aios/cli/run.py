@@ -32,11 +32,11 @@ RUN: Columns = {
     "METRICS": lambda r: metrics_line(r.metrics),
     "MODEL": lambda r: short(r.model_version),
     "AGE": lambda r: age(r.create_time),
+    "WHY": lambda r: "" if state(r) == "succeeded" else r.state_message or r.state_reason,
 }
 DETAILS: Columns = {
     **RUN,
     "DATASET": lambda r: short(r.spec.dataset),
-    "WHY": lambda r: r.state_message or r.state_reason,
     "JOB": lambda r: short(r.job),
     "TRACE": lambda r: r.trace_id,
     "EXIT CODE": lambda r: r.exit_code if r.HasField("exit_code") else "",

@@ -72,7 +72,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         for key in KEYS[1:]
         if key not in ("hyperparameters", "resources") and given.get(key) is not None
     }
-    spec = run_pb2.RunSpec(**simple)
+    spec = run_pb2.RunSpec(**{**simple, "dataset": dataset_name(given["dataset"])})
     try:
         ParseDict(dict(hyperparameters), spec.hyperparameters)
     except (ParseError, ValueError, TypeError) as error:
@@ -80,6 +80,14 @@ def parse(given: Mapping[str, Any]) -> RunFile:
     if resources is not None:
         spec.resources.CopyFrom(resources)
     return RunFile(spec, given.get("name") or "")
+
+
+def dataset_name(text: str) -> str:
+    """`digits` and `digits/{version}` as the contract spells them; longer names are left as they are."""
+    dataset, *version = text.split("/")
+    if len(version) > 1 or dataset in ("datasets", "projects"):
+        return text
+    return f"datasets/{dataset}" + "".join(f"/versions/{each}" for each in version)
 
 
 def override(given: dict[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:

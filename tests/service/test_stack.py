@@ -4,7 +4,8 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -51,6 +52,11 @@ def services(home: Layout) -> dict[str, state.ServiceState]:
     return {name: one for name, one in state.read(home.state).services.items() if name not in state.TASKS}
 
 
+def alive(before: Mapping[str, state.ServiceState]) -> list[str]:
+    """Those of the processes that still run."""
+    return [name for name, one in before.items() if one.pid and start_ticks(one.pid) == one.start_ticks]
+
+
 def until_answers(home: Layout) -> None:
     """Every service answers through the public door."""
     deadline = time.monotonic() + BACK_SECONDS
@@ -76,14 +82,20 @@ def test_everything_is_ready_and_small(layout: Layout) -> None:
 
 
 def test_nothing_listens_beyond_this_machine(layout: Layout) -> None:
-    addresses = {
-        f"{name} {listening.laddr.ip}"
+    open_to_others = {
+        f"{name} {listening.laddr.ip}:{listening.laddr.port}"
         for name, one in services(layout).items()
         for process in (psutil.Process(one.pid), *psutil.Process(one.pid).children(recursive=True))
         for listening in process.net_connections("inet")
-        if listening.status == psutil.CONN_LISTEN
+        if listening.status == psutil.CONN_LISTEN and not is_loopback(listening.laddr.ip)
     }
-    assert [address for address in addresses if address.split()[1] not in ("127.0.0.1", "::1")] == []
+    assert open_to_others == set()
+
+
+def is_loopback(text: str) -> bool:
+    """Of either family, and of the one within the other."""
+    address = ip_address(text)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def test_the_home_is_closed_to_other_users(layout: Layout) -> None:
@@ -122,13 +134,10 @@ def test_after_kill_of_the_supervisor_up_brings_all_back_with_its_data(layout: L
         aios.projects.create("kept")
     before = state.read(layout.state)
     os.kill(before.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while alive := [
-        name for name, one in before.services.items() if one.pid and start_ticks(one.pid) == one.start_ticks
-    ]:
-        assert time.monotonic() < deadline, alive
+    deadline, left = time.monotonic() + 5, list[str]()
+    while control.is_running(layout) or (left := alive(before.services)):
+        assert time.monotonic() < deadline, left
         time.sleep(0.02)
-    assert not control.is_running(layout)
 
     up(layout)
 
@@ -141,7 +150,7 @@ def test_down_ends_everything_and_leaves_the_data(layout: Layout, tmp_path: Path
     before = services(layout)
     killed = control.stop(layout, lambda _: None)
     assert killed == []
-    assert [name for name, one in before.items() if start_ticks(one.pid) == one.start_ticks] == []
+    assert alive(before) == []
     assert control.stop(layout, lambda _: None) == []
     assert {one.state for one in services(layout).values()} == {State.STOPPED}
     assert (layout.home / "records").is_dir()

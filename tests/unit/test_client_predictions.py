@@ -59,7 +59,7 @@ def test_a_wrong_input_is_named(given_inputs: Any, field: str) -> None:
 
 def test_the_only_input_needs_no_name_and_lists_become_its_type() -> None:
     datatype, array = predictions._arrays([[1, 2]], IMAGE)["image"]
-    assert (datatype, array.dtype, array.tolist()) == ("FP32", np.float32, [[1, 2]])
+    assert (datatype, str(array.dtype), array.tolist()) == ("FP32", "float32", [[1, 2]])
 
 
 def test_numbers_that_do_not_fit_are_refused_instead_of_changed() -> None:

@@ -31,6 +31,20 @@ def test_every_key_reaches_the_message() -> None:
     assert read.spec.max_restarts == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("digits", "datasets/digits"),
+        ("digits/ab12", "datasets/digits/versions/ab12"),
+        ("datasets/digits", "datasets/digits"),
+        ("datasets/digits/versions/ab12", "datasets/digits/versions/ab12"),
+        ("projects/p/datasets/digits", "projects/p/datasets/digits"),
+    ],
+)
+def test_a_dataset_may_be_named_shortly(text: str, name: str) -> None:
+    assert parse({**GOOD, "dataset": text}).spec.dataset == name
+
+
 def test_what_is_not_said_is_left_to_the_service() -> None:
     spec = parse({"recipe": "image_classifier", "dataset": "digits"}).spec
     assert not spec.HasField("resources")
