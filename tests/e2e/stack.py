@@ -59,9 +59,16 @@ class Stack:
         """Run a command. Its exit code is asserted unless `code` is None."""
         command = [binary("aios"), *map(str, arguments)]
         done = subprocess.run(
-            command, env=self.environment, text=True, capture_output=True, timeout=COMMAND_SECONDS, check=False
+            command,
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
-        assert code is None or done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stderr}"
+        assert code is None or done.returncode == code, (
+            f"{command} ended with {done.returncode}:\n{done.stderr}"
+        )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def json(self, *arguments: object) -> Any:

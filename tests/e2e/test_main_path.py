@@ -118,7 +118,11 @@ def test_one_trace_runs_from_submit_over_the_queue_to_registration(
     assert trace.path("training process") == process
     for phase in ("load libraries", "load data", "train", "export", "register model"):
         assert trace.path(phase) == [*process, ("trainer.job", phase)]
-    assert trace.path("save checkpoint") == [*process, ("trainer.job", "train"), ("trainer.job", "save checkpoint")]
+    assert trace.path("save checkpoint") == [
+        *process,
+        ("trainer.job", "train"),
+        ("trainer.job", "save checkpoint"),
+    ]
     registration = trace.path("aios.data.v1.DataService/CreateModelVersion")
     assert registration[: len(process) + 1] == [*process, ("trainer.job", "register model")]
     assert trace.roots == 1
