@@ -44,6 +44,11 @@ class Settings:
     gateway_http_address: str = "127.0.0.1:7006"
     """HTTP applications of the gateway, behind Envoy."""
 
+    calls_per_second: int = 2000
+    """Of one token through the door, predictions included. What is beyond is refused: RESOURCE_EXHAUSTED, 429."""
+    cors_origins: str = ""
+    """Web pages that may call the door, as origins with a space between: `https://console.example.org`."""
+
     nats_url: str = "nats://127.0.0.1:4222"
     """Event bus. When set, `aios up` starts no NATS of its own."""
     nats_credentials_file: Path | None = None

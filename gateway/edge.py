@@ -35,7 +35,10 @@ class Edge:
         self._jwks: Path = settings.jwks_file
         self._files = ConfigFiles(settings.home / "envoy")
         self._publisher = Publisher(
-            self._files, Admin(self._files.admin_socket), listen=_address(settings.envoy_address)
+            self._files,
+            Admin(self._files.admin_socket),
+            listen=_address(settings.envoy_address),
+            calls_per_second=settings.calls_per_second,
         )
         self._services = _services(settings)
         self._revoked: frozenset[str] = frozenset()
@@ -115,6 +118,7 @@ class Edge:
             revoked=self._revoked,
             deployments=self._deployments,
             open_paths=("/readyz",),
+            cors_origins=tuple(self._settings.cors_origins.split()),
         )
 
     async def _token(self) -> str:

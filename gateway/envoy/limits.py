@@ -17,6 +17,12 @@ UPSTREAM_CONNECTIONS_MAX = 4096  # to one cluster, HTTP/1.1 included: one reques
 UPSTREAM_REQUESTS_MAX = 8192  # of one cluster, watches included: eight full client connections.
 HEAP_BYTES_MAX = 1024 * MIB  # sixteen full tensor bodies; beyond it requests are refused, not Envoy killed.
 
+CALLS_PER_SECOND = 2000  # of one token, where not set: one busy client makes fewer.
+CALLS_TOKENS_MAX = (
+    10_000  # tokens whose calls are counted at once; the ones silent for longest are forgotten.
+)
+RATE_RETRY_SECONDS = 1  # what a client over its rate is told to wait.
+
 HEADERS_SECONDS = 10  # to send the request's headers: a slow-loris client holds a connection no longer.
 CONNECTION_IDLE_SECONDS = 3600  # keep-alive between requests.
 STREAM_IDLE_SECONDS = 900  # a stream without a byte either way is dead: watches send progress far more often.

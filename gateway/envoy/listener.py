@@ -31,11 +31,23 @@ end
 """
 
 
-def listener(*, address: Address, jwks: str, routes_path: str, tls: Tls | None = None) -> Json:
-    """The listener. Raises ValueError for a non-loopback address without TLS: tokens would travel in the clear."""
+def listener(
+    *,
+    address: Address,
+    jwks: str,
+    routes_path: str,
+    calls_per_second: int = limits.CALLS_PER_SECOND,
+    tls: Tls | None = None,
+) -> Json:
+    """The listener. Raises ValueError for a non-loopback address without TLS: tokens would travel in the clear.
+
+    Args:
+        calls_per_second: Of one token.
+    """
     if tls is None and not ipaddress.ip_address(address.host).is_loopback:
         raise ValueError(f"listening on {address.host} needs TLS: give a certificate, or listen on 127.0.0.1")
-    chain: Json = {"filters": [{"name": "http", "typed_config": _connection_manager(jwks, routes_path)}]}
+    manager = _connection_manager(routes_path, _filters(jwks, calls_per_second))
+    chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
     if tls is not None:
         chain["transport_socket"] = _tls(tls)
     return {
@@ -47,7 +59,7 @@ def listener(*, address: Address, jwks: str, routes_path: str, tls: Tls | None =
     }
 
 
-def _connection_manager(jwks: str, routes_path: str) -> Json:
+def _connection_manager(routes_path: str, filters: list[Json]) -> Json:
     return {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": NAME,
@@ -56,7 +68,7 @@ def _connection_manager(jwks: str, routes_path: str) -> Json:
             "route_config_name": routes.NAME,
             "config_source": {"path_config_source": {"path": routes_path}, "resource_api_version": "V3"},
         },
-        "http_filters": _filters(jwks),
+        "http_filters": filters,
         "local_reply_config": replies.local_replies(),
         "tracing": _tracing(),
         "server_name": "aios",
@@ -89,7 +101,7 @@ def _connection_manager(jwks: str, routes_path: str) -> Json:
     }
 
 
-def _filters(jwks: str) -> list[Json]:
+def _filters(jwks: str, calls_per_second: int) -> list[Json]:
     """In order. Who you are comes before what you send, and nothing is read from a body that may not be sent."""
     return [
         _filter("header_mutation", "header_mutation.v3.HeaderMutation", **_name_the_trace()),
@@ -98,6 +110,7 @@ def _filters(jwks: str) -> list[Json]:
         _filter("jwt_authn", "jwt_authn.v3.JwtAuthentication", **_jwt(jwks)),
         _filter("rbac", "rbac.v3.RBAC") | {"name": "aios.revoked"},
         _filter("rbac", "rbac.v3.RBAC", rules={"action": "ALLOW"}),
+        _filter("local_ratelimit", "local_ratelimit.v3.LocalRateLimit", **_rate_limit(calls_per_second)),
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=limits.JSON_BODY_BYTES_MAX),
         _filter(
             "grpc_field_extraction", "grpc_field_extraction.v3.GrpcFieldExtractionConfig", **_extraction()
@@ -151,6 +164,30 @@ def _jwt(jwks: str) -> Json:
     }
 
 
+def _rate_limit(calls_per_second: int) -> Json:
+    """A bucket for each token, and one for all that comes without: one client's loop leaves room for the others."""
+    if calls_per_second < 1:
+        raise ValueError(f"calls_per_second must be at least 1, not {calls_per_second}")
+    bucket = {
+        "max_tokens": calls_per_second,
+        "tokens_per_fill": calls_per_second,
+        "fill_interval": "1s",
+    }
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    by_token = {"header_name": routes.TOKEN_ID_HEADER, "descriptor_key": "token", "skip_if_absent": True}
+    return {
+        "stat_prefix": NAME,
+        "token_bucket": bucket,
+        "descriptors": [{"entries": [{"key": "token"}], "token_bucket": bucket}],
+        "max_dynamic_descriptors": limits.CALLS_TOKENS_MAX,
+        "always_consume_default_token_bucket": False,
+        "rate_limits": [{"actions": [{"request_headers": by_token}]}],
+        "filter_enabled": always,
+        "filter_enforced": always,
+        "rate_limited_as_resource_exhausted": True,
+    }
+
+
 def _extraction() -> Json:
     methods: Json = {
         f"{routes.PREDICT}.{method}": {"request_field_extractions": {field: {}}}
@@ -182,9 +219,17 @@ def predict_descriptors() -> descriptor_pb2.FileDescriptorSet:
 
 
 def _drop_internal_headers() -> Json:
-    """Clients say neither who they are nor how Envoy retries. `_` is how some frameworks spell `-`."""
+    """Clients say neither who they are nor how Envoy retries. `_` is how some frameworks spell `-`.
+
+    How long they wait they may say: that header is carried past the others' end.
+    """
     prefixes = ("x-aios-", "x_aios_", "x-envoy-")
-    mutations = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes]
+    mutations: list[Json] = [
+        _copy(routes.TIMEOUT_HEADER, "x-said-timeout"),
+        *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes),
+        _copy("x-said-timeout", routes.TIMEOUT_HEADER),
+        {"remove": "x-said-timeout"},
+    ]
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
@@ -192,6 +237,11 @@ def _drop_internal_headers() -> Json:
             "mutations": mutations,
         },
     }
+
+
+def _copy(header: str, to: str) -> Json:
+    copied = {"key": to, "value": f"%REQ({header})%"}
+    return {"append": {"header": copied, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
 
 
 def _tracing() -> Json:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gateway.envoy import limits
 from gateway.envoy.admin import Admin, EnvoyDown
 from gateway.envoy.clusters import clusters, endpoints
 from gateway.envoy.files import ConfigFiles, read, replace_file, write_resources
@@ -56,12 +57,14 @@ class Publisher:
         admin: Admin,
         *,
         listen: Address,
+        calls_per_second: int = limits.CALLS_PER_SECOND,
         tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._files = files
         self._admin = admin
         self._listen = listen
+        self._calls_per_second = calls_per_second
         self._tls = tls
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -139,7 +142,13 @@ class Publisher:
         if not self._files.routes.exists():  # the listener waits for its routes: never leave it without
             await self._write_routes(snapshot)
         routes_path = str(self._files.routes)
-        config = listener(address=self._listen, jwks=snapshot.jwks, routes_path=routes_path, tls=self._tls)
+        config = listener(
+            address=self._listen,
+            jwks=snapshot.jwks,
+            routes_path=routes_path,
+            calls_per_second=self._calls_per_second,
+            tls=self._tls,
+        )
         await self._put(self._files.listeners, [config], "listener_manager.lds")
 
     async def _write_routes(self, snapshot: Snapshot) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+from datetime import timedelta
+from typing import Any, NamedTuple
 
+from aios.errors import AiosError, PermissionDenied, ResourceExhausted, Unauthenticated
+from aios.runtime.status import to_status
 from gateway.envoy import limits
-from gateway.envoy.routes import MODEL_HEADER, PREDICT, PREDICT_METHODS, PROJECT_HEADER
+from gateway.envoy.routes import MODEL_HEADER, PREDICT, PREDICT_METHODS, PROJECT_HEADER, REVOKED
 
 Json = dict[str, Any]
 
@@ -18,7 +22,61 @@ _NO_DEPLOYMENT_GRPC = (
     f'Project %REQ({PROJECT_HEADER})% has no deployment "%REQ({MODEL_HEADER})%". '
     "Check the model name and the token's project."
 )
+# The filter that reads the model's name gave up. FAILED_PRECONDITION means that its buffer is full.
+_EXTRACTION = "grpc_field_extraction_{}"
 _UNREADABLE = "The message cannot be read. Send it without gRPC compression."
+
+
+class _Refusal(NamedTuple):
+    """What a filter says, in the very words of the services: a client need not know which of both refused it."""
+
+    details: str
+    """How Envoy's own word for it (`%RESPONSE_CODE_DETAILS%`) starts."""
+    status: int
+    error: AiosError
+
+
+_JWT = "jwt_authn_access_denied"
+_REFUSALS = (
+    _Refusal(
+        f"{_JWT}{{Jwt_is_missing",
+        401,
+        Unauthenticated(
+            "Send a token as `authorization: Bearer ...`; `aios login` gets one.", reason="TOKEN_MISSING"
+        ),
+    ),
+    _Refusal(
+        f"{_JWT}{{Jwt_is_expired",
+        401,
+        Unauthenticated("The token has expired: log in again.", reason="TOKEN_EXPIRED"),
+    ),
+    _Refusal(
+        _JWT,
+        401,
+        Unauthenticated(
+            "The token is not valid here: log in again with `aios login`.", reason="TOKEN_INVALID"
+        ),
+    ),
+    _Refusal(
+        f"rbac_access_denied_matched_policy[{REVOKED}]",
+        401,
+        Unauthenticated("The token was revoked: ask for a new one.", reason="TOKEN_REVOKED"),
+    ),
+    _Refusal(
+        "rbac_access_denied",
+        403,
+        PermissionDenied("The token's role may not do this: ask a project admin.", reason="ROLE_TOO_LOW"),
+    ),
+    _Refusal(
+        "local_rate_limited",
+        429,
+        ResourceExhausted(
+            "This token makes too many calls: make fewer, or ask the operator for a higher limit.",
+            reason="RATE_LIMITED",
+            retry_after=timedelta(seconds=limits.RATE_RETRY_SECONDS),
+        ),
+    ),
+)
 
 # HTTP status -> (gRPC code of the same meaning, reason). Programs test the reason; it never changes.
 _PROBLEMS = {
@@ -50,7 +108,7 @@ _GRPC_STATUS = {
 # Where Envoy's own words do not say what to change.
 _DETAILS = {
     400: "The request is malformed: %RESPONSE_CODE_DETAILS%.",
-    403: "This token may not do this: its role does not allow it, it has another audience, or it is revoked.",
+    431: f"The headers are too large: at most {limits.HEADERS_KIB_MAX} KiB and {limits.HEADERS_MAX} of them.",
     413: f"The body is too large: at most {limits.JSON_BODY_BYTES_MAX // limits.MIB} MiB here, and "
     f"{limits.TENSOR_BODY_BYTES_MAX // limits.MIB} MiB for tensors.",
 }
@@ -62,25 +120,50 @@ def local_replies() -> Json:
     predict = _request(":path", {"safe_regex": {"regex": f"/{PREDICT}/({'|'.join(PREDICT_METHODS)})"}})
     return {
         "mappers": [
-            _mapper([grpc, predict, _status(404)], _text(_NO_DEPLOYMENT_GRPC), 5),
-            _mapper([grpc, predict, _extraction("FAILED_PRECONDITION")], _text(_DETAILS[413]), 8),
-            _mapper([grpc, predict, _extraction("INVALID_ARGUMENT")], _text(_UNREADABLE)),
+            *(_refusal_of_grpc([grpc, _said(one.details)], one.error) for one in _REFUSALS),
+            *(_refusal([_said(one.details)], one) for one in _REFUSALS),
+            _mapper([grpc, predict, _status(404)], _text(_NO_DEPLOYMENT_GRPC), _grpc(5)),
+            _mapper(
+                [grpc, predict, _said(_EXTRACTION.format("FAILED_PRECONDITION"))],
+                _text(_DETAILS[413]),
+                _grpc(8),
+            ),
+            _mapper([grpc, predict, _said(_EXTRACTION.format("INVALID_ARGUMENT"))], _text(_UNREADABLE)),
             *(
-                _mapper([grpc, _status(code)], _text(_DETAILS.get(code, _BODY)), number)
+                _mapper([grpc, _status(code)], _text(_DETAILS.get(code, _BODY)), _grpc(number))
                 for code, number in _GRPC_STATUS.items()
             ),
             _mapper([grpc], _text(_BODY)),
             _mapper(
-                [_request(":path", {"prefix": "/v2/"}), _status(404)], _problem(404, _NO_DEPLOYMENT_HTTP)
+                [_request(":path", {"prefix": "/v2/"}), _status(404)],
+                _problem(404, *_PROBLEMS[404], _NO_DEPLOYMENT_HTTP),
             ),
-            *(_mapper([_status(code)], _problem(code, _DETAILS.get(code, _BODY))) for code in _PROBLEMS),
+            *(
+                _mapper([_status(code)], _problem(code, *said, _DETAILS.get(code, _BODY)))
+                for code, said in _PROBLEMS.items()
+            ),
         ]
     }
 
 
-def _problem(status: int, detail: str) -> Json:
+def _refusal_of_grpc(filters: list[Json], error: AiosError) -> Json:
+    """With the details that a service sends: a client reads the same error from both."""
+    details = base64.b64encode(to_status(error).SerializeToString()).decode()
+    headers = {**_grpc(error.code.value), "grpc-status-details-bin": details}
+    return _mapper(filters, _text(error.message), headers)
+
+
+def _refusal(filters: list[Json], said: _Refusal) -> Json:
+    error = said.error
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = f"{error.retry_after.total_seconds():.0f}"
+    body = _problem(said.status, error.code.name, error.reason, error.message)
+    return _mapper(filters, body, headers) | {"status_code": said.status}
+
+
+def _problem(status: int, code: str, reason: str, detail: str) -> Json:
     """The members of the gateway's own problems. The trace id is in a header only: Envoy does not give it to bodies."""
-    code, reason = _PROBLEMS[status]
     return {
         "content_type": "application/problem+json",
         "json_format": {
@@ -101,14 +184,20 @@ def _text(text: str) -> Json:
     return {"text_format_source": {"inline_string": text}}
 
 
-def _mapper(filters: list[Json], body: Json, grpc_status: int | None = None) -> Json:
+def _grpc(status: int) -> dict[str, str]:
+    return {"grpc-status": str(status)}
+
+
+def _mapper(filters: list[Json], body: Json, headers: dict[str, str] | None = None) -> Json:
     mapper: Json = {
         "filter": filters[0] if len(filters) == 1 else {"and_filter": {"filters": filters}},
         "body_format_override": body,
     }
-    if grpc_status is not None:
-        header = {"key": "grpc-status", "value": str(grpc_status)}
-        mapper["headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+    if headers:
+        mapper["headers_to_add"] = [
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in headers.items()
+        ]
     return mapper
 
 
@@ -116,14 +205,14 @@ def _request(header: str, match: Json) -> Json:
     return {"header_filter": {"header": {"name": header, "string_match": match}}}
 
 
-def _extraction(status: str) -> Json:
-    """The filter that reads the model's name gave up: FAILED_PRECONDITION means its buffer is full."""
+def _said(details: str) -> Json:
+    """Which filter refused, and why: Envoy's own word for it starts so."""
     return {
         "extension_filter": {
             "name": "envoy.access_loggers.extension_filters.cel",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-                "expression": f"response.code_details.startsWith('grpc_field_extraction_{status}')",
+                "expression": f"response.code_details.startsWith('{details}')",
             },
         }
     }

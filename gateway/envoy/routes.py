@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from aios.runtime import roles
 from gateway.envoy import limits
 from gateway.envoy.clusters import GATEWAY_GRPC, GATEWAY_HTTP
 from gateway.envoy.model import DeploymentRoute, Mirror, Snapshot
@@ -25,6 +26,7 @@ ROLE_HEADER = "x-aios-role"
 TOKEN_ID_HEADER = "x-aios-token-id"  # noqa: S105  # a header's name
 MODEL_HEADER = "x-aios-model"
 REVISION_HEADER = "x-aios-revision"
+TIMEOUT_HEADER = "x-aios-timeout"  # the one that clients may say: how long they wait
 METADATA = "aios"  # of a route, for its spans
 TRACE_HEADER = "x-aios-trace-id"
 
@@ -41,9 +43,10 @@ PREDICT_METHODS = {
 _SERVER_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")  # of no model: the gateway answers
 _HTTP_VERBS = ("infer", "generate", "generate_stream", "ready", "config", "stats")
 
-MEMBERS = ("viewer", "editor", "admin")
-ROLES = (*MEMBERS, "worker", "service", "node")
-PREDICTORS = (*MEMBERS, "worker", "service")
+ROLES = tuple(roles.ROLES)
+PREDICTORS = tuple(role for role in ROLES if roles.allows(role, "predictions.create"))
+REVOKED = "revoked"
+"""The policy that refuses a revoked token, as Envoy names it when it does."""
 
 _SERVICES = {
     "/aios.scheduler.v1.": "scheduler",
@@ -107,11 +110,11 @@ def body_limit(size: int) -> Json:
 def _deny(revoked: frozenset[str]) -> Json:
     """Refuse revoked token ids by one hash look-up, however many there are."""
 
-    def action(verb: str) -> Json:
-        value = {"@type": "type.googleapis.com/envoy.config.rbac.v3.Action", "name": verb, "action": verb}
-        return {"action": {"name": verb, "typed_config": value}}
+    def action(name: str, verb: str) -> Json:
+        value = {"@type": "type.googleapis.com/envoy.config.rbac.v3.Action", "name": name, "action": verb}
+        return {"action": {"name": name, "typed_config": value}}
 
-    matcher: Json = {"on_no_match": action("ALLOW")}
+    matcher: Json = {"on_no_match": action("valid", "ALLOW")}
     if revoked:
         matcher["matcher_tree"] = {
             "input": {
@@ -121,7 +124,7 @@ def _deny(revoked: frozenset[str]) -> Json:
                     "header_name": TOKEN_ID_HEADER,
                 },
             },
-            "exact_match_map": {"map": {token_id: action("DENY") for token_id in sorted(revoked)}},
+            "exact_match_map": {"map": {token_id: action(REVOKED, "DENY") for token_id in sorted(revoked)}},
         }
     return {"@type": f"{_FILTERS}.rbac.v3.RBACPerRoute", "rbac": {"matcher": matcher}}
 
@@ -131,9 +134,10 @@ def _cors(origins: Sequence[str]) -> Json:
         "@type": f"{_FILTERS}.cors.v3.CorsPolicy",
         "allow_origin_string_match": [{"exact": origin} for origin in origins],
         "allow_methods": "GET, POST, PUT, PATCH, DELETE",
-        "allow_headers": "authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, traceparent, x-request-id",
-        "expose_headers": f"grpc-status, grpc-message, grpc-status-details-bin, x-request-id, {TRACE_HEADER}, "
-        f"{REVISION_HEADER}",
+        "allow_headers": "authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, traceparent, "
+        f"x-request-id, {TIMEOUT_HEADER}",
+        "expose_headers": "grpc-status, grpc-message, grpc-status-details-bin, retry-after, x-request-id, "
+        f"{TRACE_HEADER}, {REVISION_HEADER}",
         "max_age": "600",
     }
 

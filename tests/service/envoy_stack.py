@@ -26,6 +26,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from gateway.envoy import limits
 from gateway.envoy.__main__ import command
 from gateway.envoy.admin import Admin
 from gateway.envoy.files import ConfigFiles
@@ -193,7 +194,8 @@ class Model(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc
 class Stack:
     """Envoy, its control plane's fakes, and clients of its door."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, calls_per_second: int = limits.CALLS_PER_SECOND) -> None:
+        self._calls_per_second = calls_per_second
         self._cleanup = ExitStack()
         self.echo = GrpcEcho()
         self.collector = Collector()
@@ -231,7 +233,13 @@ class Stack:
             return time.monotonic() + self.skipped_seconds
 
         admin = Admin(self.files.admin_socket)
-        return Publisher(self.files, admin, listen=Address(LOCAL, self.port), clock=clock)
+        return Publisher(
+            self.files,
+            admin,
+            listen=Address(LOCAL, self.port),
+            calls_per_second=self._calls_per_second,
+            clock=clock,
+        )
 
     def start_envoy(self) -> None:
         self.process = subprocess.Popen(command(self.files.root))
@@ -298,9 +306,9 @@ class Stack:
 
 
 @contextmanager
-def envoy(root: Path) -> Iterator[Stack]:
+def envoy(root: Path, calls_per_second: int = limits.CALLS_PER_SECOND) -> Iterator[Stack]:
     """A stack with a running Envoy."""
-    stack = Stack(root)
+    stack = Stack(root, calls_per_second)
     try:
         yield stack
     finally:

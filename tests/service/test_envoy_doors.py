@@ -13,6 +13,7 @@ import tritonclient.http as triton_http
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tritonclient.utils import InferenceServerException
 
+from aios.runtime.status import from_rpc_error
 from gateway.envoy import limits
 from tests.service.envoy_stack import LOCAL, Model, Stack, envoy, grpc_input, route
 
@@ -42,26 +43,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory, vision: Model, audio: Model)
         yield running
 
 
-def bad_tokens(stack: Stack) -> dict[str, tuple[str | None, int, grpc.StatusCode]]:
+def bad_tokens(stack: Stack) -> dict[str, tuple[str | None, int, grpc.StatusCode, str]]:
     past = int(time.time()) - 60
+    unknown, denied = (401, grpc.StatusCode.UNAUTHENTICATED), (403, grpc.StatusCode.PERMISSION_DENIED)
     return {
-        "none": (None, 401, grpc.StatusCode.UNAUTHENTICATED),
-        "not a token": ("abc", 401, grpc.StatusCode.UNAUTHENTICATED),
-        "expired": (stack.token(exp=past), 401, grpc.StatusCode.UNAUTHENTICATED),
-        "signed by another": (
-            stack.token(Ed25519PrivateKey.generate()),
-            401,
-            grpc.StatusCode.UNAUTHENTICATED,
-        ),
-        "other issuer": (stack.token(iss="evil"), 401, grpc.StatusCode.UNAUTHENTICATED),
-        "other audience": (stack.token(aud="evil"), 403, grpc.StatusCode.PERMISSION_DENIED),
-        "unknown role": (stack.token(role="king"), 403, grpc.StatusCode.PERMISSION_DENIED),
-        "no role": (stack.token(role=None), 403, grpc.StatusCode.PERMISSION_DENIED),
+        "none": (None, *unknown, "TOKEN_MISSING"),
+        "not a token": ("abc", *unknown, "TOKEN_INVALID"),
+        "expired": (stack.token(exp=past), *unknown, "TOKEN_EXPIRED"),
+        "signed by another": (stack.token(Ed25519PrivateKey.generate()), *unknown, "TOKEN_INVALID"),
+        "other issuer": (stack.token(iss="evil"), *unknown, "TOKEN_INVALID"),
+        "other audience": (stack.token(aud="evil"), *unknown, "TOKEN_INVALID"),
+        "unknown role": (stack.token(role="king"), *denied, "ROLE_TOO_LOW"),
+        "no role": (stack.token(role=None), *denied, "ROLE_TOO_LOW"),
     }
 
 
 def test_a_bad_token_passes_neither_door(stack: Stack) -> None:
-    for name, (token, status, code) in bad_tokens(stack).items():
+    for name, (token, status, code, reason) in bad_tokens(stack).items():
         headers = {"authorization": f"Bearer {token}"} if token else {}
 
         reply = stack.get("/v1/projects", headers)
@@ -71,8 +69,10 @@ def test_a_bad_token_passes_neither_door(stack: Stack) -> None:
         assert (reply.status_code, refusal.value.code()) == (status, code), name
         assert reply.headers["content-type"] == "application/problem+json"
         assert reply.json()["status"] == status
-        assert reply.json()["reason"] == code.name
+        assert reply.json()["reason"] == reason
+        assert reply.json()["code"] == code.name
         assert "{" not in (refusal.value.details() or ""), "gRPC gets a sentence, not JSON"
+        assert from_rpc_error(refusal.value).reason == reason
 
 
 def test_a_token_in_the_url_is_no_token(stack: Stack) -> None:
