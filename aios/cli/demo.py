@@ -246,7 +246,9 @@ def _over_http(client: Any) -> Ask:
 def _over_grpc(credentials: Any) -> Ask:
     import tritonclient.grpc as triton
 
-    server = triton.InferenceServerClient(credentials.target, ssl=credentials.secure)
+    # A proxy that the shell names cannot reach this machine's loopback.
+    proxy = [("grpc.enable_http_proxy", 0)] if credentials.on_this_machine else None
+    server = triton.InferenceServerClient(credentials.target, ssl=credentials.secure, channel_args=proxy)
 
     def ask(batch: "NDArray[Any]") -> "tuple[NDArray[Any], str]":
         image = triton.InferInput("image", list(batch.shape), "FP32")
