@@ -101,7 +101,9 @@ def stop(layout: Layout, progress: Progress) -> list[str]:
     """Take the stack down in order. Returns what had to be killed; nothing runs afterwards."""
     if not is_running(layout):
         return []
-    supervisor = int(layout.lock.read_text())
+    # It writes its pid the moment after it has taken the lock.
+    held = layout.lock.read_text().strip()
+    supervisor = int(held) if held else state.read(layout.state).pid
     born = start_ticks(supervisor)
     try:
         os.kill(supervisor, signal.SIGTERM)
