@@ -4,9 +4,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import grpc
 
@@ -92,6 +94,8 @@ class Agent:
                 _log.warning("not connected to the scheduler: %s", error.message)
             except TimeoutError:
                 _log.warning("not connected to the scheduler: it does not answer")
+            except OSError as error:
+                _log.warning("not connected to the scheduler: this node's disk takes no files: %s", error)
             except Exception:  # noqa: BLE001  # whatever one stream meets, the next may not
                 _log.exception("the stream to the scheduler failed")
             finally:
@@ -114,8 +118,15 @@ class Agent:
         register.attempts.extend(
             agent_service_pb2.AttemptReport(attempt=report) for report in self._attempts.reports()
         )
+        # A node whose disk takes no files can keep no lease: it must not look alive to the scheduler.
+        self._lease_file.with_name(".lease").write_text("0")
         sent_at = time.monotonic()
-        responses = aiter(self._stub.Connect(self._outbox.begin(Request(register=register))))
+        stream = self._stub.Connect(self._outbox.begin(Request(register=register)))
+        async with aclosing(cast(AsyncGenerator[Response, None], stream)) as responses:
+            await self._follow(sent_at, responses)
+
+    async def _follow(self, sent_at: float, responses: AsyncIterator[Response]) -> None:
+        """The scheduler's side of a stream whose registration was sent."""
         async with asyncio.timeout(REGISTER_SECONDS):
             first = await anext(responses, None)
         if first is None:
@@ -127,7 +138,7 @@ class Agent:
             self._stop(stop)
         if self._leaving:
             self._outbox.say(Request(leave=agent_service_pb2.Leave()))
-        _log.info("registered as %s; the lease is %g s", register.node, self._lease_seconds)
+        _log.info("registered as %s; the lease is %g s", self._node.node, self._lease_seconds)
         tasks = [asyncio.create_task(self._listen(responses)), asyncio.create_task(self._beat())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -33,6 +33,7 @@ DRAIN_GRACE_MAX = timedelta(
     seconds=15
 )  # a machine that goes down waits no longer, whatever a job was promised
 TOKEN_RETRY = timedelta(seconds=10)
+DISK_SECONDS = 0.5  # between looks whether the disk takes files again
 
 _log = logging.getLogger(__name__)
 Key = tuple[str, int]
@@ -170,7 +171,7 @@ class Attempts:
         """The whole life of one attempt."""
         if not attempt.adopted:
             await self._start(attempt)
-        await self._watch(attempt)
+        await self._watch_on(attempt)
         attempt.tail.closed = True
         try:
             async with asyncio.timeout(LOG_SECONDS):
@@ -204,7 +205,8 @@ class Attempts:
             except AiosError as error:
                 _cannot_start(attempt.directory, error.message, error.reason)
             except OSError as error:
-                _cannot_start(attempt.directory, str(error), "START_FAILED")
+                # The node's trouble and not the job's: a full disk, a device that is gone.
+                _cannot_start(attempt.directory, str(error), "NOT_STARTED")
             else:
                 await _until_started(attempt.directory)
 
@@ -231,6 +233,16 @@ class Attempts:
             directory.write("exit", {"end_reason": "NOT_STARTED"})
         else:
             attempt.shim = await asyncio.to_thread(directory.start)
+
+    async def _watch_on(self, attempt: Running) -> None:
+        """Watch, also over times in which the disk takes no files."""
+        while True:
+            try:
+                await self._watch(attempt)
+                return
+            except OSError as error:
+                _log.warning("attempt %s: %s; looking again", attempt.key, error)
+                await asyncio.sleep(DISK_SECONDS)
 
     async def _watch(self, attempt: Running) -> None:
         """Report the start, keep the token fresh, and return once every process is gone."""
@@ -311,9 +323,12 @@ async def _until_started(directory: Directory) -> None:
 
 
 def _cannot_start(directory: Directory, why: str, reason: str) -> None:
-    with directory.log.open("a") as log:
-        log.write(f"aios: cannot start: {why}\n")
-    directory.write("exit", {"end_reason": reason, "end_time": datetime.now(UTC).timestamp()})
+    try:
+        with directory.log.open("a") as log:
+            log.write(f"aios: cannot start: {why}\n")
+        directory.write("exit", {"end_reason": reason, "end_time": datetime.now(UTC).timestamp()})
+    except OSError as error:  # whoever watches it finds that no shim came
+        _log.warning("%s cannot start, nor say so: %s", directory.path.name, error)
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -30,6 +30,7 @@ import sys
 import time
 from typing import Any
 
+DISK_SECONDS = 0.5  # between looks whether there is room again
 POLL_SECONDS = 0.5  # how late a passed lease or a missed signal is seen
 REAP_SECONDS = 0.01
 OOM_SCORE = "500"  # a job that eats the machine's memory is killed before the platform is
@@ -205,14 +206,20 @@ def _exit_code(status: int) -> int:
 
 
 def _end(exit_code: int, reason: str, started: float) -> None:
-    ended = time.time()
-    with open(".exit", "w") as file:
-        json.dump(
-            {"exit_code": exit_code, "end_reason": reason, "start_time": started, "end_time": ended}, file
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(".exit", "exit")
+    """Write the end, however long the disk stays full: hours of work may hang on these bytes."""
+    end = {"exit_code": exit_code, "end_reason": reason, "start_time": started, "end_time": time.time()}
+    while True:
+        try:
+            with open(".exit", "w") as file:
+                json.dump(end, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(".exit", "exit")
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            time.sleep(DISK_SECONDS)
     directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(directory)
     os.close(directory)
