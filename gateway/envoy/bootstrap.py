@@ -8,7 +8,11 @@ from gateway.envoy import limits
 
 Json = dict[str, Any]
 
-_RUNTIME = {"tracing.opentelemetry.flush_interval_ms": 500}  # who looks at a trace has just made it
+_RUNTIME = {
+    "tracing.opentelemetry.flush_interval_ms": 500,  # who looks at a trace has just made it
+    # Two spans a call: the default of 5 would make one export of every third call. 500 are about 300 KiB.
+    "tracing.opentelemetry.min_flush_spans": 500,
+}
 
 
 def bootstrap(*, node_id: str, admin_socket: str, listeners_path: str, clusters_path: str) -> Json:
