@@ -37,6 +37,13 @@ class Layout:
         """A service's own directory."""
         return self.home / service
 
+    def holder(self) -> int:
+        """The pid that the lock's holder left in it; 0 where nobody ever held it."""
+        try:
+            return int(self.lock.read_text())
+        except (OSError, ValueError):
+            return 0
+
     def make(self) -> None:
         """Create the directories, closed to other users."""
         for directory in (self.home, self.secrets, self.logs):

@@ -26,6 +26,8 @@ from aios.stack.state import ServiceState, StackState
 
 RENEW_SECONDS = 3600.0
 """Between looks at the tokens' remaining life."""
+LET_GO_SECONDS = 2.0
+"""How long the kernel may take to free the lock of a supervisor that was killed."""
 LEFTOVER_SECONDS = 5.0
 """How long processes of a killed supervisor may take to be gone."""
 
@@ -105,11 +107,16 @@ def hold(layout: Layout) -> IO[str]:
         AlreadyRunning: another supervisor holds it.
     """
     lock = layout.lock.open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise AlreadyRunning(str(layout.home)) from None
+    until = time.monotonic() + LET_GO_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if start_ticks(layout.holder()) or time.monotonic() > until:
+                lock.close()
+                raise AlreadyRunning(str(layout.home)) from None
+        time.sleep(0.02)
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
