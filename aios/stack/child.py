@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from aios.stack.probes import NotReady, Probe
+from aios.stack.probes import Broken, NotReady, Probe
 
 LOG_BYTES_MAX = 16 << 20
 """One log and the one before it: at most 32 MiB a service."""
@@ -36,6 +36,8 @@ class Pace:
     """One that does not answer by then is started again: no service needs a tenth of it."""
     hung_probes: int = 12
     """Missed in a row, about a minute, until it counts as hung: jobs may starve a small machine that long."""
+    broken_probes: int = 2
+    """The same for one that says itself that it cannot go on."""
     pause: float = 0.25
     """Before it is started again; doubled at each death."""
     pause_max: float = 10.0
@@ -183,12 +185,13 @@ class Child:
                 self._become(State.READY)
             await asyncio.Event().wait()
         assert self.service.probe is not None
-        began, missed = time.monotonic(), 0
+        began, missed, broken = time.monotonic(), 0, 0
         while True:
             try:
                 await self.service.probe()
             except NotReady as seen:
                 missed += 1
+                broken = broken + 1 if isinstance(seen, Broken) else 0
                 self.message = str(seen)
                 if self.state is State.STARTING and time.monotonic() - began > self._pace.start:
                     self.message = f"did not answer in {self._pace.start:g} s: {seen}"
@@ -196,8 +199,11 @@ class Child:
                 if self.state is State.READY and missed >= self._pace.hung_probes:
                     self.message = f"stopped answering: {seen}"
                     return
+                if self.state is State.READY and broken >= self._pace.broken_probes:
+                    self.message = f"cannot go on: {seen}"
+                    return
             else:
-                missed = 0
+                missed = broken = 0
                 if self.state is not State.READY:
                     self._become(State.READY)
             rotate(self._log)
@@ -236,10 +242,10 @@ def rotate(log: Path, limit: int = LOG_BYTES_MAX) -> None:
     try:
         if log.stat().st_size < limit:
             return
-    except FileNotFoundError:
-        return
-    log.with_suffix(".log.1").write_bytes(log.read_bytes())
-    os.truncate(log, 0)
+        log.with_suffix(".log.1").write_bytes(log.read_bytes())
+        os.truncate(log, 0)
+    except OSError as error:  # not there yet; or the disk is full, and processes matter more than their logs
+        _log.debug("%s stays as it is: %s", log, error)
 
 
 def last_line(log: Path) -> str:

@@ -44,7 +44,9 @@ def is_running(layout: Layout) -> bool:
     except FileNotFoundError:
         return False
     except OSError:
-        return True
+        # The kernel frees a dead holder's lock a moment after its death; a new one signs it a moment after taking it.
+        holder = layout.holder()
+        return not holder or bool(start_ticks(holder))
     return False
 
 
@@ -101,9 +103,7 @@ def stop(layout: Layout, progress: Progress) -> list[str]:
     """Take the stack down in order. Returns what had to be killed; nothing runs afterwards."""
     if not is_running(layout):
         return []
-    # It writes its pid the moment after it has taken the lock.
-    held = layout.lock.read_text().strip()
-    supervisor = int(held) if held else state.read(layout.state).pid
+    supervisor = layout.holder() or state.read(layout.state).pid
     born = start_ticks(supervisor)
     try:
         os.kill(supervisor, signal.SIGTERM)

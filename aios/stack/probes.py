@@ -20,6 +20,10 @@ class NotReady(Exception):
     """The process does not answer yet, or no longer."""
 
 
+class Broken(NotReady):
+    """It answers, and says that it cannot go on: only a restart helps."""
+
+
 def tcp(host: str, port: int) -> Probe:
     """Somebody accepts connections."""
 
@@ -48,11 +52,11 @@ def nats(host: str, port: int) -> Probe:
     return probe
 
 
-def http(host: str, port: int, path: str, *accepted: int) -> Probe:
-    """`GET path` answers with one of the statuses."""
+def http(host: str, port: int, path: str, *accepted: int, broken: int = 0) -> Probe:
+    """`GET path` answers with one of the statuses; with status `broken` when only a restart helps."""
 
     async def probe() -> None:
-        await _expect(*await _open(host, port), path, accepted)
+        await _expect(*await _open(host, port), path, accepted, broken)
 
     return probe
 
@@ -132,7 +136,11 @@ async def _open(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.Str
 
 
 async def _expect(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, accepted: tuple[int, ...]
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    path: str,
+    accepted: tuple[int, ...],
+    broken: int = 0,
 ) -> None:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
@@ -144,6 +152,8 @@ async def _expect(
     finally:
         writer.close()
     status = int(status_line[1]) if len(status_line) > 1 and status_line[1].isdigit() else 0
+    if broken and status == broken:
+        raise Broken(f"GET {path}: HTTP {status}")
     if status not in accepted:
         raise NotReady(f"GET {path}: HTTP {status or 'none'}")
 

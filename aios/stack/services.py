@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aios.blobs import Credentials, seaweed
-from aios.bus import nats_server_config
+from aios.bus import health_path, nats_server_config
 from aios.config import Settings
 from aios.runtime.tokens import write_secret
 from aios.stack import probes
@@ -15,8 +15,12 @@ from aios.stack.layout import Layout, program
 from aios.stack.ports import HOST, LISTENERS, USUAL_PORTS
 from aios.stack.probes import Probe
 
-PORTS: Mapping[str, int] = {**USUAL_PORTS, **{f"seaweed_{part}": 0 for part in seaweed.PORTS if part != "s3"}}
-"""Every listener: nobody but SeaweedFS itself dials its inner parts."""
+PORTS: Mapping[str, int] = {
+    **USUAL_PORTS,
+    "nats_health": 0,
+    **{f"seaweed_{part}": 0 for part in seaweed.PORTS if part != "s3"},
+}
+"""Every listener: nobody but SeaweedFS itself dials its inner parts, nobody but the supervisor asks for health."""
 DRAIN_SECONDS = "3"
 """How long a stopping service waits for calls, where not set: Envoy stops first, so that no caller is left."""
 PASSED_ON = (
@@ -120,12 +124,18 @@ def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Servi
         port=ports["nats"],
         store_dir=layout.data("nats") / "store",
         credentials_file=settings.nats_credentials_file,
+        health_port=ports["nats_health"],
     )
     write_secret(config, text)
     return Service(
         name="nats",
         command=(program("nats-server"), "-c", str(config)),
-        probe=probes.nats(HOST, ports["nats"]),
+        probe=probes.every(
+            probes.nats(HOST, ports["nats"]),
+            probes.http(
+                HOST, ports["nats_health"], health_path(settings.nats_credentials_file), 200, broken=503
+            ),
+        ),
     )
 
 

@@ -204,6 +204,28 @@ def test_one_home_has_one_supervisor(layout: Layout) -> None:
     hold(layout).close()
 
 
+def test_the_lock_of_a_dead_supervisor_is_waited_for(layout: Layout) -> None:
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    layout.lock.write_text(str(ended.pid))
+    program = "import fcntl, time; fcntl.flock(0, fcntl.LOCK_EX); print('held', flush=True); time.sleep(0.5)"
+    with layout.lock.open("a") as file:
+        lingering = subprocess.Popen(
+            [sys.executable, "-S", "-c", program], stdin=file, stdout=subprocess.PIPE
+        )
+    assert lingering.stdout is not None
+    lingering.stdout.readline()
+    assert not control.is_running(layout)
+    hold(layout).close()
+    lingering.communicate()
+
+
+def test_a_lock_that_is_held_and_not_signed_yet_is_a_running_stack(layout: Layout) -> None:
+    with hold(layout) as lock:
+        lock.truncate(0)
+        assert control.is_running(layout)
+
+
 def test_a_log_that_grew_too_long_is_kept_once_more(tmp_path: Path) -> None:
     log = tmp_path / "one.log"
     with log.open("ab", buffering=0) as writer:
