@@ -70,7 +70,7 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
     async with AsyncExitStack() as stack:
         stack.callback(telemetry.shutdown)
         app = await build(settings, stack)
-        loops = [asyncio.create_task(_keep_running(loop), name=str(loop)) for loop in app.loops]
+        loops = [asyncio.create_task(_keep_running(loop, loop.__qualname__)) for loop in app.loops]
         server = None
         if app.services:
             server = Server(
@@ -83,7 +83,7 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
             )
             await server.start()
             follow = partial(follow_revocations, settings, server.revoke)
-            loops.append(asyncio.create_task(_keep_running(follow), name="revocations"))
+            loops.append(asyncio.create_task(_keep_running(follow, follow_revocations.__qualname__)))
         await stop.wait()
         _log.info("stopping: calls under way have %s s", settings.drain_seconds)
         if server is not None:
@@ -102,18 +102,18 @@ async def follow_revocations(settings: Settings, revoke: Callable[[frozenset[str
             revoke(frozenset(revocation.token_id for revocation in update.revocations))
 
 
-async def _keep_running(loop: Loop) -> None:
+async def _keep_running(loop: Loop, name: str) -> None:
     backoff = LOOP_BACKOFF_SECONDS
     clock = asyncio.get_running_loop()
     while True:
         started = clock.time()
         try:
             await loop()
-            _log.debug("%s ended; starting it again", loop)
+            _log.debug("%s ended; starting it again", name)
         except AiosError as error:
-            _log.warning("%s: %s (%s); trying again", loop, error.message, error.reason)
+            _log.warning("%s: %s (%s); trying again", name, error.message, error.reason)
         except Exception:  # noqa: BLE001 - a loop outlives whatever one round meets
-            _log.exception("%s failed; starting it again", loop)
+            _log.exception("%s failed; starting it again", name)
         if clock.time() - started > LOOP_BACKOFF_SECONDS_MAX:
             backoff = LOOP_BACKOFF_SECONDS
         await asyncio.sleep(backoff)
