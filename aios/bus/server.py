@@ -1,5 +1,6 @@
 """The configuration of the NATS server, and of the streams on it."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -38,15 +39,26 @@ ADVISORIES = StreamConfig(
 
 
 def nats_server_config(
-    *, config_file: Path, port: int, store_dir: Path, credentials_file: Path, host: str = "127.0.0.1"
+    *,
+    config_file: Path,
+    port: int,
+    store_dir: Path,
+    credentials_file: Path,
+    host: str = "127.0.0.1",
+    health_port: int = 0,
 ) -> str:
     """The text of the server's configuration.
 
     Args:
         config_file: Where the text will lie: the server looks for the credentials relative to it.
         credentials_file: JSON with `user` and `password`. The server reads it, so that the secret is in one file only.
+        health_port: Where it answers `GET {health_path(credentials_file)}`; nowhere when 0.
     """
     credentials = os.path.relpath(credentials_file, config_file.parent)
+    monitor = f"""
+http: {json.dumps(f"{host}:{health_port}")}
+http_base_path: {json.dumps(_monitor_path(credentials_file))}
+"""
     return f"""\
 server_name: aios
 host: {json.dumps(host)}
@@ -64,4 +76,18 @@ jetstream {{
 authorization {{
   include {json.dumps(credentials)}
 }}
-"""
+{monitor if health_port else ""}"""
+
+
+def health_path(credentials_file: Path) -> str:
+    """Where the server says whether it can store messages: 200, or 503 until it is restarted.
+
+    After a write that failed, such as on a full disk, a stream takes nothing more until then.
+    """
+    return f"{_monitor_path(credentials_file)}/healthz"
+
+
+def _monitor_path(credentials_file: Path) -> str:
+    # The monitor asks for no password, and shows who is connected: only who could log in finds it.
+    password = json.loads(credentials_file.read_text())["password"]
+    return "/" + hashlib.sha256(f"monitor {password}".encode()).hexdigest()
