@@ -1,5 +1,6 @@
 """What the interceptors know about the call under way, for code below them."""
 
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ class Principal:
     operator: bool = False
     job: str | None = None
     epoch: int | None = None
+    expires: float = math.inf
+    """Seconds since 1970 at which the token ends."""
 
     @property
     def everywhere(self) -> bool:

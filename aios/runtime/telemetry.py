@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import grpc
@@ -160,6 +161,7 @@ class OtlpExporter(SpanExporter):
         self._channel.close()
 
 
+@cache  # making one costs as much as a span
 def _tracer() -> trace.Tracer:
     return trace.get_tracer("aios")
 

@@ -98,7 +98,7 @@ class Verifier:
         self._file = jwks_file
         self._stamp: tuple[int, int] | None = None
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._cache: dict[bytes, tuple[float, Principal]] = {}
+        self._cache: dict[bytes, Principal] = {}
         self.revoked: frozenset[str] = frozenset()
 
     def verify(self, token: str) -> Principal:
@@ -108,20 +108,19 @@ class Verifier:
             Unauthenticated: with a reason: TOKEN_INVALID, TOKEN_EXPIRED or TOKEN_REVOKED.
         """
         digest = hashlib.sha256(token.encode()).digest()
-        cached = self._cache.get(digest)
-        if cached is None:
-            cached = self._decode(token)
+        principal = self._cache.get(digest)
+        if principal is None:
+            principal = self._decode(token)
             if len(self._cache) >= CACHE_ENTRIES_MAX:
                 self._cache.clear()
-            self._cache[digest] = cached
-        expires, principal = cached
-        if expires + CLOCK_SKEW_SECONDS < time.time():
+            self._cache[digest] = principal
+        if principal.expires + CLOCK_SKEW_SECONDS < time.time():
             raise Unauthenticated("The token has expired: log in again.", reason="TOKEN_EXPIRED")
         if principal.token_id in self.revoked:
             raise Unauthenticated("The token was revoked: ask for a new one.", reason="TOKEN_REVOKED")
         return principal
 
-    def _decode(self, token: str) -> tuple[float, Principal]:
+    def _decode(self, token: str) -> Principal:
         if len(token) > TOKEN_BYTES_MAX:
             raise Unauthenticated("The token is too long to be one of ours.", reason="TOKEN_INVALID")
         try:
@@ -135,7 +134,7 @@ class Verifier:
                 leeway=CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "iat", "sub", "jti"]},
             )
-            return float(claims["exp"]), Principal(
+            return Principal(
                 subject=str(claims["sub"]),
                 project=str(claims["project"]),
                 role=str(claims["role"]),
@@ -143,6 +142,7 @@ class Verifier:
                 operator=claims.get("platform") is True,
                 job=claims.get("job"),
                 epoch=claims.get("epoch"),
+                expires=float(claims["exp"]),
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired: log in again.", reason="TOKEN_EXPIRED") from None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -34,7 +34,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.exc import DatabaseError
 
 from aios.errors import ResourceExhausted
@@ -90,6 +90,13 @@ _traces = Table(
 )
 
 
+class Kept(NamedTuple):
+    """How much is in the file. Counted once, then kept by adding: a count reads every trace."""
+
+    rows: int
+    size: int
+
+
 class SpanStore:
     """Spans on disk. Make it with `open`, end it with `close`."""
 
@@ -98,6 +105,7 @@ class SpanStore:
         self._thread = thread
         self._rows_max = rows_max
         self._bytes_max = bytes_max
+        self._kept: Kept | None = None
         self._pending: list[Span] = []
         self._lock = threading.Lock()
 
@@ -180,16 +188,19 @@ class SpanStore:
         try:
             if spans:
                 with self._engine.begin() as connection:
-                    _write(connection, spans)
-                    self._evict(connection)
+                    kept = self._kept or _count(connection)
+                    added = _write(connection, spans)
+                    kept = Kept(kept.rows + added.rows, kept.size + added.size)
+                    if kept.rows > self._rows_max or kept.size > self._bytes_max:
+                        kept = self._evict(connection, kept)
+                self._kept = kept
         except DatabaseError:
+            self._kept = None
             _log.exception("%d spans were lost", len(spans))
 
-    def _evict(self, connection: Connection) -> None:
-        """Drop the oldest traces, whole, once there is too much."""
-        rows, size = connection.execute(select(func.sum(_traces.c.spans), func.sum(_traces.c.size))).one()
-        if (rows or 0) <= self._rows_max and (size or 0) <= self._bytes_max:
-            return
+    def _evict(self, connection: Connection, kept: Kept) -> Kept:
+        """Drop the oldest traces, whole. Returns what is left."""
+        rows, size = kept
         last = 0
         for trace in connection.execute(select(_traces).order_by(_traces.c.start)):
             if rows <= self._rows_max * EVICT_TO and size <= self._bytes_max * EVICT_TO:
@@ -198,16 +209,29 @@ class SpanStore:
         old = _traces.c.start <= last
         connection.execute(delete(_spans).where(_spans.c.trace.in_(select(_traces.c.trace).where(old))))
         connection.execute(delete(_traces).where(old))
+        return _count(connection)
 
 
-def _write(connection: Connection, spans: Sequence[Span]) -> None:
+def _count(connection: Connection) -> Kept:
+    rows, size = connection.execute(select(func.sum(_traces.c.spans), func.sum(_traces.c.size))).one()
+    return Kept(rows or 0, size or 0)
+
+
+def _write(connection: Connection, spans: Sequence[Span]) -> Kept:
+    """Keep what is new. Returns how much that is."""
     fresh = _unknown(connection, spans)
     if not fresh:
-        return
+        return Kept(0, 0)
     connection.execute(insert(_spans), [vars(span) for span in fresh])
+    found = summaries(fresh)
+    connection.execute(_MERGE, [vars(summary) for summary in found])
+    return Kept(len(fresh), sum(summary.size for summary in found))
+
+
+def _merge() -> Insert:
     statement = insert(_traces)
     new, old = statement.excluded, _traces.c
-    merged = statement.on_conflict_do_update(
+    return statement.on_conflict_do_update(
         index_elements=[old.trace],
         set_={
             "project": func.coalesce(old.project, new.project),
@@ -218,7 +242,9 @@ def _write(connection: Connection, spans: Sequence[Span]) -> None:
             "size": old.size + new.size,
         },
     )
-    connection.execute(merged, [vars(summary) for summary in summaries(fresh)])
+
+
+_MERGE = _merge()  # built once: that costs more than running it
 
 
 def _unknown(connection: Connection, spans: Sequence[Span]) -> list[Span]:
