@@ -11,6 +11,7 @@ so buf needs no registry. Exit status is 0 or 1, and every complaint names a fil
 import argparse
 import filecmp
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,15 +20,19 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 BIN = Path(sys.executable).parent
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
+COMMENTS = Path("aios/comments.json")
+"""What the protos say about each name: generated code forgets it, and documentation written from it needs it."""
 IMPORTS = ("google/api", "google/rpc")
 PERMISSION_OPTION = "aios.common.v1.permission"
 HTTP_OPTION = "google.api.http"
@@ -95,6 +100,8 @@ def _compile(out: Path) -> bool:
     grpc = (f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet,only_async:{out}")
     if not _protoc(protos, f"--python_out={out}", f"--mypy_out=quiet:{out}") or not _protoc(services, *grpc):
         return False
+    if not _write_comments(protos, out):
+        return False
     for directory in sorted({(out / proto.relative_to(PROTOS)).parent for proto in protos}):
         package = ".".join(directory.relative_to(out).parts)
         (directory / "__init__.py").write_text(
@@ -105,6 +112,34 @@ def _compile(out: Path) -> bool:
             f'"""The versions of the {directory.parent.name} contract."""\n'
         )
     return True
+
+
+def _write_comments(protos: list[Path], out: Path) -> bool:
+    """Write the comment of every service, method, message, field and enum value that has one, by its full name."""
+    described = out / "described.binpb"
+    if not _protoc(protos, f"--descriptor_set_out={described}", "--include_source_info"):
+        return False
+    files = FileDescriptorSet.FromString(described.read_bytes()).file
+    described.unlink()
+    comments = dict(comment for file in files for comment in _comments(file))
+    (out / COMMENTS).write_text(json.dumps(comments, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    return True
+
+
+def _comments(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
+    for location in file.source_code_info.location:
+        text = "\n".join(line.removeprefix(" ") for line in location.leading_comments.splitlines())
+        if not text:
+            continue
+        # Source: SourceCodeInfo.Location.path in descriptor.proto: field number and index, from the file down.
+        found: Any = file
+        names = [file.package]
+        for number, index in zip(location.path[::2], location.path[1::2], strict=False):
+            found = getattr(found, found.DESCRIPTOR.fields_by_number[number].name)[index]
+            names.append(found.name)
+        if len(location.path) % 2 == 0 and len(names) > 1:
+            # Lines are wrapped in the proto only.
+            yield ".".join(names), "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _protoc(protos: list[Path], *outputs: str) -> bool:
@@ -125,7 +160,7 @@ def _generated(root: Path) -> set[Path]:
     packages = {directory for directory in root.glob("aios/*/v*") if any(directory.glob("*_pb2.py"))}
     files = {file for package in packages for pattern in GENERATED for file in package.glob(pattern)}
     inits = {directory / "__init__.py" for package in packages for directory in (package, package.parent)}
-    return {file.relative_to(root) for file in files | inits}
+    return {file.relative_to(root) for file in files | inits} | {COMMENTS}
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -12,16 +12,18 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Router
 
 from aios.data.v1 import data_service_pb2
 from aios.errors import AiosError
-from aios.identity.v1 import identity_service_pb2
+from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.inference.v1 import inference_service_pb2
+from aios.runtime.roles import PUBLIC
 from aios.scheduler.v1 import agent_service_pb2, scheduler_service_pb2
 from aios.telemetry.v1 import trace_service_pb2
 from aios.trainer.v1 import trainer_service_pb2
-from gateway.http import release
+from gateway.http import openapi, problems, release
+from gateway.http.pages import ANY_CALLER, Page
 from gateway.http.rules import Routes
 from gateway.http.transcoder import Transcoder
 
@@ -54,6 +56,11 @@ def build(channels: Mapping[str, grpc.aio.Channel]) -> Router:
         channels: To each service, by domain.
     """
     routes = Routes(services())
+    identity = identity_service_pb2_grpc.IdentityServiceStub(channels["identity"])
+    document = problems.encode(openapi.document(routes, release()))
+
+    async def described(request: Request) -> Response:
+        return Response(document, media_type="application/json")
 
     async def ready(request: Request) -> Response:
         names = sorted(channels)
@@ -63,12 +70,13 @@ def build(channels: Mapping[str, grpc.aio.Channel]) -> Router:
 
     return Router(
         [
-            Route("/healthz", _alive),
-            Route("/readyz", ready),
-            Route("/v2", _server),
-            Route("/v2/health/live", _alive),
+            Page("/healthz", PUBLIC, _alive, identity),
+            Page("/readyz", PUBLIC, ready, identity),
+            Page("/v1/openapi.json", ANY_CALLER, described, identity),
+            Page("/v2", ANY_CALLER, _server, identity),
+            Page("/v2/health/live", ANY_CALLER, _alive, identity),
             # Ready to take predictions: they pass Envoy, which asked us, and need no service of the control plane.
-            Route("/v2/health/ready", _alive),
+            Page("/v2/health/ready", ANY_CALLER, _alive, identity),
         ],
         default=Transcoder(routes, channels),
         redirect_slashes=False,

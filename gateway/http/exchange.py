@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from aios.errors import Unauthenticated
 from gateway.http.problems import BodyTooLarge, NotJson
 
 BODY_BYTES_MAX = 4 * 1024 * 1024  # gRPC's own limit for a message: the JSON of one is never smaller
@@ -83,6 +84,18 @@ class Exchange:
             raise NotJson(f"send the body as content-type: application/json, not {media_type[:80]}")
         if self.headers.get("content-encoding", "identity").lower() != "identity":
             raise NotJson("send the body without content-encoding")
+
+
+def authorization(headers: Headers) -> list[tuple[str, str]]:
+    """Who calls, as the client said it: whoever answers checks it.
+
+    Raises:
+        Unauthenticated: what it said is no text.
+    """
+    said = headers.get("authorization", "")
+    if not (said.isascii() and said.isprintable()):
+        raise Unauthenticated("the header authorization holds bytes that are no text", reason="TOKEN_INVALID")
+    return [("authorization", said)] if said else []
 
 
 def _too_large() -> BodyTooLarge:

@@ -18,11 +18,11 @@ from google.protobuf.message import Message
 from opentelemetry.trace import SpanKind, get_current_span
 from starlette.types import Receive, Scope, Send
 
-from aios.errors import AiosError, Internal, InvalidArgument, Unauthenticated, Unavailable, Unimplemented
+from aios.errors import AiosError, Internal, InvalidArgument, Unavailable, Unimplemented
 from aios.runtime import telemetry
 from aios.runtime.status import RETRY_SOON
 from gateway.http import problems, requests, streams
-from gateway.http.exchange import ClientGone, Exchange
+from gateway.http.exchange import ClientGone, Exchange, authorization
 from gateway.http.rules import Binding, Routes
 
 UNARY_SECONDS = 10.0  # deadline of a call whose client names none
@@ -84,7 +84,7 @@ class Transcoder:
         """Everything that can be wrong with the request is found here, before the call."""
         if binding.method.client_streaming:
             raise Unimplemented(f"{binding.rpc} takes a stream: call it over gRPC", reason="GRPC_ONLY")
-        metadata, timeout = _metadata(exchange), _timeout(exchange, binding)
+        metadata, timeout = authorization(exchange.headers), _timeout(exchange, binding)
         message = await _request(exchange, binding, path_values)
         return partial(self._stubs[binding.rpc], message, timeout=timeout, metadata=metadata)
 
@@ -109,14 +109,6 @@ async def _request(exchange: Exchange, binding: Binding, path_values: Mapping[st
     if len(body) > LARGE_BYTES:
         return await asyncio.to_thread(requests.build, binding, path_values, query, body)
     return requests.build(binding, path_values, query, body)
-
-
-def _metadata(exchange: Exchange) -> list[tuple[str, str]]:
-    """Who calls, as the client said it: the service checks it. The channel adds the trace."""
-    token = exchange.headers.get("authorization", "")
-    if not (token.isascii() and token.isprintable()):
-        raise Unauthenticated("the header authorization holds bytes that are no text", reason="TOKEN_INVALID")
-    return [("authorization", token)] if token else []
 
 
 def _timeout(exchange: Exchange, binding: Binding) -> float | None:

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc
 from aios.errors import FailedPrecondition, ResourceExhausted
-from aios.identity.v1 import identity_pb2, identity_service_pb2_grpc
+from aios.identity.v1 import identity_pb2, identity_service_pb2, identity_service_pb2_grpc
 from aios.runtime import tokens
 from aios.runtime.channel import connect
 from aios.runtime.context import principal
@@ -80,6 +80,9 @@ class Downloads(data_service_pb2_grpc.DataServiceServicer):
 
 
 class Members(identity_service_pb2_grpc.IdentityServiceServicer):
+    async def GetCaller(self, request: Any, context: Any) -> identity_service_pb2.Caller:
+        return identity_service_pb2.Caller(subject=principal().subject)
+
     async def SetMember(self, request: Any, context: Any) -> identity_pb2.Member:
         member: identity_pb2.Member = request.member
         return member
@@ -304,6 +307,9 @@ async def test_the_gateway_says_which_services_are_well(api: Api) -> None:
     response = await api.call("GET", "/readyz")
     assert (response.status_code, set(response.json()["services"].values())) == (200, {"SERVING"})
     assert (await api.call("GET", "/v2/health/ready")).status_code == 200
+    unknown = await api.call("GET", "/v2", headers={"authorization": ""})
+    assert (unknown.status_code, unknown.json()["reason"]) == (401, "TOKEN_MISSING")
+    assert (await api.call("POST", "/readyz")).headers["allow"] == "GET, HEAD"
     assert (await api.call("GET", "/v2")).json()["name"] == "aios"
 
 
