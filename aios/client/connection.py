@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cached_property
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import grpc
@@ -95,8 +94,3 @@ async def pages(
         if not response.next_page_token:
             return
         request.page_token = response.next_page_token
-
-
-def host_of(url: str) -> str:
-    """The part of a URL that may be shown: a presigned one is a secret."""
-    return urlsplit(url).netloc

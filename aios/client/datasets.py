@@ -18,6 +18,7 @@ class Datasets:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stub = data_service_pb2_grpc.DataServiceStub(connection.channel)
+        self._store = transfer.Store(self._stub, connection.http, connection.project)
 
     async def push(
         self,
@@ -38,7 +39,7 @@ class Datasets:
             if isinstance(source, Mapping)
             else Path(source)
         )
-        files = await transfer.push(self._connection, given, progress)
+        files = await transfer.push(self._store, given, progress)
         create = pb.CreateDatasetRequest(
             parent=dataset.parent, dataset_id=dataset.dataset, request_id=request_id()
         )
@@ -56,7 +57,7 @@ class Datasets:
     ) -> list[Path]:
         """Fetch a version's files into a directory; the newest version where none is named."""
         version = await self.version(name)
-        return await transfer.pull(self._connection, version.name, Path(destination), progress)
+        return await transfer.pull(self._store, version.name, Path(destination), progress)
 
     async def get(self, name: str) -> dataset_pb2.Dataset:
         """One dataset."""

@@ -16,6 +16,7 @@ class Models:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stub = data_service_pb2_grpc.DataServiceStub(connection.channel)
+        self._store = transfer.Store(self._stub, connection.http, connection.project)
 
     async def get(self, name: str) -> model_pb2.Model:
         """One model."""
@@ -53,7 +54,7 @@ class Models:
     ) -> Sequence[Path]:
         """Fetch a version's files into a directory."""
         full = self._connection.name(ModelVersionName, name)
-        return await transfer.pull(self._connection, str(full), Path(destination), progress)
+        return await transfer.pull(self._store, str(full), Path(destination), progress)
 
 
 class Lineage:

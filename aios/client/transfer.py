@@ -1,27 +1,25 @@
-"""Files to and from the object store, by presigned URL: hashed, bounded in number, checked at both ends."""
+"""Folders of files to and from the platform: each blob is stored once, a few travel at a time."""
 
 import asyncio
-import hashlib
 import os
-import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx
 
-from aios.client.connection import Connection, host_of, pages
+from aios import transfer
+from aios.client.connection import pages
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2 as pb
-from aios.data.v1 import data_service_pb2_grpc
-from aios.errors import DataLoss, InvalidArgument, Unavailable
+from aios.data.v1.data_service_pb2_grpc import DataServiceStub
+from aios.errors import FailedPrecondition, InvalidArgument
 
 PARALLEL = 8
 """Files under way at once: enough to fill a link with small ones, few enough to keep their buffers small."""
-READ_BYTES = 1 << 20
-ATTEMPTS_MAX = 4
-RETRY_SECONDS = 0.25
+URLS_MAX = 3
+"""How often a blob is begun anew: its URL may have expired on a slow link, or its bytes may have been damaged."""
 UPLOAD_SECONDS = 120.0
 """For the service to read back and check one blob of up to 5 GiB."""
 
@@ -82,8 +80,18 @@ def find(source: Path | Mapping[str, Path]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+@dataclass(frozen=True)
+class Store:
+    """Where files go to and come from."""
+
+    data: DataServiceStub
+    http: httpx.AsyncClient
+    project: str
+    """`projects/{project}`."""
+
+
 async def push(
-    connection: Connection, source: Path | Mapping[str, Path], report: Report | None
+    store: Store, source: Path | Mapping[str, Path], report: Report | None = None
 ) -> list[file_pb2.File]:
     """Store files, skipping content that the project already has."""
     found = await asyncio.to_thread(find, source)
@@ -93,9 +101,9 @@ async def push(
 
     async def digest(path: str, file: Path) -> file_pb2.File:
         async with gate:
-            sha256 = await asyncio.to_thread(_sha256, file)
+            sha256, size = await asyncio.to_thread(transfer.digest, file)
             meter.add(sizes[path], 1)
-            return file_pb2.File(path=path, sha256=sha256, size_bytes=sizes[path])
+            return file_pb2.File(path=path, sha256=sha256, size_bytes=size)
 
     files = await _all(digest(path, file) for path, file in found.items())
     distinct = {file.sha256: file for file in files}
@@ -104,99 +112,49 @@ async def push(
 
     async def upload(file: file_pb2.File) -> None:
         async with slots:
-            await _put(connection, file, found[file.path])
-            uploading.add(file.size_bytes, 1)
+            sent = await _put(store, file, found[file.path], uploading.add)
+            uploading.add(0 if sent else file.size_bytes, 1)
 
     await _all(upload(file) for file in distinct.values())
     return files
 
 
-async def pull(connection: Connection, parent: str, destination: Path, report: Report | None) -> list[Path]:
-    """Fetch the files of a version. Each appears whole and checked, or not at all."""
-    stub = data_service_pb2_grpc.DataServiceStub(connection.channel)
+async def pull(store: Store, parent: str, destination: Path, report: Report | None = None) -> list[Path]:
+    """Fetch the files of a version or checkpoint. Each appears whole and checked, or not at all."""
     request = pb.ListDownloadsRequest(parent=parent)
-    downloads = [each async for each in pages(stub.ListDownloads, request, "downloads")]
+    downloads = [each async for each in pages(store.data.ListDownloads, request, "downloads")]
     meter = _Meter("download", (each.file.size_bytes for each in downloads), report)
     slots = asyncio.Semaphore(PARALLEL)
 
     async def get(download: pb.Download) -> Path:
-        _check_path(download.file.path)
-        target = destination / download.file.path
+        file = download.file
+        _check_path(file.path)
+        target = destination / file.path
         async with slots:
-            await _get(connection, download, target)
-            meter.add(download.file.size_bytes, 1)
+            await transfer.download(store.http, download.url, file.sha256, file.size_bytes, target, meter.add)
+            meter.add(0, 1)
         return target
 
     return await _all(get(each) for each in downloads)
 
 
-async def _put(connection: Connection, file: file_pb2.File, source: Path) -> None:
-    stub = data_service_pb2_grpc.DataServiceStub(connection.channel)
-    problem = ""
-    for attempt in range(ATTEMPTS_MAX):
-        # Each attempt asks for a fresh URL: the last one may have expired meanwhile.
-        upload = await stub.BeginUpload(
-            pb.BeginUploadRequest(parent=connection.project, sha256=file.sha256, size_bytes=file.size_bytes)
-        )
+async def _put(store: Store, file: file_pb2.File, source: Path, progress: transfer.Progress) -> bool:
+    """Store one blob. False when the project has it already."""
+    begin = pb.BeginUploadRequest(parent=store.project, sha256=file.sha256, size_bytes=file.size_bytes)
+    for attempt in range(1, URLS_MAX + 1):
+        upload = await store.data.BeginUpload(begin)
         if upload.exists:
-            return
-        headers = {**upload.headers, "content-length": str(file.size_bytes)}
+            return False
         try:
-            response = await connection.http.put(upload.url, content=_read(source), headers=headers)
-        except httpx.TransportError as error:
-            problem = f"{host_of(upload.url)}: {str(error) or type(error).__name__}"
+            await transfer.upload(store.http, source, upload.url, upload.headers, progress)
+            complete = pb.CompleteUploadRequest(name=upload.name)
+            await store.data.CompleteUpload(complete, timeout=UPLOAD_SECONDS)
+        except FailedPrecondition:
+            if attempt == URLS_MAX:
+                raise
         else:
-            # 412: somebody else has put the same content meanwhile. Completing checks it.
-            if response.is_success or response.status_code == httpx.codes.PRECONDITION_FAILED:
-                await stub.CompleteUpload(pb.CompleteUploadRequest(name=upload.name), timeout=UPLOAD_SECONDS)
-                return
-            problem = f"{host_of(upload.url)} answered HTTP {response.status_code}"
-            if response.status_code < 500 and response.status_code != httpx.codes.FORBIDDEN:
-                break
-        await asyncio.sleep(RETRY_SECONDS * 2**attempt)
-    raise Unavailable(f"Cannot upload {file.path}: {problem}.", reason="UPLOAD_FAILED", path=file.path)
-
-
-async def _get(connection: Connection, download: pb.Download, target: Path) -> None:
-    file, problem = download.file, ""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(ATTEMPTS_MAX):
-        descriptor, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            digest = hashlib.sha256()
-            with os.fdopen(descriptor, "wb") as out:
-                async with connection.http.stream("GET", download.url) as response:
-                    if response.is_success:
-                        async for chunk in response.aiter_bytes(READ_BYTES):
-                            digest.update(chunk)
-                            await asyncio.to_thread(out.write, chunk)
-                    problem = f"{host_of(download.url)} answered HTTP {response.status_code}"
-            if response.is_success:
-                if digest.hexdigest() != file.sha256:
-                    raise DataLoss(
-                        f"{file.path} is not what was stored: its SHA-256 differs.", path=file.path
-                    )
-                Path(scratch).replace(target)
-                return
-            if response.status_code < 500:
-                break
-        except httpx.TransportError as error:
-            problem = f"{host_of(download.url)}: {str(error) or type(error).__name__}"
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-        await asyncio.sleep(RETRY_SECONDS * 2**attempt)
-    raise Unavailable(f"Cannot download {file.path}: {problem}.", reason="DOWNLOAD_FAILED", path=file.path)
-
-
-async def _read(source: Path) -> AsyncIterator[bytes]:
-    with source.open("rb") as opened:
-        while chunk := await asyncio.to_thread(opened.read, READ_BYTES):
-            yield chunk
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+            return True
+    raise AssertionError("the last try returns or raises")
 
 
 def _check_path(path: str) -> None:

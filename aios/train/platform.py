@@ -1,19 +1,17 @@
 """The platform as one attempt of a run sees it: asynchronous, over the public door, with the attempt's own token."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aios import transfer
+from aios.client.transfer import Store, pull, push
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 from aios.names import JobName, RunName
 from aios.runtime.channel import connect
 from aios.runtime.tokens import TokenSource
 from aios.trainer.v1 import run_pb2, trainer_service_pb2, trainer_service_pb2_grpc
-
-PARALLEL = 4  # files under way at once: hides the round trips of small ones
 
 
 class Platform:
@@ -28,11 +26,11 @@ class Platform:
         name = JobName.parse(job, "AIOS_JOB")
         self.run = str(RunName(name.project, name.job))
         self.epoch = epoch
-        self._project = f"projects/{name.project}"
         self._channel = connect(urlsplit(address).netloc, token, background=True)
         self._trainer = trainer_service_pb2_grpc.TrainerServiceStub(self._channel)
         self._data = data_service_pb2_grpc.DataServiceStub(self._channel)
         self._http = transfer.client()
+        self._store = Store(self._data, self._http, f"projects/{name.project}")
 
     async def get(self) -> run_pb2.Run:
         """The run: its spec above all."""
@@ -72,44 +70,13 @@ class Platform:
 
     async def upload(self, folder: Path) -> list[file_pb2.File]:
         """Store every file of a folder, and say what they are."""
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        limit = asyncio.Semaphore(PARALLEL)
-        return list(await asyncio.gather(*(self._upload(path, folder, limit) for path in paths)))
+        return await push(self._store, folder)
 
     async def download(self, version: str, folder: Path) -> None:
         """Fetch every file of a dataset version, model version or checkpoint into a folder."""
-        limit = asyncio.Semaphore(PARALLEL)
-        request = data_service_pb2.ListDownloadsRequest(parent=version)
-        while True:
-            answer = await self._data.ListDownloads(request)
-            await asyncio.gather(*(self._download(each, folder, limit) for each in answer.downloads))
-            if not answer.next_page_token:
-                return
-            request.page_token = answer.next_page_token
+        await pull(self._store, version, folder)
 
     async def close(self) -> None:
         """Let go of connections."""
         await self._http.aclose()
         await self._channel.close()
-
-    async def _upload(self, path: Path, folder: Path, limit: asyncio.Semaphore) -> file_pb2.File:
-        async with limit:
-            sha256, size = await asyncio.to_thread(transfer.digest, path)
-            upload = await self._data.BeginUpload(
-                data_service_pb2.BeginUploadRequest(parent=self._project, sha256=sha256, size_bytes=size)
-            )
-            if not upload.exists:
-                await transfer.upload(self._http, path, upload.url, upload.headers)
-                await self._data.CompleteUpload(
-                    data_service_pb2.CompleteUploadRequest(name=upload.name), timeout=60
-                )
-            return file_pb2.File(path=path.relative_to(folder).as_posix(), sha256=sha256, size_bytes=size)
-
-    async def _download(
-        self, each: data_service_pb2.Download, folder: Path, limit: asyncio.Semaphore
-    ) -> None:
-        target = (folder / each.file.path).resolve()
-        if not target.is_relative_to(folder.resolve()):  # the service refuses such paths; do not rely on it
-            raise ValueError(f"{each.file.path!r} leads out of its folder")
-        async with limit:
-            await transfer.download(self._http, each.url, each.file.sha256, each.file.size_bytes, target)
