@@ -52,7 +52,9 @@ def connect(
         ("grpc.max_reconnect_backoff_ms", 1_000),
     ]
     if address.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
-        options.append(("grpc.enable_http_proxy", 0))  # a proxy that the shell names cannot reach this machine's loopback
+        options.append(
+            ("grpc.enable_http_proxy", 0)
+        )  # a proxy that the shell names cannot reach this machine's loopback
     if credentials is None:
         inner = grpc.aio.insecure_channel(address, options=options)
     else:
