@@ -33,7 +33,7 @@ demo: install ## start the stack and run the main job: data, training, serving, 
 	@$(BIN)/aios demo
 
 test: install ## the whole test suite
-	@$(BIN)/pytest $(TESTS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 check: install ## format, lint, types, contract, walls, generated code in sync
 	$(BIN)/ruff format --check $(SOURCES)
