@@ -1,6 +1,6 @@
 """`python -m tests.faults [--count N] [--seed SEED]`: break a platform N times, or play one round again.
 
-The last line of stdout is one JSON object, as benchmarks print it.
+Each injection is a line of the ledger. The last line of stdout is one JSON object, as benchmarks print it.
 """
 
 import argparse
@@ -11,15 +11,19 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from tests.faults import recoveries
+from tests.faults.breaks import unable
 from tests.faults.platform import temporary_platform
 from tests.faults.run import Drill
 from tests.faults.schedule import ROUND
 
 LEDGER = Path("build/faults/ledger.jsonl")
+CALM_REPEATS = 3
 
 
-async def main() -> int:
+async def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--count", type=int, default=400, help="injections (default 400)")
     parser.add_argument("--seed", type=int, help="play this round again")
@@ -28,42 +32,68 @@ async def main() -> int:
     arguments = parser.parse_args()
     rng = random.Random(arguments.base)
     rounds = max(1, round(arguments.count / ROUND))
-    seeds = [arguments.seed] if arguments.seed is not None else [rng.getrandbits(32) for _ in range(rounds)]
+    seeds = [rng.getrandbits(32) for _ in range(rounds)] if arguments.seed is None else [arguments.seed]
     LEDGER.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     async with temporary_platform() as platform:
-        print(
-            f"home {platform.home}; small disks: {sorted(platform.disks) or 'none, not root'}",
-            file=sys.stderr,
-        )
+        say(f"the platform is in {platform.home}")
+        for fault, reason in unable(platform).items():
+            say(f"no fault `{fault}`: {reason}")
         drill = Drill.of(platform, seeds[0], LEDGER)
         await drill.prepare()
-        print(f"prepared after {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+        say(f"prepared after {time.monotonic() - began:.1f} s")
+        calm = await in_calm(drill) if arguments.seed is None else {}
         report = await drill.play(seeds, give_up_after=arguments.give_up_after)
-        lost = [failed for _, failed in drill.load.predicted if failed]
-        figures = {
+        figures: dict[str, Any] = {
             "injections": sum(report.injections.values()),
-            "kinds": dict(report.injections),
+            "kinds": dict(sorted(report.injections.items())),
             "missed": report.missed,
             "jobs": len(drill.load.jobs),
             "runs": len(drill.load.runs),
             "dataset_versions": len(drill.load.datasets),
             "predictions": len(drill.load.predicted),
-            "predictions_refused": len(lost),
-            "settle_seconds_max": round(max(report.settle_seconds, default=0), 1),
+            "predictions_refused": sum(bool(failed) for _, failed in drill.load.predicted),
+            "settle_seconds": spread(report.settle_seconds),
             "recovery_seconds": {
-                target: {"n": len(took), "p50": round(statistics.median(took), 2), "max": round(max(took), 2)}
-                for target, took in sorted(drill.breaker.recovered.items())
+                target: spread(took) for target, took in sorted(drill.breaker.recovered.items())
             },
             "took_seconds": round(time.monotonic() - began, 1),
         }
-        violations = {"value": len(report.violations), "bar": 0, "ok": not report.violations}
-        print(json.dumps({"bench": "faults", "figures": figures, "bars": {"violations": violations}}))
+        bars = {**calm, "violations": bar(len(report.violations), 0)}
+        print(json.dumps({"bench": "faults", "figures": figures, "bars": bars}), flush=True)
         if report.violations:
             print(*report.violations, sep="\n", file=sys.stderr)
             raise SystemExit(1)
-    return 0
+
+
+async def in_calm(drill: Drill) -> dict[str, Any]:
+    """The promised recoveries, each the worst of a few."""
+    worst = {}
+    async with drill.platform.client() as client:
+        for name, measure, at_most in (
+            ("scheduler_killed_seconds", recoveries.scheduler_killed, recoveries.SCHEDULER_SECONDS),
+            ("agent_killed_seconds", recoveries.agent_killed, recoveries.AGENT_SECONDS),
+            ("node_lost_seconds", recoveries.node_lost, recoveries.NODE_SECONDS),
+        ):
+            took = [await measure(drill.platform, client) for _ in range(CALM_REPEATS)]
+            say(f"{name}: {', '.join(f'{each:.2f}' for each in took)}")
+            worst[name] = bar(round(max(took), 2), at_most)
+    return worst
+
+
+def bar(value: float, at_most: float) -> dict[str, Any]:
+    return {"value": value, "bar": at_most, "ok": value <= at_most}
+
+
+def spread(took: list[float]) -> dict[str, float]:
+    if not took:
+        return {"n": 0}
+    return {"n": len(took), "p50": round(statistics.median(took), 2), "max": round(max(took), 2)}
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    asyncio.run(main())

@@ -59,7 +59,10 @@ class Breaker:
                     _fill, self.platform.home / injection.target, injection.seconds
                 )
             case Fault.CLOCK:
-                return ""
+                self.platform.set_clock(injection.target, injection.size)
+                await asyncio.sleep(injection.seconds)
+                self.platform.set_clock(injection.target, 0)
+                return f"set {injection.size:+.0f} s"
             case _:
                 link = self.platform.links[injection.target]
                 async with link.troubled(Trouble(injection.fault.value), injection.size):
@@ -169,9 +172,14 @@ class Breaker:
         raise AssertionError(f"{service} did not come back in {RECOVER_SECONDS:g} s")
 
 
-def able() -> frozenset[Fault]:
-    """The faults that this machine lets us make, apart from those that the platform itself tells."""
-    return frozenset(Fault) - {Fault.CLOCK}
+def unable(platform: Platform) -> dict[Fault, str]:
+    """The faults that this machine does not let us make, and why."""
+    reasons = {}
+    if not platform.clocks:
+        reasons[Fault.CLOCK] = "libfaketime is not installed"
+    if not platform.disks:
+        reasons[Fault.FULL] = "no tmpfs can be mounted without root"
+    return reasons
 
 
 def _on(process: psutil.Process, node_home: str, platform: Platform) -> bool:

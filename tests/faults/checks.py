@@ -84,7 +84,7 @@ class Checker:
         if waiting:
             return f"nodes are not ready: {waiting}"
         last = [failed for at, failed in self.load.predicted if at > since][-RIGHT_ANSWERS:]
-        if len(last) < RIGHT_ANSWERS or any(last):
+        if self.load.serves and (len(last) < RIGHT_ANSWERS or any(last)):
             return f"predictions: {last}"
         open_jobs = await self._open_jobs(client)
         if open_jobs:
@@ -119,7 +119,7 @@ class Checker:
                 *await self._jobs(client),
                 *await asyncio.to_thread(self._events),
                 *self._orphans(await self._live(client)),
-                *await self._data(client),
+                *await self.data(client),
             ]
 
     async def _jobs(self, client: AsyncClient) -> list[str]:
@@ -189,7 +189,7 @@ class Checker:
             if live.get(job, 0) != epoch and (job in self.done or epoch < live.get(job, 0))
         ]
 
-    async def _data(self, client: AsyncClient) -> list[str]:
+    async def data(self, client: AsyncClient) -> list[str]:
         """Accepted versions are there, and hold what was sent."""
         waiting = set(self.load.datasets) - self.pulled
         if not waiting:

@@ -83,11 +83,15 @@ class Load:
     surprises: list[str] = field(default_factory=list)
     """Answers that no fault excuses."""
     submitting: asyncio.Event = field(default_factory=asyncio.Event)
+    excused: set[type[AiosError]] = field(default_factory=set)
+    """Errors that what is broken now explains."""
+    serves: bool = False
+    """Whether runs are trained and predictions asked for."""
     busy: int = 0
     """Calls whose answer is still awaited."""
 
-    async def prepare(self, client: AsyncClient) -> None:
-        """Train a first model and serve it."""
+    async def serve(self, client: AsyncClient) -> None:
+        """Train a first model and serve it; from now on, runs and predictions belong to the load."""
         folder = self.platform.home / "digits"
         write_images(folder)
         version = await client.datasets.push(MODEL, folder)
@@ -99,14 +103,16 @@ class Load:
         await client.deployments.wait(MODEL, seconds=DEPLOY_SECONDS)
         self._question = np.load(folder / "test" / "images.npy")[:3, None].astype(np.float32) / 255
         self._answer = (await client.predict(MODEL, {"image": self._question})).outputs["logits"]
+        self.serves = True
 
     async def run(self) -> None:
         """Go on until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._submit_jobs())
-            tasks.create_task(self._train())
             tasks.create_task(self._push())
-            tasks.create_task(self._predict())
+            if self.serves:
+                tasks.create_task(self._train())
+                tasks.create_task(self._predict())
 
     async def insist(self, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Call until it is answered. None, and a surprise, for an answer that no fault excuses."""
@@ -118,8 +124,12 @@ class Load:
                 except TEMPORARY:
                     await asyncio.sleep(0.2)
                 except AiosError as error:
-                    self.surprises.append(f"{what}: {type(error).__name__} {error.reason}: {error.message}")
-                    return None
+                    if type(error) not in self.excused:
+                        self.surprises.append(
+                            f"{what}: {type(error).__name__} {error.reason}: {error.message}"
+                        )
+                        return None
+                    await asyncio.sleep(0.2)
         finally:
             self.busy -= 1
 
@@ -212,7 +222,10 @@ class Load:
                     failed = error.reason
                 except AiosError as error:
                     failed = error.reason
-                    self.surprises.append(f"predict: {type(error).__name__} {error.reason}: {error.message}")
+                    if type(error) not in self.excused:
+                        self.surprises.append(
+                            f"predict: {type(error).__name__} {error.reason}: {error.message}"
+                        )
                 self.predicted.append((time.monotonic(), failed))
                 await asyncio.sleep(0.25)
 

@@ -47,6 +47,8 @@ DIALLERS = (*PYTHON_SERVICES, "agent", SECOND)
 SCHEMES = {"AIOS_NATS_URL": "nats://", "AIOS_S3_ENDPOINT": "http://"}
 DISKS = ("records", "nats", "s3", "agent")
 """Folders that lie on a tmpfs of their own, where this process may mount one."""
+CLOCKS = (*PYTHON_SERVICES, "agent", SECOND)
+"""Processes whose wall clock can be set, each by a file of its name, where libfaketime is installed."""
 DISK_MIB = 8192
 """Room that the servers plan with. It costs no memory until used; a full disk is this one made as small as its content."""
 
@@ -86,12 +88,33 @@ class Platform:
         one = self.state.services.get(service)
         return one.pid if one else 0
 
+    @property
+    def clocks(self) -> bool:
+        """Whether wall clocks can be set."""
+        return faketime() is not None
+
+    def set_clock(self, service: str, seconds: float) -> None:
+        """Have a process' wall clock be wrong by so much. It is seen within a second."""
+        self._clock(service).write_text(f"{seconds:+.0f}\n")
+
+    def _clock(self, service: str) -> Path:
+        return self.home / f"{service}.clock"
+
     def start(self) -> None:
         """Start a supervisor. Does not wait."""
         dials: dict[str, dict[str, str]] = {name: {} for name in DIALLERS}
         for link, (server, variable, by) in LINKS.items():
             for dialler in by or [name for name in DIALLERS if name != server]:
                 dials[dialler][variable] = f"{SCHEMES.get(variable, '')}127.0.0.1:{self.links[link].port}"
+        if self.clocks:
+            for name in CLOCKS:
+                self.set_clock(name, 0)
+                dials[name] |= {
+                    "LD_PRELOAD": str(faketime()),
+                    "FAKETIME_TIMESTAMP_FILE": str(self._clock(name)),
+                    "FAKETIME_CACHE_DURATION": "1",
+                    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                }
         env = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
         own = {
             "AIOS_HOME": str(self.home),
@@ -153,20 +176,30 @@ class Platform:
                 process.kill()
 
 
+def faketime() -> Path | None:
+    """The library that gives a process another clock, as Debian's package `faketime` installs it."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
 def triton_home() -> Path:
     """One installation for all runs: unpacking it is not what is tested."""
     return Path(sys.prefix, "share", "aios", "triton-of-tests")
 
 
 @asynccontextmanager
-async def running_platform(home: Path) -> AsyncIterator[Platform]:
-    """A platform that answers. Whatever it started is gone at the end."""
+async def running_platform(home: Path, *, own_disks: bool = True) -> AsyncIterator[Platform]:
+    """A platform that answers. Whatever it started is gone at the end.
+
+    Args:
+        own_disks: Whether its folders get file systems of their own, which can be filled.
+    """
     platform = Platform(home)
     platform.layout.make()
     platform.effects.mkdir(exist_ok=True)
     async with AsyncExitStack() as stack:
-        platform.disks = frozenset(name for name in DISKS if _mount(home / name))
-        stack.callback(_unmount, [home / name for name in platform.disks])
+        if own_disks:
+            platform.disks = frozenset(name for name in DISKS if _mount(home / name))
+            stack.callback(_unmount, [home / name for name in platform.disks])
         for name, (server, _, _) in LINKS.items():
             link = Link(name, lambda server=server: platform.state.ports.get(server, 0))  # type: ignore[misc]
             await link.open()
