@@ -1,6 +1,5 @@
 """The OpenAPI document is true: what it says is asked of the live API, and the answers are as it says."""
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
 from tests.doors.callers import PROJECT, Caller
 from tests.doors.live import Live
 from tests.doors.rpcs import bindings_of, rpcs
+from tests.doors.sizes import EXAMPLES
 
-EXAMPLES = int(os.environ.get("AIOS_TEST_FUZZ", "2"))
 STREAM_SECONDS = "0.2"
 """The deadline that every call is made with: a watch ends by it, and its answer is whole."""
 CHECKS: Any = [
