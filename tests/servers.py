@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aios.blobs import Credentials, seaweed
-from aios.bus import nats_server_config
 from aios.config import Settings
+from aios.stack import nats
 
 START_SECONDS = 30.0
 
@@ -41,7 +41,7 @@ class NatsServer:
         credentials, config = self.directory / "nats.json", self.directory / "nats.conf"
         credentials.write_text(json.dumps({"user": "aios", "password": "known to this test only"}))
         config.write_text(
-            nats_server_config(
+            nats.server_config(
                 config_file=config,
                 port=self.port,
                 store_dir=self.directory / "store",

@@ -8,6 +8,5 @@ needed to answer a call: while NATS is away, events wait in the outbox.
 from aios.bus.bus import Bus, BusUnavailable
 from aios.bus.consumer import Consumer, Handler
 from aios.bus.relay import Relay
-from aios.bus.server import health_path, nats_server_config
 
-__all__ = ["Bus", "BusUnavailable", "Consumer", "Handler", "Relay", "health_path", "nats_server_config"]
+__all__ = ["Bus", "BusUnavailable", "Consumer", "Handler", "Relay"]

@@ -16,7 +16,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import BadRequestError, NoStreamResponseError
 
 from aios.bus import cloudevents
-from aios.bus.server import ADVISORIES, EVENTS
+from aios.bus.streams import ADVISORIES, EVENTS
 from aios.config import Settings
 from aios.errors import FailedPrecondition, Unavailable
 from aios.records.events import Event

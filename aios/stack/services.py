@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aios.blobs import Credentials, seaweed
-from aios.bus import health_path, nats_server_config
 from aios.config import Settings
 from aios.runtime.tokens import write_secret
-from aios.stack import probes
+from aios.stack import nats, probes
 from aios.stack.child import Service
 from aios.stack.layout import Layout, program
 from aios.stack.ports import HOST, LISTENERS, USUAL_PORTS
@@ -119,7 +118,7 @@ def environment(settings: Mapping[str, str], given: Mapping[str, str]) -> dict[s
 def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Service:
     config = layout.data("nats") / "nats.conf"
     assert settings.nats_credentials_file is not None
-    text = nats_server_config(
+    text = nats.server_config(
         config_file=config,
         port=ports["nats"],
         store_dir=layout.data("nats") / "store",
@@ -133,7 +132,7 @@ def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Servi
         probe=probes.every(
             probes.nats(HOST, ports["nats"]),
             probes.http(
-                HOST, ports["nats_health"], health_path(settings.nats_credentials_file), 200, broken=503
+                HOST, ports["nats_health"], nats.health_path(settings.nats_credentials_file), 200, broken=503
             ),
         ),
     )

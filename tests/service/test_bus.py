@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from sqlalchemy import select
 
 from aios.bus import Bus, BusUnavailable, Consumer, Relay, bus, cloudevents
-from aios.bus.server import ADVISORIES, EVENTS
+from aios.bus.streams import ADVISORIES, EVENTS
 from aios.config import Settings
 from aios.errors import FailedPrecondition, InvalidArgument
 from aios.records import Database, Event, Feed, Tx

@@ -1,44 +1,19 @@
-"""The configuration of the NATS server, and of the streams on it."""
+"""The configuration of this machine's NATS server.
+
+It imports no client of NATS: the supervisor needs this text and nothing of what services load to speak to the server.
+"""
 
 import hashlib
 import json
 import os
 from pathlib import Path
 
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-
 MAX_PAYLOAD_BYTES = 1024 * 1024  # NATS' own default: larger messages belong into the object store
 CONNECTIONS_MAX = 256  # services and jobs' helpers of one machine; each costs the server some 50 KiB
 MEMORY_STORE_BYTES = 64 * 1024 * 1024  # our streams are files; this bounds what a mistake could take
-DAY_SECONDS = 24 * 3600.0
-
-EVENTS = StreamConfig(
-    name="AIOS_EVENTS",
-    description="Every event of AIOS.",
-    subjects=["aios.>"],
-    retention=RetentionPolicy.LIMITS,
-    storage=StorageType.FILE,
-    discard=DiscardPolicy.OLD,
-    # Consumers that were away longer re-read their source. ~200,000 events.
-    max_age=7 * DAY_SECONDS,
-    max_bytes=256 * 1024 * 1024,
-    max_msg_size=MAX_PAYLOAD_BYTES,
-    # A relay that crashed before it noted what it sent sends that again: well within this.
-    duplicate_window=10 * 60.0,
-)
-ADVISORIES = StreamConfig(
-    name="AIOS_ADVISORIES",
-    description="What JetStream says about deliveries that failed for good: without it nobody would know.",
-    subjects=["$JS.EVENT.ADVISORY.>"],
-    retention=RetentionPolicy.LIMITS,
-    storage=StorageType.FILE,
-    discard=DiscardPolicy.OLD,
-    max_age=7 * DAY_SECONDS,
-    max_bytes=16 * 1024 * 1024,
-)
 
 
-def nats_server_config(
+def server_config(
     *,
     config_file: Path,
     port: int,

@@ -1,0 +1,33 @@
+"""The streams on the NATS server."""
+
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+MESSAGE_BYTES_MAX = (
+    1024 * 1024
+)  # what a NATS server takes by default: larger ones belong into the object store
+DAY_SECONDS = 24 * 3600.0
+
+EVENTS = StreamConfig(
+    name="AIOS_EVENTS",
+    description="Every event of AIOS.",
+    subjects=["aios.>"],
+    retention=RetentionPolicy.LIMITS,
+    storage=StorageType.FILE,
+    discard=DiscardPolicy.OLD,
+    # Consumers that were away longer re-read their source. ~200,000 events.
+    max_age=7 * DAY_SECONDS,
+    max_bytes=256 * 1024 * 1024,
+    max_msg_size=MESSAGE_BYTES_MAX,
+    # A relay that crashed before it noted what it sent sends that again: well within this.
+    duplicate_window=10 * 60.0,
+)
+ADVISORIES = StreamConfig(
+    name="AIOS_ADVISORIES",
+    description="What JetStream says about deliveries that failed for good: without it nobody would know.",
+    subjects=["$JS.EVENT.ADVISORY.>"],
+    retention=RetentionPolicy.LIMITS,
+    storage=StorageType.FILE,
+    discard=DiscardPolicy.OLD,
+    max_age=7 * DAY_SECONDS,
+    max_bytes=16 * 1024 * 1024,
+)
