@@ -53,10 +53,13 @@ class Edge:
         """Take each routing table that the inference service sends."""
         async with service_channel(self._settings, "inference") as channel:
             stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+            known = None  # who is asked anew may have forgotten that we confirmed
             async for table in stub.WatchRoutes(inference_service_pb2.WatchRoutesRequest()):
-                self._deployments, self._revision = deployments(table), table.revision
-                self._confirmed = None  # who asks again has forgotten
-                self._changed.set()
+                if table != known:  # an unchanged table is only a sign of life
+                    known = table
+                    self._deployments, self._revision = deployments(table), table.revision
+                    self._confirmed = None
+                    self._changed.set()
 
     async def follow_revocations(self) -> None:
         """Take each set of revoked tokens."""
