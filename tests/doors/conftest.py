@@ -11,7 +11,7 @@ import pytest
 
 from aios.runtime.tokens import read_key
 from tests.doors.callers import OTHER_PROJECT, PROJECT, Caller, callers
-from tests.doors.live import Live, revoked_token
+from tests.doors.live import ORIGIN, Live, revoked_token
 from tests.e2e.stack import Stack
 
 
@@ -19,7 +19,8 @@ from tests.e2e.stack import Stack
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A running stack with both projects."""
     given = os.environ.get("AIOS_TEST_HOME")
-    stack = Stack(Path(given) if given else tmp_path_factory.mktemp("doors"))
+    home = Path(given) if given else tmp_path_factory.mktemp("doors")
+    stack = Stack(home, {"AIOS_CORS_ORIGINS": ORIGIN})
     if not given:
         stack.up()
     try:

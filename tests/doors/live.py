@@ -16,6 +16,8 @@ from tests.e2e.stack import Stack
 
 PROCESSES = ("scheduler", "data", "trainer", "inference", "gateway")
 """Every process with a gRPC server of its own."""
+ORIGIN = "https://console.example.org"
+"""The one web page that may call."""
 REVOKED_SECONDS = 5.0
 """What the contract promises: no door takes a revoked token after that."""
 
