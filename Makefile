@@ -12,7 +12,7 @@ SOURCES   := $(wildcard aios services gateway tests tools bench)
 TESTS     ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format proto lock golden clean
+.PHONY: help install demo test bench check format proto lock golden clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ demo: install ## start the stack and run the main job: data, training, serving, 
 
 test: install ## the whole test suite
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+bench: install ## measure what is promised; BENCH="calls events" a part of it
+	@$(BIN)/python -m bench $(BENCH)
 
 check: install ## format, lint, types, contract, walls, generated code in sync
 	$(BIN)/ruff format --check $(SOURCES)

@@ -35,7 +35,9 @@ from bench import stack
 from bench.report import Report, quantile
 from bench.stack import Stack
 
-ROUNDS = 7
+ROUNDS = 9
+SECONDS = 15.0  # for all rounds with one number of callers; a slow machine makes fewer, but no fewer than
+ROUNDS_MIN = 3
 CALLS = 40  # per side, round and caller, when one calls
 CALLS_AT_ONCE = 8  # the same when CALLERS do
 CALLERS = 16
@@ -91,13 +93,23 @@ async def main() -> None:
             for side in sides.values():
                 await side.call()
             for callers, calls in ((1, CALLS), (CALLERS, CALLS_AT_ONCE)):
-                report.say(f"{ROUNDS} rounds of {len(sides)} sides x {callers} callers x {calls} calls")
-                for _ in range(ROUNDS):
-                    for side in sides.values():
-                        await side.measure(callers, calls)
+                report.say(f"{len(sides)} sides x {callers} callers x {calls} calls")
+                rounds = await _take_turns(list(sides.values()), callers, calls)
+                report.figure(f"rounds_c{callers}", rounds)
             for callers in (1, CALLERS):
                 _conclude(report, sides, callers)
     report.finish()
+
+
+async def _take_turns(sides: Sequence[Side], callers: int, calls: int) -> int:
+    """Measure all sides again and again. Returns how often."""
+    until = time.monotonic() + SECONDS
+    for rounds in range(ROUNDS):
+        if rounds >= ROUNDS_MIN and time.monotonic() > until:
+            return rounds
+        for side in sides:
+            await side.measure(callers, calls)
+    return ROUNDS
 
 
 def _conclude(report: Report, sides: Mapping[str, Side], callers: int) -> None:
