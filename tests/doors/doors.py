@@ -1,8 +1,8 @@
 """Through which door: gRPC and HTTP, by way of Envoy and straight at the processes behind it."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 import grpc
 import httpx
@@ -39,6 +39,8 @@ _OF_STATUS = {
 }
 
 
+T = TypeVar("T")
+R = TypeVar("R")
 Answer = tuple[str, Rpc, Outcome]
 """What was called, the method behind it, and what came of it."""
 
@@ -60,7 +62,7 @@ class GrpcDoor:
             return str(rpc), rpc, _OF_CODE.get(code, Outcome.PASSED)
 
         try:
-            return await _each(one, rpcs)
+            return await each(one, rpcs)
         finally:
             await asyncio.gather(*(channel.close() for channel in channels.values()))
 
@@ -85,7 +87,7 @@ class HttpDoor:
                     _OF_STATUS.get(status, Outcome.PASSED),
                 )
 
-            return await _each(one, [(rpc, binding) for rpc in rpcs for binding in bindings_of(rpc.path)])
+            return await each(one, [(rpc, binding) for rpc in rpcs for binding in bindings_of(rpc.path)])
 
 
 async def call(
@@ -134,10 +136,11 @@ async def request(client: httpx.AsyncClient, binding: Binding, project: str) -> 
         return response.status_code
 
 
-async def _each(one: Any, items: Iterable[Any]) -> list[Any]:
+async def each(one: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
+    """The result for each item, a few at a time."""
     at_once = asyncio.Semaphore(AT_ONCE)
 
-    async def bounded(item: Any) -> Any:
+    async def bounded(item: T) -> R:
         async with at_once:
             return await one(item)
 
