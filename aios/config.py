@@ -59,6 +59,9 @@ class Settings:
     """Address that presigned URLs carry, where clients reach the object store by another one."""
     s3_bucket: str = "aios"
     """Bucket that holds everything."""
+    s3_directory: Path | None = None
+    """Where an object store of this machine keeps its files: they are synced before anything is accepted. Unset for a
+    store that syncs by itself."""
     s3_region: str = "us-east-1"
     """Region that requests are signed for."""
     s3_credentials_file: Path | None = None

@@ -19,6 +19,7 @@ from minio import Minio
 from minio.commonconfig import CopySource
 from minio.error import InvalidResponseError, S3Error, ServerError
 
+from aios.blobs.barrier import Barrier
 from aios.blobs.errors import BlobChanged, BlobMissing, ObjectStoreUnavailable, ObjectStoreUnfit
 from aios.blobs.presign import Credentials, Presigned, presign
 from aios.config import Settings
@@ -85,6 +86,7 @@ class Blobs:
             http_client=self._http,
         )
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
+        self._barrier = Barrier(settings.s3_directory)
 
     @classmethod
     async def open(cls, settings: Settings, clock: Clock | None = None) -> Self:
@@ -166,17 +168,31 @@ class Blobs:
         return await self._call(lambda: self._get(key))
 
     async def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Store a small object unless the key has one. False when it has: after a lost answer that may be ours."""
-        return await self._call(lambda: self._put_if_absent(key, data))
+        """Store a small object unless the key has one. False when it has: after a lost answer that may be ours.
+
+        Either way, what is stored there is on disk.
+        """
+
+        def put() -> bool:
+            stored = self._put_if_absent(key, data)
+            self._barrier.sync()
+            return stored
+
+        return await self._call(put)
 
     async def copy(self, source: str, target: str, etag: str) -> None:
-        """Copy inside the server, if `source` is still the object with this etag. Overwrites `target`.
+        """Copy inside the server, to disk, if `source` is still the object with this etag. Overwrites `target`.
 
         Raises:
             BlobMissing, BlobChanged: the source is gone, or is another.
         """
         origin = CopySource(self._bucket, source, match_etag=etag)
-        await self._call(lambda: self._s3.copy_object(self._bucket, target, origin))
+
+        def copy() -> None:
+            self._s3.copy_object(self._bucket, target, origin)
+            self._barrier.sync()
+
+        await self._call(copy)
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""

@@ -35,10 +35,15 @@ _COMPONENTS = ("MASTER", "VOLUME", "FILER", "S3", "CLIENT")
 
 def prepare(directory: Path, credentials: Credentials) -> None:
     """Make the folders and secret files that `weed_command` names. A second call renews nothing but the account."""
-    (directory / "data").mkdir(parents=True, exist_ok=True, mode=0o700)
+    data_directory(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
     write_secret(_account_file(directory), json.dumps(account(credentials), indent=2))
     if not _certificate_file(directory).exists():
         write_secret(_certificate_file(directory), _certificate())
+
+
+def data_directory(directory: Path) -> Path:
+    """Where it keeps everything that it stores."""
+    return directory / "data"
 
 
 def account(credentials: Credentials) -> dict[str, object]:
@@ -67,7 +72,7 @@ def weed_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> Seq
         "s3.port.lance": 0,
     }
     options = {
-        "dir": directory / "data",
+        "dir": data_directory(directory),
         "ip": HOST,
         "ip.bind": HOST,
         **listeners,

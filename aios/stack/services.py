@@ -96,6 +96,7 @@ def settings_of(ports: Mapping[str, int], home: Path, given: Mapping[str, str]) 
         env["AIOS_NATS_URL"] = f"nats://{HOST}:{ports['nats']}"
     if not env.get("AIOS_S3_ENDPOINT"):
         env["AIOS_S3_ENDPOINT"] = f"http://{HOST}:{ports['s3']}"
+        env["AIOS_S3_DIRECTORY"] = str(seaweed.data_directory(Layout(home).data("s3")))
     env.setdefault("AIOS_DRAIN_SECONDS", DRAIN_SECONDS)
     return env
 

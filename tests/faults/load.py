@@ -185,14 +185,14 @@ class Load:
                     await asyncio.sleep(0.5)
                     run = await self.insist("get run", lambda name=run.name: client.runs.get(name))  # type: ignore[misc]
 
-    async def _submit_run(self, client: AsyncClient, epochs: int = 60) -> run_pb2.Run:
+    async def _submit_run(self, client: AsyncClient, epochs: int = 20) -> run_pb2.Run:
         spec = {
             "recipe": "image_classifier",
             "dataset": self._data,
             "model": MODEL,
             "seed": 1,
             "hyperparameters": {"epochs": epochs, "batch_size": 20, "shift_pixels": 0},
-            "checkpoint_steps": 100,
+            "checkpoint_steps": 40,
             "max_restarts": 100,
         }
         return await client.runs.submit(spec)

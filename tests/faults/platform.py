@@ -141,8 +141,10 @@ class Platform:
 
     async def until_ready(self, seconds: float = START_SECONDS) -> float:
         """Wait until every service answers. Returns how long that took."""
+        assert self.supervisor is not None
         began = time.monotonic()
-        while not self.state.ready:
+        # What an earlier supervisor wrote is still there for a moment.
+        while not (self.state.ready and self.state.pid == self.supervisor.pid):
             if time.monotonic() - began > seconds:
                 late = [
                     f"{n}: {s.state} {s.message}"
@@ -199,7 +201,7 @@ async def running_platform(home: Path, *, own_disks: bool = True) -> AsyncIterat
     async with AsyncExitStack() as stack:
         if own_disks:
             platform.disks = frozenset(name for name in DISKS if _mount(home / name))
-            stack.callback(_unmount, [home / name for name in platform.disks])
+            stack.push(lambda error, *_: _unmount([home / name for name in platform.disks], keep=bool(error)))
         for name, (server, _, _) in LINKS.items():
             link = Link(name, lambda server=server: platform.state.ports.get(server, 0))  # type: ignore[misc]
             await link.open()
@@ -231,6 +233,8 @@ def _mount(path: Path) -> bool:
     return os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _unmount(paths: list[Path]) -> None:
-    for path in paths:
-        subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False)
+def _unmount(disks: list[Path], *, keep: bool) -> None:
+    for disk in disks:
+        if keep:  # something went wrong: what they hold may say what
+            shutil.copytree(disk, disk.with_name(f"{disk.name}-kept"), ignore_dangling_symlinks=True)
+        subprocess.run(["umount", "--lazy", str(disk)], capture_output=True, check=False)

@@ -104,7 +104,10 @@ async def cut(seed: int) -> list[str]:
         drive.image = copy
         drive.mount()
         async with running_platform(drive.mounted, own_disks=False) as platform:
-            return await promised.missing(platform)
+            try:
+                return await promised.missing(platform)
+            except Exception:
+                import shutil; shutil.copytree(platform.home/"logs", "/tmp/pc-logs", dirs_exist_ok=True); shutil.copy(platform.layout.state, "/tmp/pc-logs/stack.json"); raise
 
 
 @dataclass(frozen=True)

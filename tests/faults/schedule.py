@@ -65,6 +65,8 @@ def schedule(seed: int, capable: Collection[Fault] = tuple(Fault), count: int = 
         once.append((Fault.KILL, "supervisor"))
     if rng.random() < 0.25:
         once.append((Fault.KILL, rng.choice(SERVING_PARTS)))
+    if rng.random() < 0.25:
+        once.append((Fault.KILL, "training"))
     chosen = once[:count]
     while len(chosen) < count:
         chosen.append(_other(rng, capable))
@@ -87,7 +89,7 @@ def _other(rng: random.Random, capable: Collection[Fault]) -> tuple[Fault, str]:
             continue
         match fault:
             case Fault.KILL:
-                return fault, rng.choice(JOB_PARTS)
+                return fault, rng.choice(("job", "shim"))
             case Fault.PAUSE:
                 return fault, rng.choice(
                     (*SERVICES, "job", "training", "shim", "triton", "stub", "supervisor")
