@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from aios.cli import demo
 
-TRAIN, TEST = 1000, 200
+TRAIN, TEST = 500, 200
 STEPS_PER_EPOCH = 50
 HYPERPARAMETERS = {"epochs": 4, "batch_size": TRAIN // STEPS_PER_EPOCH, "learning_rate": 0.003}
 STEPS = STEPS_PER_EPOCH * 4
