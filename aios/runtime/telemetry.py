@@ -24,6 +24,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from aios.errors import Unauthenticated
+from aios.runtime.status import from_rpc_error
 from aios.runtime.tokens import TokenSource
 
 EXPORT_TIMEOUT_SECONDS = 5.0
@@ -68,10 +69,19 @@ def span(
     if not context.is_valid:
         yield trace.INVALID_SPAN
         return
-    with _tracer().start_as_current_span(
-        name, context=parent, kind=kind, attributes=dict(attributes or {})
-    ) as made:
+    made = _tracer().start_span(name, context=parent, kind=kind, attributes=dict(attributes or {}))
+    token = otel_context.attach(trace.set_span_in_context(made))
+    try:
         yield made
+    except Exception as error:
+        made.record_exception(error)
+        made.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        # A stream that its reader left half-way is closed from another context, where nothing was attached.
+        if trace.get_current_span() is made:
+            otel_context.detach(token)
+        made.end()
 
 
 @contextmanager
@@ -151,7 +161,7 @@ class OtlpExporter(SpanExporter):
             self._export(encode_spans(spans), timeout=EXPORT_TIMEOUT_SECONDS, metadata=metadata)
         except (grpc.RpcError, Unauthenticated) as error:
             if not self._failing:  # say it once, not every half second
-                _log.warning("spans cannot be sent: %s", error)
+                _log.warning("spans cannot be sent: %s", _why(error))
             self._failing = True
             return SpanExportResult.FAILURE
         self._failing = False
@@ -159,6 +169,11 @@ class OtlpExporter(SpanExporter):
 
     def shutdown(self) -> None:
         self._channel.close()
+
+
+def _why(error: grpc.RpcError | Unauthenticated) -> str:
+    """One line: the library's own text of an error is five."""
+    return from_rpc_error(error).message if isinstance(error, grpc.RpcError) else error.message
 
 
 @cache  # making one costs as much as a span
