@@ -1,6 +1,7 @@
 """A trained model as ONNX, checked against the framework that trained it."""
 
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +45,17 @@ def to_onnx(
     path = folder / MODEL_FILE
     batch = torch.export.Dim("batch", min=1, max=max_batch_size)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of libraries that nothing here needs
-    program = torch.onnx.export(
-        model,
-        (example,),
-        input_names=[input_name],
-        output_names=[output_name],
-        dynamic_shapes=({0: batch},),
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the exporter about its own code
+        program = torch.onnx.export(
+            model,
+            (example,),
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=({0: batch},),
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.save(str(path), external_data=False)
     with torch.no_grad():
