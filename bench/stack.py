@@ -1,6 +1,7 @@
 """A whole stack in a home of its own, started and stopped by the commands that people type."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,8 @@ def fresh() -> Iterator[Stack]:
         stack = Stack(Path(home))
         remembered = StackState(ports={name: free_port() for name in USUAL_PORTS})
         write_secret(stack.layout.state, to_json(remembered))
+        # A benchmark that is told to end leaves nothing running either.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             yield stack
         finally:
