@@ -26,7 +26,7 @@ from aios.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 from tests.e2e import digits
 from tests.e2e.stack import Stack, eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 RUNS = "/v1/projects/default/runs"
 REVOKED_SECONDS = 5.0

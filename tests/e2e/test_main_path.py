@@ -14,7 +14,7 @@ from aios.errors import NotFound
 from tests.e2e import digits
 from tests.e2e.stack import Stack, eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_data_becomes_a_version_known_by_its_content(
