@@ -59,7 +59,7 @@ class Breaker:
                     _fill, self.platform.home / injection.target, injection.seconds
                 )
             case Fault.CLOCK:
-                self.platform.set_clock(injection.target, injection.size)
+                self.platform.set_clock(injection.target, int(injection.size))
                 await asyncio.sleep(injection.seconds)
                 self.platform.set_clock(injection.target, 0)
                 return f"set {injection.size:+.0f} s"
@@ -176,7 +176,7 @@ def unable(platform: Platform) -> dict[Fault, str]:
     """The faults that this machine does not let us make, and why."""
     reasons = {}
     if not platform.clocks:
-        reasons[Fault.CLOCK] = "libfaketime is not installed"
+        reasons[Fault.CLOCK] = "no C compiler for a clock of their own"
     if not platform.disks:
         reasons[Fault.FULL] = "no tmpfs can be mounted without root"
     return reasons

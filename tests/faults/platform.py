@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ SCHEMES = {"AIOS_NATS_URL": "nats://", "AIOS_S3_ENDPOINT": "http://"}
 DISKS = ("records", "nats", "s3", "agent")
 """Folders that lie on a tmpfs of their own, where this process may mount one."""
 CLOCKS = (*PYTHON_SERVICES, "agent", SECOND)
-"""Processes whose wall clock can be set, each by a file of its name, where libfaketime is installed."""
+"""Processes whose wall clock can be set, each by a file of its name, where there is a C compiler."""
 DISK_MIB = 8192
 """Room that the servers plan with. It costs no memory until used; a full disk is this one made as small as its content."""
 
@@ -61,6 +62,8 @@ class Platform:
     links: dict[str, Link] = field(default_factory=dict)
     disks: frozenset[str] = frozenset()
     """Those that are a tmpfs of their own."""
+    clocks: Path | None = None
+    """What gives processes a clock that can be set, where it could be built."""
     supervisor: subprocess.Popen[bytes] | None = None
 
     @property
@@ -88,14 +91,10 @@ class Platform:
         one = self.state.services.get(service)
         return one.pid if one else 0
 
-    @property
-    def clocks(self) -> bool:
-        """Whether wall clocks can be set."""
-        return faketime() is not None
-
-    def set_clock(self, service: str, seconds: float) -> None:
-        """Have a process' wall clock be wrong by so much. It is seen within a second."""
-        self._clock(service).write_text(f"{seconds:+.0f}\n")
+    def set_clock(self, service: str, seconds: int) -> None:
+        """Have a process' wall clock be wrong by so much, from now on."""
+        with self._clock(service).open("r+b") as file:
+            file.write(struct.pack("<q", seconds))
 
     def _clock(self, service: str) -> Path:
         return self.home / f"{service}.clock"
@@ -108,12 +107,10 @@ class Platform:
                 dials[dialler][variable] = f"{SCHEMES.get(variable, '')}127.0.0.1:{self.links[link].port}"
         if self.clocks:
             for name in CLOCKS:
-                self.set_clock(name, 0)
+                self._clock(name).write_bytes(struct.pack("<q", 0))
                 dials[name] |= {
-                    "LD_PRELOAD": str(faketime()),
-                    "FAKETIME_TIMESTAMP_FILE": str(self._clock(name)),
-                    "FAKETIME_CACHE_DURATION": "1",
-                    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                    "LD_PRELOAD": str(self.clocks),
+                    "AIOS_TEST_CLOCK": str(self._clock(name)),
                 }
         env = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
         own = {
@@ -178,9 +175,16 @@ class Platform:
                 process.kill()
 
 
-def faketime() -> Path | None:
-    """The library that gives a process another clock, as Debian's package `faketime` installs it."""
-    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+def built_clock(folder: Path) -> Path | None:
+    """The library that gives a process another clock; None where nothing compiles it."""
+    library = folder / "clock.so"
+    source = Path(__file__).with_name("clock.c")
+    command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        return None
+    return library if done.returncode == 0 else None
 
 
 def triton_home() -> Path:
@@ -198,6 +202,7 @@ async def running_platform(home: Path, *, own_disks: bool = True) -> AsyncIterat
     platform = Platform(home)
     platform.layout.make()
     platform.effects.mkdir(exist_ok=True)
+    platform.clocks = built_clock(home)
     async with AsyncExitStack() as stack:
         if own_disks:
             platform.disks = frozenset(name for name in DISKS if _mount(home / name))

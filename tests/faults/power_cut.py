@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -34,6 +35,8 @@ from tests.faults.platform import Platform, running_platform
 
 IMAGE_BYTES = 3 << 30
 LOAD_SECONDS = (4.0, 10.0)
+KEPT = Path("build/faults")
+"""Where logs of what went wrong are kept."""
 
 
 @dataclass
@@ -104,10 +107,13 @@ async def cut(seed: int) -> list[str]:
         drive.image = copy
         drive.mount()
         async with running_platform(drive.mounted, own_disks=False) as platform:
+            lost = ["the check did not come to its end"]
             try:
-                return await promised.missing(platform)
-            except Exception:
-                import shutil; shutil.copytree(platform.home/"logs", "/tmp/pc-logs", dirs_exist_ok=True); shutil.copy(platform.layout.state, "/tmp/pc-logs/stack.json"); raise
+                lost = await promised.missing(platform)
+            finally:
+                if lost:
+                    shutil.copytree(platform.layout.logs, KEPT / f"power-cut-{seed}", dirs_exist_ok=True)
+            return lost
 
 
 @dataclass(frozen=True)
