@@ -10,9 +10,13 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-torch-$(TORCH)
 SOURCES   := $(wildcard aios services gateway tests tools bench)
 TESTS     ?= tests
+# Faults to make; the draw of their rounds; power cuts.
+N         ?= 400
+BASE      ?= 0
+CUTS      ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench check format proto lock golden clean
+.PHONY: help install demo test faults bench check format proto lock golden clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +38,10 @@ demo: install ## start the stack and run the main job: data, training, serving, 
 
 test: install ## the whole test suite
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+faults: install ## break a running platform N=400 times, then cut its power; SEED=... plays one round again
+	@$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED),--count $(N) --base $(BASE))
+	@$(if $(SEED),,$(BIN)/python -m tests.faults.power_cut --count $(CUTS))
 
 bench: install ## measure what is promised; BENCH="calls events" a part of it
 	@$(BIN)/python -m bench $(BENCH)

@@ -229,7 +229,8 @@ async def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first (default 0)")
     arguments = parser.parse_args()
     if reason := unfit():
-        sys.exit(f"power cannot be cut here: {reason}")
+        print(f"power cannot be cut here: {reason}", file=sys.stderr)
+        return
     lost = 0
     began = time.monotonic()
     for seed in range(arguments.seed, arguments.seed + arguments.count):
