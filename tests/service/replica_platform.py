@@ -174,7 +174,7 @@ async def replica(
         batch_delay_micros=batch_delay_micros,
         manifest_sha256="0" * 64,
     )
-    platform = Platform(  # type: ignore[abstract]  # the other methods are not called
+    platform = Platform(
         files or {"model.onnx": linear_model()}, spec, digests=dict(digests or {})
     )
     served = directory / "served"
