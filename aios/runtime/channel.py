@@ -12,10 +12,10 @@ import grpc
 from google.protobuf.message import Message
 
 from aios.config import Settings
-from aios.errors import AiosError, Code, Unavailable
+from aios.errors import AiosError, Unavailable
 from aios.runtime import contract, telemetry
 from aios.runtime.server import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
-from aios.runtime.status import from_rpc_error
+from aios.runtime.status import from_rpc_error, was_answered
 from aios.runtime.tokens import TokenSource, token_file
 
 UNARY_SECONDS = 10.0  # where the caller names no timeout
@@ -100,7 +100,7 @@ class _Channel(grpc.aio.Channel):
                 except grpc.RpcError as raw:
                     error = from_rpc_error(raw)
                     pause = random.uniform(0, min(BACKOFF_SECONDS * 2**attempt, BACKOFF_SECONDS_MAX))
-                    again = safe and self._may_retry(error, attempt, clock.time() - started)
+                    again = safe and self._may_retry(raw, error, attempt, clock.time() - started)
                     if not again or clock.time() + pause > deadline:
                         raise error from None
                     await asyncio.sleep(pause)
@@ -192,11 +192,11 @@ class _Channel(grpc.aio.Channel):
             metadata.append(("authorization", f"Bearer {self._token()}"))
         return tuple(metadata)
 
-    def _may_retry(self, error: AiosError, attempt: int, elapsed: float) -> bool:
+    def _may_retry(self, raw: grpc.RpcError, error: AiosError, attempt: int, elapsed: float) -> bool:
         if not isinstance(error, Unavailable):
             return False
-        if error.reason == Code.UNAVAILABLE.name and elapsed < PATIENCE_SECONDS:
-            return True  # nobody was reached: asking again costs nobody anything
+        if not was_answered(raw):
+            return elapsed < PATIENCE_SECONDS  # nobody was reached: asking again costs nobody anything
         if attempt >= ATTEMPTS_MAX:
             return False
         self._budget = max(0.0, self._budget - 1)

@@ -76,6 +76,12 @@ def from_rpc_error(error: grpc.RpcError) -> AiosError:
     return error_class(code, code.name)(call.details() or code.name, reason=code.name)
 
 
+def was_answered(error: grpc.RpcError) -> bool:
+    """Whether a service answered, and not the library or a proxy in the place of one that cannot be reached."""
+    call: Any = error
+    return bool(call.trailing_metadata()) and rpc_status.from_call(call) is not None
+
+
 def _is(detail: any_pb2.Any, kind: type[Message]) -> bool:
     return detail.type_url.rpartition("/")[2] == kind.DESCRIPTOR.full_name
 
