@@ -88,7 +88,7 @@ async def download(
                     out.write(chunk)
                     moved(len(chunk))
         if received != size or got.hexdigest() != sha256:
-            raise DataLoss(f"{target.name} is not the file that was stored: its size or SHA-256 differs.")
+            raise DataLoss(f"{target.name!r} is not the one registered: its size or SHA-256 differs.")
 
     try:
         await _with_tries(once, target.name, progress)
