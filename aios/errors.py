@@ -33,7 +33,8 @@ class Code(Enum):
 
 
 BY_REASON: dict[tuple[Code, str], "type[AiosError]"] = {}
-"""Every class that this process has loaded: a client raises the very class that the service raised, if it knows it."""
+"""The classes of this file: a client raises the very class that the service raised, or its base if that is a
+service's own."""
 
 
 class AiosError(Exception):
@@ -50,7 +51,8 @@ class AiosError(Exception):
     reason: str = "INTERNAL"
 
     def __init_subclass__(cls) -> None:
-        BY_REASON[cls.code, cls.reason] = cls
+        if cls.__module__ == __name__:
+            BY_REASON[cls.code, cls.reason] = cls
 
     def __init__(
         self,
