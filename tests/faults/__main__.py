@@ -20,7 +20,7 @@ from tests.faults.run import Drill
 from tests.faults.schedule import ROUND
 
 LEDGER = Path("build/faults/ledger.jsonl")
-CALM_REPEATS = 3
+CALM_REPEATS = 2
 
 
 async def main() -> None:

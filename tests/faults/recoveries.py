@@ -27,7 +27,7 @@ NODES = {"nodes/a": "agent-scheduler", "nodes/b": "agent-b-scheduler"}
 
 async def scheduler_killed(platform: Platform, client: AsyncClient) -> float:
     """Seconds from SIGKILL to the first answer through the public door. No job may be started again."""
-    jobs = [await submit(platform, "sleep", "12") for _ in range(3)]
+    jobs = [await submit(platform, "sleep", "6") for _ in range(3)]
     for job in jobs:
         await until(client, job, lambda now: now.state == job_pb2.Job.STATE_RUNNING)
     began = time.monotonic()

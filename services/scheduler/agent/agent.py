@@ -32,7 +32,7 @@ class Outbox:
     """What this node has to say. Without a stream it is dropped: the next one begins with everything."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Request] | None = None
+        self._queue: asyncio.Queue[Request | None] | None = None
 
     def report(self, attempt: job_pb2.Attempt) -> None:
         """An attempt changed."""
@@ -49,7 +49,9 @@ class Outbox:
         return _drained(self._queue)
 
     def end(self) -> None:
-        """The stream broke."""
+        """The stream broke: whoever still reads its requests comes to their end."""
+        if self._queue is not None:
+            self._queue.put_nowait(None)
         self._queue = None
 
 
@@ -202,6 +204,6 @@ class Agent:
         scratch.rename(self._lease_file)
 
 
-async def _drained(outbox: asyncio.Queue[Request]) -> AsyncIterator[Request]:
-    while True:
-        yield await outbox.get()
+async def _drained(outbox: asyncio.Queue[Request | None]) -> AsyncIterator[Request]:
+    while (request := await outbox.get()) is not None:
+        yield request

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import grpc
 
@@ -17,6 +19,7 @@ ANSWER_SECONDS = 15.0  # a scheduler that takes longer to store a piece is gone
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.2, 2.0
 
 _log = logging.getLogger(__name__)
+Answers = AsyncGenerator[agent_service_pb2.PushLogsResponse, None]
 
 
 @dataclass(eq=False)
@@ -87,8 +90,17 @@ class LogPusher:
 
     async def _push(self) -> None:
         """Push on one stream until it breaks or nothing is left."""
-        outbox: asyncio.Queue[agent_service_pb2.PushLogsRequest] = asyncio.Queue()
-        answers = aiter(self._stub.PushLogs(_drained(outbox)))
+        outbox: asyncio.Queue[agent_service_pb2.PushLogsRequest | None] = asyncio.Queue()
+        stream = cast(Answers, self._stub.PushLogs(_drained(outbox)))
+        try:
+            async with aclosing(stream) as answers:
+                await self._push_on(outbox, answers)
+        finally:
+            outbox.put_nowait(None)  # whoever still reads the requests comes to their end
+
+    async def _push_on(
+        self, outbox: asyncio.Queue[agent_service_pb2.PushLogsRequest | None], answers: Answers
+    ) -> None:
         for tail in self._tails:
             tail.stored = None
         while self._tails:
@@ -107,7 +119,7 @@ class LogPusher:
         self,
         tail: Tail,
         request: agent_service_pb2.PushLogsRequest,
-        answers: AsyncIterator[agent_service_pb2.PushLogsResponse],
+        answers: Answers,
     ) -> None:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -129,7 +141,7 @@ class LogPusher:
 
 
 async def _drained(
-    outbox: asyncio.Queue[agent_service_pb2.PushLogsRequest],
+    outbox: asyncio.Queue[agent_service_pb2.PushLogsRequest | None],
 ) -> AsyncIterator[agent_service_pb2.PushLogsRequest]:
-    while True:
-        yield await outbox.get()
+    while (request := await outbox.get()) is not None:
+        yield request
