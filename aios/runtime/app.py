@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 
-from aios.config import Settings, unknown_variables
+from aios.config import Settings, unknown_variables, variable_of
 from aios.errors import AiosError, InvalidArgument
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.runtime import logs, telemetry
@@ -52,7 +52,7 @@ def main(service: str, build: Build) -> None:
         sys.exit(f"{service}: {error.message}")
     settings = replace(settings, token_file=settings.token_file or settings.secret(f"{service}.token"))
     logs.setup(service, settings.log_level)
-    _check_environment(settings)
+    _check_environment(service, settings)
     try:
         asyncio.run(run(service, settings, build))
     except AiosError as error:
@@ -128,10 +128,25 @@ def _stop_on_signal() -> asyncio.Event:
     return stop
 
 
-def _check_environment(settings: Settings) -> None:
+def _check_environment(service: str, settings: Settings) -> None:
     for name, likely in unknown_variables(os.environ).items():
         _log.warning("%s is no setting%s", name, f": did you mean {likely}?" if likely else "")
-    if not ip_address(settings.listen_host).is_loopback:
-        sys.exit(
-            "AIOS_LISTEN_HOST is not loopback, and servers have no TLS of their own: put Envoy in front."
-        )
+    listens = {
+        "AIOS_LISTEN_HOST": settings.listen_host,
+        **{
+            variable_of(field): str(getattr(settings, field)).rpartition(":")[0]
+            for field in (f"{service}_address", f"{service}_http_address")
+            if hasattr(settings, field)
+        },
+    }
+    for variable, host in listens.items():
+        if not _is_local(host):
+            sys.exit(f"{variable} is not loopback, and servers have no TLS of their own: put Envoy in front.")
+
+
+def _is_local(host: str) -> bool:
+    """Whether nobody from outside can dial it. A name is one of a private network, as containers have it."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return bool(host)
