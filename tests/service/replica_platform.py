@@ -174,9 +174,7 @@ async def replica(
         batch_delay_micros=batch_delay_micros,
         manifest_sha256="0" * 64,
     )
-    platform = Platform(
-        files or {"model.onnx": linear_model()}, spec, digests=dict(digests or {})
-    )
+    platform = Platform(files or {"model.onnx": linear_model()}, spec, digests=dict(digests or {}))
     served = directory / "served"
     for path, content in platform.files.items():
         (served / path).parent.mkdir(parents=True, exist_ok=True)
