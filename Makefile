@@ -16,7 +16,7 @@ BASE      ?= 0
 CUTS      ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults bench check format proto lock golden clean
+.PHONY: help install demo test faults bench check supply sbom audit format proto lock golden clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,30 @@ check: install ## format, lint, types, contract, walls, generated code in sync
 	$(BIN)/python tools/protos.py lint
 	$(BIN)/python tools/protos.py check
 	$(BIN)/lint-imports --no-logo
+
+supply: install ## what is installed is what the locks pin, and installs from them without a network
+	$(BIN)/python tools/supply.py
+	$(BIN)/uv venv --quiet --clear build/offline
+	$(BIN)/uv pip install --offline --quiet --python build/offline/bin/python --no-deps --require-hashes \
+		-r requirements/common.lock -r requirements/digits.lock
+	@rm -r build/offline
+
+build/supply: requirements/supply.lock | install
+	@$(BIN)/uv venv --quiet --clear $@
+	@$(BIN)/uv pip install --quiet --python $@/bin/python --no-deps --require-hashes -r $<
+	@touch $@
+
+sbom: build/supply ## list what is installed in build/sbom.cdx.json (CycloneDX)
+	@build/supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate \
+		--output-file build/sbom.cdx.json $(VENV)/bin/python
+	@echo "build/sbom.cdx.json: $$(grep -c '"bom-ref"' build/sbom.cdx.json) components"
+
+audit: build/supply ## look the locked versions up among known vulnerabilities; needs the network
+	@echo "torch==$(TORCH)" > build/torch.txt
+	@set -e; for list in requirements/*.lock build/torch.txt; do \
+		echo "$$list"; \
+		build/supply/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r $$list; \
+	done
 
 format: install ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only $(SOURCES)
