@@ -16,7 +16,7 @@ BASE      ?= 0
 CUTS      ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults bench check supply sbom audit format proto lock golden clean
+.PHONY: help install demo test faults bench check supply sbom audit format proto lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,9 +87,6 @@ proto: install ## generate aios/<domain>/v1 from protos/
 
 lock: install ## resolve the locks again; UPGRADE=--upgrade takes the newest
 	@tools/lock.sh $(UPGRADE)
-
-golden: install ## rewrite the golden files that tests compare with
-	@$(BIN)/pytest $(TESTS) --golden
 
 clean: ## remove the environment, caches and build output
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,7 @@
 """Requests over HTTP become messages, or errors that name every wrong field."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -264,8 +265,9 @@ everything = st.fixed_dictionaries(
         "small": st.integers(-(2**31), 2**31 - 1),
         "large": st.integers(-(2**63), 2**63 - 1),
         "total": st.integers(0, 2**64 - 1),
-        "ratio": st.floats(width=32),
-        "exact": st.floats(),
+        # JSON has one NaN: its sign and payload are not kept.
+        "ratio": st.floats(width=32, allow_nan=False) | st.just(math.nan),
+        "exact": st.floats(allow_nan=False) | st.just(math.nan),
         "data": st.binary(max_size=8),
         "colour": st.sampled_from([0, 1, 2]),
         "tags": st.lists(json_text, max_size=3),
