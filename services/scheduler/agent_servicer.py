@@ -17,6 +17,9 @@ from services.scheduler.sessions import Session, Sessions
 
 Context = Any
 
+REPORTS_MAX = 1024
+"""Reports of one agent that wait for the records. Then it is not read any further, and keeps what it has to say."""
+
 
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """What node agents say and hear.
@@ -81,26 +84,41 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     async def _listen(
         self, session: Session, requests: AsyncIterator[agent_service_pb2.ConnectRequest]
     ) -> None:
-        """Take what the agent says until it hangs up; whatever goes wrong ends the stream, and it comes again."""
-        try:
+        """Take what the agent says until it hangs up; whatever goes wrong ends the stream, and it comes again.
+
+        Heartbeats are answered at once: a report that waits for the records must not cost the node its lease.
+        """
+        told: asyncio.Queue[agent_service_pb2.ConnectRequest | None] = asyncio.Queue(REPORTS_MAX)
+
+        async def listen() -> None:
             async for request in requests:
                 if session.ended is not None:
-                    return
+                    break
+                if request.HasField("heartbeat"):
+                    self._beat(session, request.heartbeat)
+                else:
+                    await told.put(request)
+            await told.put(None)
+
+        async def take() -> None:
+            while (request := await told.get()) is not None and session.ended is None:
                 await self._take(session, request)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(listen())
+                tasks.create_task(take())
             session.end(None)
-        except Exception as error:  # noqa: BLE001  # raised again where the stream is written
-            session.end(error)
+        except* Exception as errors:  # noqa: BLE001  # raised again where the stream is written
+            session.end(errors.exceptions[0])
+
+    def _beat(self, session: Session, heartbeat: agent_service_pb2.Heartbeat) -> None:
+        self._reconciler.heard(session.node)
+        ack = agent_service_pb2.HeartbeatAck(sequence=heartbeat.sequence)
+        session.send(agent_service_pb2.ConnectResponse(heartbeat_ack=ack))
 
     async def _take(self, session: Session, request: agent_service_pb2.ConnectRequest) -> None:
         match request.WhichOneof("message"):
-            case "heartbeat":
-                self._reconciler.heard(session.node)
-                sequence = request.heartbeat.sequence
-                session.send(
-                    agent_service_pb2.ConnectResponse(
-                        heartbeat_ack=agent_service_pb2.HeartbeatAck(sequence=sequence)
-                    )
-                )
             case "report":
                 said = mapping.attempt_from_proto(request.report.attempt)
                 _require_node(session.node, said.node)

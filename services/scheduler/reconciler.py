@@ -50,6 +50,8 @@ class Reconciler:
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
         self._wake = asyncio.Event()
+        self._membership = asyncio.Lock()
+        """Held while a node is taken in or given up: neither may be decided on what the other is about to change."""
 
     def wake(self) -> None:
         """Something changed: take a step now."""
@@ -112,8 +114,9 @@ class Reconciler:
                     store.save(tx, job, jobs.lose(job, now, "ATTEMPT_FORGOTTEN", message))
             return stale
 
-        stops = await self._db.write(write)
-        self.heard(node.name)
+        async with self._membership:
+            stops = await self._db.write(write)
+            self.heard(node.name)
         self.wake()
         return stops
 
@@ -130,13 +133,16 @@ class Reconciler:
     async def _give_up(self, seen: Snapshot) -> bool:
         """Lose the nodes whose lease ran out, and what they held. True when there were any."""
         watched = [n.name for n in seen.nodes if n.state is NodeState.READY or n.name in seen.held]
-        silent = self._leases.expired(watched, self._clock.monotonic())
-        for name in silent:
-            # First, so that no heartbeat is answered any more: an answer would let the node keep what is lost here.
-            self._sessions.close(name, "The node's lease has run out.")
-            self._leases.forget(name)
-            lost = await self._db.write(lambda tx, name=name: self._lose_node(tx, name))  # type: ignore[misc]
-            _log.warning("node %s fell silent with %d attempts: %s", name, len(lost), ", ".join(lost))
+        if not self._leases.expired(watched, self._clock.monotonic()):
+            return False
+        async with self._membership:
+            silent = self._leases.expired(watched, self._clock.monotonic())
+            for name in silent:
+                # First, so that no heartbeat is answered any more: an answer would let the node keep what is lost.
+                self._sessions.close(name, "The node's lease has run out.")
+                self._leases.forget(name)
+                lost = await self._db.write(lambda tx, name=name: self._lose_node(tx, name))  # type: ignore[misc]
+                _log.warning("node %s fell silent with %d attempts: %s", name, len(lost), ", ".join(lost))
         return bool(silent)
 
     def _lose_node(self, tx: Tx, name: str) -> list[str]:

@@ -1,8 +1,9 @@
 """The agents' protocol, spoken by the test itself: what a scheduler answers to an agent that is late, stale or wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,53 @@ async def test_heartbeats_keep_a_node_and_leaving_ends_new_work(tmp_path: Path) 
         assert [(node.name, node.state) for node in listed.nodes] == [
             ("nodes/x", node_pb2.Node.STATE_STOPPED)
         ]
+
+
+@contextmanager
+def locked(pool: Pool) -> Iterator[None]:
+    """The scheduler can neither read nor write its records, as while another process holds them."""
+    with closing(
+        sqlite3.connect(pool.settings.home / "records" / "scheduler.db", isolation_level=None)
+    ) as db:
+        db.execute("PRAGMA busy_timeout = 5000")
+        db.execute("BEGIN EXCLUSIVE")
+        yield
+        db.execute("ROLLBACK")
+
+
+async def test_records_that_cannot_be_written_cost_a_node_nothing(tmp_path: Path) -> None:
+    async with playing(tmp_path) as (pool, stub):
+        name = await pool.submit("true")
+        stream = Stream(stub)
+        await stream.register()
+        assert (await stream.hear()).assignment.spec
+        with locked(pool):
+            stream.report(said(name, 1, Attempt.STATE_RUNNING))
+            for sequence in range(1, 13):
+                stream.say(Request(heartbeat=agent_service_pb2.Heartbeat(sequence=sequence)))
+                assert (await stream.hear()).heartbeat_ack.sequence == sequence
+                await asyncio.sleep(LEASE / 4)
+        stream.report(said(name, 1, Attempt.STATE_ENDED, exit_code=0))
+        assert (await stream.hear()).report_ack.epoch == 1
+        job = await pool.until_state(name, Job.STATE_SUCCEEDED)
+        assert job.epoch == 1
+
+
+async def test_a_node_that_comes_back_while_it_is_given_up_is_ready(tmp_path: Path) -> None:
+    async with playing(tmp_path) as (pool, stub):
+        silent = Stream(stub)
+        await silent.register()
+        await asyncio.sleep(LEASE)
+        back = Stream(stub)
+        with locked(pool):
+            registering = asyncio.create_task(back.register())
+            await asyncio.sleep(2 * LEASE)
+        await registering
+        for sequence in range(1, 9):
+            back.say(Request(heartbeat=agent_service_pb2.Heartbeat(sequence=sequence)))
+            assert (await back.hear()).heartbeat_ack.sequence == sequence
+            await asyncio.sleep(LEASE / 4)
+        await pool.until_ready("x")
 
 
 async def test_an_agent_speaks_for_its_own_node_and_registers_first(tmp_path: Path) -> None:
