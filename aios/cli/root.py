@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "The main job on handwritten digits: data, training, serving, one trace."),
     "up": ("stack", "Start the stack on this machine."),
     "down": ("stack", "Stop the stack on this machine."),
+    "restart": ("stack", "Restart services one after another, without a failed call."),
     "status": ("stack", "What runs on this machine."),
     "logs": ("stack", "What a service of the stack wrote."),
     "doctor": ("stack", "What this machine lacks, and the fix."),

@@ -72,6 +72,35 @@ def down() -> None:
 
 
 @click.command()
+@click.argument("services", nargs=-1)
+@click.option("--timeout", default=READY_SECONDS, show_default=True, help="Seconds to wait for each.")
+@common
+def restart(services: tuple[str, ...], timeout: float) -> None:
+    """Restart services one after another, each when the one before answers: an upgrade under load.
+
+    Without names: all of ours, but not the event bus and the object store. Calls wait at the door meanwhile, jobs and
+    replicas go on, and watches go on where they were.
+    """
+    from aios.cli.root import nearest
+    from aios.errors import NotFound
+    from aios.stack import control
+    from aios.stack.services import RESTART_ORDER
+    from aios.stack.state import TASKS
+
+    layout = home()
+    known = sorted(control.status(layout).services.keys() - TASKS)
+    if unknown := [name for name in services if name not in known]:
+        raise NotFound(
+            f"No service {unknown[0]!r}.{nearest(unknown[0], known)} "
+            f"There are: {', '.join(known) or 'none, `aios up` starts the stack'}."
+        )
+    for name in services or RESTART_ORDER:
+        began = time.monotonic()
+        control.restart(layout, name, timeout)
+        output.notice(f"  {name:<10} ready after {time.monotonic() - began:.1f} s")
+
+
+@click.command()
 @common
 def status() -> int:
     """What runs on this machine. Exit code 0 when everything answers."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from aios.stack.probes import Broken, NotReady, Probe
 
@@ -73,6 +74,11 @@ class Service:
     """From SIGTERM to SIGKILL."""
     killed_at_end: bool = False
     """SIGKILL is its ordinary end: what it accepted is on disk, and the rest of its own shutdown is of no use."""
+    killed_at_restart: bool = False
+    """SIGKILL before a restart: what it started lives on for its successor, which SIGTERM would end too."""
+    takes_over: Path | None = None
+    """At a restart its successor starts beside it, takes its door over, and tells it to end. Its probe asks at this
+    socket, which each makes anew."""
     once: bool = False
     """A task: runs to an end, and nothing waits for it."""
 
@@ -100,6 +106,8 @@ class Child:
         self._changed = changed
         self._pace = pace
         self._stopping = asyncio.Event()
+        self._restarting = asyncio.Event()
+        self._former: asyncio.Task[None] | None = None
 
     async def run(self, needed: Sequence["Child"]) -> None:
         """Start when `needed` are ready, and keep running."""
@@ -119,6 +127,8 @@ class Child:
             self.pid = self.start_ticks = 0
             if self._stopping.is_set():
                 break
+            if self._restarting.is_set():
+                continue
             if self.service.once and not end:
                 self._become(State.DONE)
                 return
@@ -128,15 +138,26 @@ class Child:
             self._become(State.FAILING, end or "ended with exit code 0")
             await self._unless_stopping(asyncio.sleep(pause))
             pause = min(pause * 2, self._pace.pause_max)
+        if self._former is not None:
+            await self._former
         self._become(State.STOPPED)
 
     def stop(self) -> None:
         """Ask for the end; `run` returns when the process is gone."""
         self._stopping.set()
 
+    async def restart(self) -> None:
+        """End the process in good order and start another. Returns when that one answers, or the stack stops."""
+        if self._former is not None:
+            await self._former  # it still sees its clients off
+        self.ready.clear()
+        self._restarting.set()
+        await self._unless_stopping(self.ready.wait())
+
     async def _run_once(self) -> str:
         """Run the process to its end. Returns how it ended; empty after exit code 0."""
         rotate(self._log)
+        self._restarting.clear()
         self._become(State.STARTING)
         with self._log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -155,8 +176,9 @@ class Child:
         exited = asyncio.create_task(process.wait())
         watched = asyncio.create_task(self._watch())
         stopping = asyncio.create_task(self._stopping.wait())
+        restarting = asyncio.create_task(self._restarting.wait())
         try:
-            await asyncio.wait({exited, watched, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({exited, watched, stopping, restarting}, return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
                 return _how_it_ended(exited.result())
             if watched.done():
@@ -165,8 +187,15 @@ class Child:
                 await exited
                 return self.message
             watched.cancel()
+            if not self._stopping.is_set() and self.service.takes_over:
+                self.service.takes_over.unlink(missing_ok=True)
+                self._former = asyncio.create_task(self._let_go(process.pid, exited))
+                return ""
             self._become(State.STOPPING)
-            process.terminate()
+            if not self._stopping.is_set() and self.service.killed_at_restart:
+                process.kill()
+            else:
+                process.terminate()
             done, _ = await asyncio.wait({exited}, timeout=self.service.stop_seconds)
             if not done:
                 _signal_group(process.pid, signal.SIGKILL)
@@ -177,6 +206,14 @@ class Child:
         finally:
             watched.cancel()
             stopping.cancel()
+            restarting.cancel()
+
+    async def _let_go(self, pid: int, exited: "asyncio.Task[int]") -> None:
+        """Wait until a process whose successor has its door is gone; at the end of the stack it is killed."""
+        await self._unless_stopping(asyncio.wait({exited}, timeout=self.service.stop_seconds))
+        if not exited.done():
+            _signal_group(pid, signal.SIGKILL)
+        await exited
 
     async def _watch(self) -> None:
         """Follow the probe; returns when the process counts as hung."""
@@ -217,7 +254,7 @@ class Child:
             self.ready.set()
         self._changed()
 
-    async def _unless_stopping(self, waiting: Coroutine[None, None, None]) -> bool:
+    async def _unless_stopping(self, waiting: Coroutine[Any, Any, object]) -> bool:
         """Wait for it, or for `stop`. Returns whether it came first."""
         wanted = asyncio.create_task(waiting)
         stopping = asyncio.create_task(self._stopping.wait())

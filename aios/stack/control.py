@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,6 +119,29 @@ def stop(layout: Layout, progress: Progress) -> list[str]:
         time.sleep(POLL_SECONDS)
     last = state.read(layout.state)
     return sorted(name for name, one in last.services.items() if one.message.endswith("was killed"))
+
+
+def restart(layout: Layout, service: str, seconds: float) -> None:
+    """Have one service end in good order and start again. Returns when it answers.
+
+    Raises:
+        StackFailed: nothing runs, or there is no such service.
+        StackNotReady: it did not answer within `seconds`. It goes on trying.
+    """
+    with socket.socket(socket.AF_UNIX) as orders:
+        orders.settimeout(seconds)
+        try:
+            orders.connect(str(layout.orders))
+            orders.sendall(f"restart {service}\n".encode())
+            wrong = orders.makefile().readline()
+        except TimeoutError:
+            raise StackNotReady(
+                f"{service} does not answer after {seconds:g} s: `aios logs {service}` shows why."
+            ) from None
+        except OSError:
+            raise StackFailed("Nothing runs: `aios up` starts it.") from None
+    if wrong != "\n":
+        raise StackFailed(wrong.strip() or "The supervisor ended.")
 
 
 def memory_bytes(now: StackState) -> dict[str, int]:

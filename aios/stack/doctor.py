@@ -25,6 +25,8 @@ MEMORY_BYTES_MIN = 3 * GIB
 OPEN_FILES_MIN = 1024
 SOCKET_PATH_MAX = 107
 """The kernel's limit for the path of a unix socket."""
+ENVOY_SOCKET = "h_udp_parent_2147483648"
+"""The longest of its sockets' names."""
 CLOCK_MIN = 1_735_689_600
 """2025-01-01. A clock before it makes every token not yet valid."""
 PACKAGES = {
@@ -118,7 +120,7 @@ def _home(layout: Layout) -> Iterator[Finding]:
     yield Finding(
         "disk", good, f"{free / GIB:.1f} GiB free", f"free {DISK_BYTES_MIN // GIB} GiB, or move AIOS_HOME"
     )
-    length = len(os.fsencode(layout.data("envoy") / "admin.sock"))
+    length = len(os.fsencode(layout.data("envoy") / ENVOY_SOCKET))
     fix = f"set AIOS_HOME to a path {length - SOCKET_PATH_MAX} bytes shorter"
     yield Finding("path", length <= SOCKET_PATH_MAX, f"{length} bytes to Envoy's socket", fix)
 

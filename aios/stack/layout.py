@@ -23,6 +23,11 @@ class Layout:
         return self.home / "stack.json"
 
     @property
+    def orders(self) -> Path:
+        """Unix socket on which the supervisor takes orders."""
+        return self.home / "stack.sock"
+
+    @property
     def secrets(self) -> Path:
         return self.home / "secrets"
 

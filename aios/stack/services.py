@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from aios.blobs import Credentials, seaweed
@@ -39,6 +40,9 @@ STOP_ORDER: Sequence[Sequence[str]] = (
     ("nats", "s3"),
 )
 
+RESTART_ORDER: Sequence[str] = ("scheduler", "data", "trainer", "inference", "gateway", "envoy", "agent")
+"""An upgrade of everything that is ours: what others ask first, so that a new caller finds a new service."""
+
 
 def table(
     settings: Settings, layout: Layout, ports: Mapping[str, int], given: Mapping[str, str]
@@ -62,13 +66,15 @@ def table(
             backing & {"nats"},
         ),
         _envoy(layout, ports),
-        # Its jobs have ten seconds to save what they have.
-        _python(
-            "agent",
-            "services.scheduler.agent",
-            probes.deadline(layout.data("agent") / "lease"),
-            frozenset({"scheduler"}),
-            stop_seconds=25.0,
+        replace(
+            _python(
+                "agent",
+                "services.scheduler.agent",
+                probes.deadline(layout.data("agent") / "lease"),
+                frozenset({"scheduler"}),
+                stop_seconds=25.0,  # its jobs have ten seconds to save what they have
+            ),
+            killed_at_restart=True,
         ),
         Service(
             name="triton",
@@ -158,13 +164,13 @@ def _s3(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Service
 
 def _envoy(layout: Layout, ports: Mapping[str, int]) -> Service:
     directory = layout.data("envoy")
+    admin = directory / "admin.sock"
     return Service(
         name="envoy",
         command=(sys.executable, "-m", "gateway.envoy", str(directory)),
-        probe=probes.every(
-            probes.http_socket(directory / "admin.sock", "/ready", 200), probes.tcp(HOST, ports["envoy"])
-        ),
+        probe=probes.every(probes.http_socket(admin, "/ready", 200), probes.tcp(HOST, ports["envoy"])),
         after=frozenset({"gateway"}),
+        takes_over=admin,
     )
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
@@ -71,13 +72,28 @@ class Supervisor:
                 for name, child in self._children.items()
             }
             renewing = tasks.create_task(self._renew())
+            self._layout.orders.unlink(missing_ok=True)
+            listening = await asyncio.start_unix_server(self._take_order, self._layout.orders)
             await stop.wait()
             renewing.cancel()
+            listening.close()
             for rank in _ranks(self._children):
                 for name in rank:
                     self._children[name].stop()
                 await asyncio.gather(*(running[name] for name in rank))
         self._write()
+
+    async def _take_order(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """`restart NAME`, answered by a line once it is done: empty, or what was wrong."""
+        with closing(writer):
+            verb, _, name = (await reader.readline()).decode(errors="replace").strip().partition(" ")
+            child = self._children.get(name) if verb == "restart" else None
+            if child is None:
+                wrong = f"no service {name!r}"
+            else:
+                await child.restart()
+                wrong = "" if child.ready.is_set() else "the stack stops"
+            writer.write(f"{wrong}\n".encode())
 
     async def _renew(self) -> None:
         while True:

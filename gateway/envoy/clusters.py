@@ -75,7 +75,7 @@ def _service(name: str, address: Address, http_options: Json) -> Json:
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address)}}]}],
         },
         "typed_extension_protocol_options": {_HTTP_OPTIONS.rsplit("/")[-1]: http_options},
-        "circuit_breakers": _circuit_breakers(),
+        "circuit_breakers": _circuit_breakers(limits.HELD_MAX),
     }
 
 
@@ -100,7 +100,7 @@ def _replicas(name: str, protocol: str, endpoints_path: str) -> Json:
         },
         "health_checks": [_health_check()],
         "outlier_detection": _outlier_detection(),
-        "circuit_breakers": _circuit_breakers(),
+        "circuit_breakers": _circuit_breakers(limits.RETRIES_CONCURRENT_MIN),
     }
 
 
@@ -135,10 +135,10 @@ def _outlier_detection() -> Json:
     }
 
 
-def _circuit_breakers() -> Json:
+def _circuit_breakers(retries_min: int) -> Json:
     budget = {
         "budget_percent": {"value": limits.RETRY_BUDGET_PERCENT},
-        "min_retry_concurrency": limits.RETRIES_CONCURRENT_MIN,
+        "min_retry_concurrency": retries_min,
     }
     thresholds = {
         "max_connections": limits.UPSTREAM_CONNECTIONS_MAX,

@@ -18,6 +18,9 @@ from gateway.envoy.clusters import token_secret
 
 Json = dict[str, Any]
 
+HOT_SOCKETS = "h"
+"""How the names of the sockets begin on which an Envoy and its successor meet."""
+_LONGEST_SOCKET = f"{HOT_SOCKETS}_udp_parent_{2**31}"
 _SOCKET_PATH_MAX = 107  # bytes, without the final zero: sockaddr_un on Linux
 
 
@@ -35,9 +38,10 @@ class ConfigFiles:
         self.token = self.root / "token.json"
         self.admin_socket = self.root / "admin.sock"
         self._snapshot = self.root / "snapshot.json"
-        if len(os.fsencode(self.admin_socket)) > _SOCKET_PATH_MAX:
+        longest = self.root / _LONGEST_SOCKET
+        if len(os.fsencode(longest)) > _SOCKET_PATH_MAX:
             raise ValueError(
-                f"{self.admin_socket} is too long for a socket ({_SOCKET_PATH_MAX} bytes): use a shorter home"
+                f"{longest} is too long for a socket ({_SOCKET_PATH_MAX} bytes): use a shorter home"
             )
 
     def create(self) -> None:

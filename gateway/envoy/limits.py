@@ -6,6 +6,9 @@ MIB = 1024 * 1024
 
 JSON_BODY_BYTES_MAX = 4 * MIB  # gRPC's own default for a message: the JSON of one request cannot need more.
 TENSOR_BODY_BYTES_MAX = 64 * MIB  # 100 float32 images of 3x224x224; larger input belongs in the blob store.
+JSON_DEPTH_MAX = (
+    64  # of a prediction's JSON, as of every other: Triton reads it by recursion, and a tensor has eight.
+)
 CONNECTION_BUFFER_BYTES = 1 * MIB  # per direction; flow control, not a limit on messages.
 HTTP2_STREAM_WINDOW_BYTES = 1 * MIB  # a slow upstream holds at most this of a stream in Envoy.
 HTTP2_CONNECTION_WINDOW_BYTES = 16 * MIB  # sixteen such streams on one connection.
@@ -36,6 +39,14 @@ HEALTH_INTERVAL_SECONDS = 2  # a dead replica leaves after two misses; retries c
 HEALTH_RETRY_SECONDS = 0.5  # while a replica is not ready, or not yet used.
 HEALTH_TIMEOUT_SECONDS = 2  # a busy two-core machine answers late, not never.
 EJECTION_SECONDS = 5  # how long a replica that refuses connections rests, times its number of ejections.
-RETRIES = 2  # only requests that no replica has seen.
+RETRIES = 2  # of a prediction: another replica answers.
 RETRY_BUDGET_PERCENT = 20  # of the active requests, so that retries cannot double an overload.
 RETRIES_CONCURRENT_MIN = 8  # allowed whatever the budget says: at low traffic 20 % is less than one.
+
+# A call to a service that restarts waits here, and was never sent: about 8 s, below the 10 s that our clients wait.
+HOLD_RETRIES = 32
+HOLD_BACKOFF_SECONDS, HOLD_BACKOFF_SECONDS_MAX = (
+    0.1,
+    0.5,
+)  # doubles, with full jitter: who waited comes back spread.
+HELD_MAX = 2048  # such calls of one service at once; beyond them the service is reported as away.

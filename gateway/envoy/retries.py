@@ -1,0 +1,49 @@
+"""When Envoy asks again by itself, so that a client need not. Pure.
+
+What was never sent may always be asked again. What was sent and not answered may have been done: only a prediction,
+which has no effect, is asked again. What was refused is never asked again: that would double an overload.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.envoy import limits
+
+Json = dict[str, Any]
+
+_UNSENT = "reset-before-request,connect-failure,refused-stream"
+
+
+def hold() -> Json:
+    """For a service, which is one process: a call that finds it restarting waits until it is back."""
+    return {
+        "retry_on": _UNSENT,
+        "num_retries": limits.HOLD_RETRIES,
+        "retry_back_off": {
+            "base_interval": f"{limits.HOLD_BACKOFF_SECONDS}s",
+            "max_interval": f"{limits.HOLD_BACKOFF_SECONDS_MAX}s",
+        },
+    }
+
+
+def elsewhere(*, repeatable: bool) -> Json:
+    """For a deployment: another replica is asked.
+
+    Args:
+        repeatable: It may run twice: one stateless inference, whole before it was sent. No stream is.
+    """
+    return {
+        "retry_on": f"{_UNSENT},reset" if repeatable else _UNSENT,
+        "num_retries": limits.RETRIES,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3"
+                    ".PreviousHostsPredicate"
+                },
+            }
+        ],
+        "host_selection_retry_max_attempts": 3,
+    }
