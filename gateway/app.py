@@ -74,6 +74,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             Service(inference_server.add_to, http.release()),
         ],
         loops=[serve_http, edge.publish, edge.follow_routes, edge.follow_revocations, Relay(db, bus).run],
+        healthy=db.answers,
         foreign=telemetry.FOREIGN | inference_server.FOREIGN,
         # Envoy sends all reflection here, and knows every service.
         described=[service.full_name for service in http_app.services()],

@@ -15,10 +15,10 @@ from typing import Any, Self, TypeVar
 
 from google.protobuf.message import Message
 from sqlalchemy import Connection, MetaData, delete, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from aios.config import Settings
-from aios.errors import ResourceExhausted
+from aios.errors import ResourceExhausted, Unavailable
 from aios.records import dialect, feed, idempotency, migrations, tables
 from aios.records.tx import Tx
 from aios.runtime.clock import Clock, SystemClock
@@ -36,6 +36,8 @@ GROUP_SECONDS_MAX = 0.02
 # Longer than JetStream redelivers anything.
 INBOX_KEPT_FOR = timedelta(days=7)
 HOUSEKEEPING_SECONDS = 300.0
+PROBE_SECONDS = 1.0  # a server that ended is known to be away after this
+ANSWER_SECONDS = 5.0  # one that hangs, after this: half of a unary call's deadline
 
 
 @dataclass
@@ -67,7 +69,8 @@ class Database:
             target=self._run_writer, name=f"{service}-records-writer", daemon=True
         )
         self._readers = ThreadPoolExecutor(dialect.READERS, thread_name_prefix=f"{service}-records-reader")
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._answers = True
         self._closed = False
 
     @classmethod
@@ -89,6 +92,7 @@ class Database:
 
         Raises:
             FailedPrecondition: Another process owns the records, or a newer release wrote them.
+            Unavailable: The database could not be reached.
         """
         missing = {"events", "feed"} - set(metadata.tables)
         if missing:
@@ -98,18 +102,24 @@ class Database:
             await asyncio.to_thread(migrations.upgrade, engines.writer, migrations_dir)
             db = cls(service, engines, clock or SystemClock())
             await asyncio.to_thread(db._start)
-        except BaseException:
+        except BaseException as error:
             await asyncio.to_thread(engines.close)
-            raise
-        db._housekeeping = asyncio.create_task(db._keep_house(), name=f"{service}-records-housekeeping")
+            failure = dialect.translate(error)
+            if failure is error:
+                raise
+            raise failure from error
+        db._loops = [
+            asyncio.create_task(loop(), name=f"{service}-records-{loop.__name__}")
+            for loop in (db._keep_house, db._probe)
+        ]
         return db
 
     async def close(self) -> None:
         """Finish the writes that were accepted, then let go of the records."""
         self._closed = True
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            await asyncio.gather(self._housekeeping, return_exceptions=True)
+        for task in self._loops:
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
         await asyncio.to_thread(self._stop)
 
     async def write(self, fn: Callable[[Tx], T]) -> T:
@@ -151,6 +161,10 @@ class Database:
             lambda tx: idempotency.answer(tx, request, fn, response_type, self._clock.now())
         )
 
+    def answers(self) -> bool:
+        """Whether the database answered when it was last asked, a moment ago."""
+        return self._answers
+
     async def wait(self, after: int) -> int:
         """Return the newest revision as soon as it is greater than `after`."""
         while self.revision <= after:
@@ -177,7 +191,7 @@ class Database:
         try:
             with self._engines.reader.begin() as connection:
                 return fn(Tx(connection, self._clock))
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             failure = dialect.translate(error)
             if failure is error:
                 raise
@@ -190,7 +204,7 @@ class Database:
                 revision = self._commit(group)
             except BaseException as error:  # noqa: BLE001  # raised again in every caller
                 # Nothing of the group is on disk, whatever each of its writes came to.
-                failure = _translated(error)
+                failure = dialect.translate(error)
                 for write in group:
                     write.error = write.error or failure
                 revision = 0
@@ -222,12 +236,12 @@ class Database:
         try:
             write.result = write.context.run(write.fn, tx)
         except BaseException as error:  # noqa: BLE001  # raised again in the caller
-            write.error = _translated(error)
+            write.error = dialect.translate(error)
             try:
                 connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one")
-            except DBAPIError:
-                # A full disk may already have undone the whole transaction: what was said first is the reason.
-                raise write.error from None
+            except SQLAlchemyError as lost:
+                # The whole transaction is gone, as after a full disk: where that was said before, it is the reason.
+                raise (write.error if isinstance(write.error, dialect.FAILURES) else lost) from None
         connection.exec_driver_sql("RELEASE SAVEPOINT one")
 
     def _settle(self, group: list[_Write], revision: int) -> None:
@@ -252,6 +266,17 @@ class Database:
                 log.exception("old records of %s could not be pruned", self.service)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
+    async def _probe(self) -> None:
+        """Know whether the database answers; and hear of a commit whose answer was lost with the connection."""
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    self._settle([], await self.read(Tx.revision))
+                self._answers = True
+            except (TimeoutError, SQLAlchemyError, Unavailable):
+                self._answers = False
+            await asyncio.sleep(PROBE_SECONDS)
+
     def _prune(self, tx: Tx) -> bool:
         now = self._clock.now()
         idempotency.prune(tx, now)
@@ -263,10 +288,6 @@ class WritesOverloaded(ResourceExhausted):
     """More writes are waiting than the disk can take. Nothing was done: try again later."""
 
     reason = "WRITES_OVERLOADED"
-
-
-def _translated(error: BaseException) -> BaseException:
-    return dialect.translate(error) if isinstance(error, DBAPIError) else error
 
 
 def _ensure_feed(connection: Connection) -> int:

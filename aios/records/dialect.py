@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+)
 from sqlalchemy.pool import QueuePool
 
 from aios.config import Settings
@@ -45,6 +50,10 @@ class RecordsFull(ResourceExhausted):
     reason = "RECORDS_FULL"
 
 
+FAILURES = (RecordsUnavailable, RecordsFull)
+"""Of the database itself: they undo the whole transaction, not one write of it."""
+
+
 @dataclass(frozen=True)
 class Engines:
     """Two ways into one database: the only writer, and a few readers that cannot write."""
@@ -68,8 +77,12 @@ def open_engines(settings: Settings, service: str) -> Engines:
     return _open_sqlite(settings.home / "records" / f"{service}.db")
 
 
-def translate(error: DBAPIError) -> Exception:
+def translate(error: BaseException) -> BaseException:
     """The catalogue's error for a failure of the database itself; any other is the caller's and stays as it is."""
+    if isinstance(error, PendingRollbackError):  # the connection broke earlier in this transaction
+        return _unavailable()
+    if not isinstance(error, DBAPIError):
+        return error
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
@@ -184,6 +197,15 @@ def _sqlite_engine(path: Path, *, begin: str, pool_size: int, read_only: bool) -
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------
 
+# A server that went without a word is noticed within half a unary call's deadline.
+POSTGRES_CONNECTION = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
 
 def _open_postgres(url: str, service: str) -> Engines:
     # One schema per service keeps their tables and migrations apart in one database.
@@ -194,7 +216,10 @@ def _open_postgres(url: str, service: str) -> Engines:
         max_overflow=0,
         pool_pre_ping=True,
         # No bound on statements: a migration may take long.
-        connect_args={"options": f"{schema} -csynchronous_commit=on -clock_timeout={BUSY_TIMEOUT_MILLIS}"},
+        connect_args={
+            **POSTGRES_CONNECTION,
+            "options": f"{schema} -csynchronous_commit=on -clock_timeout={BUSY_TIMEOUT_MILLIS}",
+        },
     )
     reader = create_engine(
         url,
@@ -203,7 +228,8 @@ def _open_postgres(url: str, service: str) -> Engines:
         pool_pre_ping=True,
         isolation_level="REPEATABLE READ",
         connect_args={
-            "options": f"{schema} -cdefault_transaction_read_only=on -cstatement_timeout={BUSY_TIMEOUT_MILLIS}"
+            **POSTGRES_CONNECTION,
+            "options": f"{schema} -cdefault_transaction_read_only=on -cstatement_timeout={BUSY_TIMEOUT_MILLIS}",
         },
     )
 

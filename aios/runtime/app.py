@@ -20,6 +20,7 @@ from aios.runtime.server import MESSAGE_BYTES_MAX, Server, Service
 from aios.runtime.tokens import Verifier, token_file
 
 LOOP_BACKOFF_SECONDS, LOOP_BACKOFF_SECONDS_MAX = 0.2, 5.0
+HEALTH_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 Loop = Callable[[], Awaitable[None]]
@@ -30,7 +31,8 @@ class App:
     """What a service is made of.
 
     `loops` run until the process stops; one that raises is logged and started again after a growing pause. `foreign`
-    and `described` are what `Server` takes.
+    and `described` are what `Server` takes. `healthy` says whether calls can be answered now, from memory: health is
+    NOT_SERVING while they cannot.
     """
 
     services: Sequence[Service] = ()
@@ -38,6 +40,7 @@ class App:
     foreign: Mapping[str, str] = field(default_factory=dict)
     described: Sequence[str] = ()
     message_bytes_max: int = MESSAGE_BYTES_MAX
+    healthy: Callable[[], bool] = lambda: True
 
 
 Build = Callable[[Settings, AsyncExitStack], Awaitable[App]]
@@ -71,7 +74,7 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
         stack.callback(telemetry.shutdown)
         app = await build(settings, stack)
         loops = [asyncio.create_task(_keep_running(loop, loop.__qualname__)) for loop in app.loops]
-        server = None
+        server, reporting = None, None
         if app.services:
             server = Server(
                 settings.address_of(service),
@@ -82,10 +85,13 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
                 message_bytes_max=app.message_bytes_max,
             )
             await server.start()
+            reporting = asyncio.create_task(_report_health(server, app.healthy))
             follow = partial(follow_revocations, settings, server.revoke)
             loops.append(asyncio.create_task(_keep_running(follow, follow_revocations.__qualname__)))
         await stop.wait()
         _log.info("stopping: calls under way have %s s", settings.drain_seconds)
+        if reporting is not None:
+            reporting.cancel()
         if server is not None:
             await server.stop(settings.drain_seconds)
         for task in loops:
@@ -100,6 +106,17 @@ async def follow_revocations(settings: Settings, revoke: Callable[[frozenset[str
         request = identity_service_pb2.WatchRevocationsRequest()
         async for update in stub.WatchRevocations(request):
             revoke(frozenset(revocation.token_id for revocation in update.revocations))
+
+
+async def _report_health(server: Server, healthy: Callable[[], bool]) -> None:
+    said = True
+    while True:
+        await asyncio.sleep(HEALTH_SECONDS)
+        now = healthy()
+        if now is not said:
+            await server.report(serving=now)
+            _log.warning("serving again" if now else "not serving: calls cannot be answered now")
+        said = now
 
 
 async def _keep_running(loop: Loop, name: str) -> None:

@@ -90,12 +90,12 @@ class Server:
         if not self.port:
             raise RuntimeError(f"cannot listen on {self._address}: is it taken?")
         await self._server.start()
-        await self._report(health_pb2.HealthCheckResponse.SERVING)
+        await self.report(serving=True)
         _log.info("serving gRPC on %s", self._address)
 
     async def stop(self, drain_seconds: float) -> None:
         """Report NOT_SERVING, end the streams, refuse new calls, wait for those under way, then end the rest."""
-        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.report(serving=False)
         self._chain.end_streams(
             Unavailable("The service is restarting: watch again.", retry_after=RETRY_SOON)
         )
@@ -109,9 +109,11 @@ class Server:
             lambda call: call.principal is not None and call.principal.token_id in token_ids,
         )
 
-    async def _report(self, status: Any) -> None:
+    async def report(self, *, serving: bool) -> None:
+        """Say by `grpc.health.v1` whether calls are answered. They are taken either way."""
+        response = health_pb2.HealthCheckResponse
         for name in self._names:
-            await self._health.set(name, status)
+            await self._health.set(name, response.SERVING if serving else response.NOT_SERVING)
 
 
 class _Registrar:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from aios.stack.probes import Broken, NotReady, Probe
+from aios.stack.probes import Broken, NotReady, Probe, Waiting
 
 LOG_BYTES_MAX = 16 << 20
 """One log and the one before it: at most 32 MiB a service."""
@@ -227,7 +227,7 @@ class Child:
             try:
                 await self.service.probe()
             except NotReady as seen:
-                missed += 1
+                missed = 0 if isinstance(seen, Waiting) else missed + 1
                 broken = broken + 1 if isinstance(seen, Broken) else 0
                 self.message = str(seen)
                 if self.state is State.STARTING and time.monotonic() - began > self._pace.start:

@@ -13,11 +13,15 @@ Probe = Callable[[], Awaitable[None]]
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7  # frame types, RFC 9113
 _END_STREAM, _END_HEADERS = 1, 4  # frame flags
-_SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # HealthCheckResponse{status}
 
 
 class NotReady(Exception):
     """The process does not answer yet, or no longer."""
+
+
+class Waiting(NotReady):
+    """It answers, and says that it waits for another: a restart does not help."""
 
 
 class Broken(NotReady):
@@ -75,7 +79,7 @@ def http_socket(socket: Path, path: str, *accepted: int) -> Probe:
 
 
 def grpc_health(host: str, port: int) -> Probe:
-    """`grpc.health.v1.Health/Check` says SERVING.
+    """`grpc.health.v1.Health/Check` says SERVING; NOT_SERVING is `Waiting`.
 
     Spoken by hand, six frames of HTTP/2: a supervisor that loaded gRPC could no longer fork safely, and would cost
     20 MB more for as long as it lives.
@@ -97,6 +101,8 @@ def grpc_health(host: str, port: int) -> Probe:
             raise NotReady(f"{host}:{port}: no health answer") from None
         finally:
             writer.close()
+        if answer == _NOT_SERVING:
+            raise Waiting(f"{host}:{port}: not serving now")
         if answer != _SERVING:
             raise NotReady(f"{host}:{port}: not serving")
 

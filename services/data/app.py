@@ -33,4 +33,5 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     return App(
         services=[Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer)],
         loops=[ingest.reap, Relay(db, bus).run],
+        healthy=db.answers,
     )

@@ -45,4 +45,5 @@ async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None =
     return App(
         services=[Service(add, InferenceServicer(deployments))],
         loops=[reconciler.run, jobs.run, Relay(db, bus).run],
+        healthy=db.answers,
     )

@@ -41,4 +41,5 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             Service(agent_service_pb2_grpc.add_AgentServiceServicer_to_server, agents),
         ],
         loops=[reconciler.run, Relay(db, bus).run],
+        healthy=db.answers,
     )

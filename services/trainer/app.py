@@ -38,4 +38,5 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     return App(
         services=[Service(add, TrainerServicer(trainer))],
         loops=[reconciler.run, jobs.run, Relay(db, bus).run],
+        healthy=db.answers,
     )

@@ -1,7 +1,6 @@
-"""What records promise on every database. SQLite always; PostgreSQL where AIOS_TEST_POSTGRES_URL names one."""
+"""What records promise on every database."""
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -20,14 +19,6 @@ from aios.records.tables import idempotency
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2
 from tests.notes import add, adding, called_by, ids, notes, open_notes
 
-POSTGRES = os.environ.get("AIOS_TEST_POSTGRES_URL", "")
-ADAPTERS = [
-    "sqlite",
-    pytest.param(
-        "postgresql",
-        marks=pytest.mark.skipif(not POSTGRES, reason="AIOS_TEST_POSTGRES_URL names no PostgreSQL"),
-    ),
-]
 Reopen = Callable[[], Awaitable[Database]]
 
 
@@ -49,9 +40,9 @@ def clock() -> HandClock:
     return HandClock()
 
 
-@pytest.fixture(params=ADAPTERS)
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, database_url=POSTGRES if request.param == "postgresql" else "")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, database_url: Callable[[str], str]) -> Settings:
+    return Settings(home=tmp_path, database_url=database_url(request.param))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from aios.config import Settings
 from tests.notes import add, open_notes
 
 async def main():
-    db = await open_notes(Settings(home=Path(sys.argv[1])))
+    db = await open_notes(Settings(home=Path(sys.argv[1]), database_url=sys.argv[2]))
 
     async def lane():
         while True:
@@ -39,7 +39,9 @@ asyncio.run(main())
 
 
 async def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
-    acknowledged = set().union(*[await asyncio.to_thread(write_until_killed, tmp_path) for _ in range(KILLS)])
+    acknowledged = set().union(
+        *[await asyncio.to_thread(write_until_killed, Settings(home=tmp_path)) for _ in range(KILLS)]
+    )
 
     db = await open_notes(Settings(home=tmp_path))
     kept = await db.read(ids)
@@ -73,9 +75,9 @@ async def test_a_full_disk_refuses_writes_cleanly_and_recovers(tmp_path: Path) -
     await db.close()
 
 
-def write_until_killed(home: Path) -> set[str]:
+def write_until_killed(settings: Settings) -> set[str]:
     """The notes that a process said were written, before it was killed in the middle of writing more."""
-    command = [sys.executable, "-c", WRITER, str(home)]
+    command = [sys.executable, "-c", WRITER, str(settings.home), settings.database_url]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     first = process.stdout.readline()

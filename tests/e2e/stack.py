@@ -184,9 +184,9 @@ def eventually(ask: Callable[[], T], what: str, seconds: float = READY_SECONDS, 
 
 
 @contextmanager
-def stack(home: Path) -> Iterator[Stack]:
+def stack(home: Path, variables: Mapping[str, str] | None = None) -> Iterator[Stack]:
     """A running stack; when the block ends it is taken down and nothing of it may be left."""
-    one = Stack(home)
+    one = Stack(home, variables or {})
     seconds = one.up()
     print(f"\nready after {seconds:.1f} s in {home}", file=sys.stderr)
     try:

@@ -22,13 +22,14 @@ from tests.servers import free_port
 KEY = tokens.new_key()
 
 
-def settings_in(home: Path) -> Settings:
-    """Settings of a stack in a temporary home: keys there, free ports, no spans sent."""
+def settings_in(home: Path, database_url: str = "") -> Settings:
+    """Settings of a stack in a temporary home: keys there, free ports, no spans sent. SQLite where no URL is given."""
     ports = {
         f"{name}_address": f"127.0.0.1:{free_port()}"
         for name in ("scheduler", "data", "trainer", "inference", "gateway", "gateway_http", "envoy")
     }
-    settings = replace(Settings.load({"AIOS_HOME": str(home)}), telemetry=False, drain_seconds=0.2, **ports)  # type: ignore[arg-type]
+    settings = Settings.load({"AIOS_HOME": str(home), "AIOS_DATABASE_URL": database_url})
+    settings = replace(settings, telemetry=False, drain_seconds=0.2, **ports)  # type: ignore[arg-type]
     settings.secret("").mkdir(parents=True, exist_ok=True)
     settings.secret("jwks.json").write_text(json.dumps(tokens.jwks(KEY.public_key())))
     settings.secret("service.token").write_text(token("service"))

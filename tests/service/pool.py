@@ -202,6 +202,7 @@ class Pool:
             "AIOS_GATEWAY_ADDRESS": self.settings.gateway_address,
             "AIOS_NATS_URL": self.nats.url,
             "AIOS_NATS_CREDENTIALS_FILE": str(self.nats.directory / "nats.json"),
+            "AIOS_DATABASE_URL": self.settings.database_url,
             "AIOS_LEASE_SECONDS": str(self.lease_seconds),
             "AIOS_DRAIN_SECONDS": "0.5",
             "OMP_NUM_THREADS": "1",
@@ -213,10 +214,10 @@ class Pool:
 
 @asynccontextmanager
 async def running_pool(
-    home: Path, *, agents: Sequence[str] = ("a",), lease_seconds: float = 10.0
+    home: Path, *, agents: Sequence[str] = ("a",), lease_seconds: float = 10.0, database_url: str = ""
 ) -> AsyncIterator[Pool]:
     """A scheduler with agents. Whatever they started is gone at the end."""
-    settings = neighbours.settings_in(home)
+    settings = neighbours.settings_in(home, database_url)
     key = tokens.new_key()
     tokens.write_key(key, settings.secret("scheduler.pem"))
     tokens.write_secret(settings.secret("scheduler.pub"), tokens.public_pem(key))

@@ -62,8 +62,8 @@ class Running:
         return self.stub(self.token(platform=True))
 
 
-async def start(home: Path, stack: AsyncExitStack) -> Running:
-    settings = Settings.load({"AIOS_HOME": str(home)})
+async def start(home: Path, stack: AsyncExitStack, database_url: str = "") -> Running:
+    settings = Settings.load({"AIOS_HOME": str(home), "AIOS_DATABASE_URL": database_url})
     assert settings.identity_key_file is not None
     assert settings.jwks_file is not None
     key = keys.load(settings.identity_key_file, settings.jwks_file)

@@ -202,16 +202,16 @@ async def _ready(value: Any) -> Any:
 
 
 @asynccontextmanager
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with neighbours(tmp_path) as made, inference(made):
+async def world(tmp_path: Path, database_url: str = "") -> AsyncIterator[World]:
+    async with neighbours(tmp_path, database_url) as made, inference(made):
         yield made
 
 
 @asynccontextmanager
-async def neighbours(tmp_path: Path) -> AsyncIterator[World]:
+async def neighbours(tmp_path: Path, database_url: str = "") -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         nats = stack.enter_context(nats_server(tmp_path / "nats"))
-        settings = nats.settings(settings_in(tmp_path / "home"))
+        settings = nats.settings(settings_in(tmp_path / "home", database_url))
         made = World(settings, Scheduler(), Data(), FastClock())
         add_jobs = scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server
         add_data = data_service_pb2_grpc.add_DataServiceServicer_to_server

@@ -119,10 +119,10 @@ class World:
 
 
 @asynccontextmanager
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, database_url: str = "") -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         nats = stack.enter_context(nats_server(tmp_path / "nats"))
-        settings = nats.settings(settings_in(tmp_path / "home"))
+        settings = nats.settings(settings_in(tmp_path / "home", database_url))
         made = World(settings, Scheduler(), Data())
         add_jobs = scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server
         add_data = data_service_pb2_grpc.add_DataServiceServicer_to_server

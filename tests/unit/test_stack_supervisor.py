@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,24 @@ async def test_a_hung_service_is_killed_and_started_again(layout: Layout) -> Non
         os.kill(before.pid, signal.SIGSTOP)
         after = await until(layout, "one", State.READY, after=1)
         assert after.pid != before.pid
+
+
+async def test_a_service_that_waits_for_another_is_left_alone(layout: Layout) -> None:
+    asked = 0
+
+    async def waits() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise probes.Waiting("not serving now")
+
+    service = replace(server("one"), probe=waits)
+    async with running(layout, service, pace=Pace(watch=0.01, hung_probes=1)):
+        await until(layout, "one", State.READY)
+        while asked < 5:  # noqa: ASYNC110  # the supervisor asks
+            await asyncio.sleep(0.01)
+        one = await until(layout, "one", State.READY)
+        assert one.restarts == 0
 
 
 async def test_what_others_need_stops_last(layout: Layout) -> None:
