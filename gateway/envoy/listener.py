@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 
-from gateway.envoy import limits, replies, routes
+from gateway.envoy import limits, replies, routes, scripts
 from gateway.envoy.clusters import TELEMETRY
 from gateway.envoy.model import Address, Tls
 
@@ -16,19 +16,6 @@ Json = dict[str, Any]
 
 NAME = "public"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
-_EXTRACTION = "envoy.filters.http.grpc_field_extraction"
-
-# The model's name goes from the message to a header, and the route is chosen again. A message without a name gets
-# an empty one, which no deployment has.
-_MODEL_TO_HEADER = f"""
-function envoy_on_request(request)
-  local found = request:streamInfo():dynamicMetadata():get("{_EXTRACTION}")
-  if found == nil then return end
-  local names = found["model_name"] or found["name"]
-  request:headers():replace("{routes.MODEL_HEADER}", names and names[1] or "")
-  request:clearRouteCache()
-end
-"""
 
 
 def listener(
@@ -115,7 +102,7 @@ def _filters(jwks: str, calls_per_second: int) -> list[Json]:
         _filter(
             "grpc_field_extraction", "grpc_field_extraction.v3.GrpcFieldExtractionConfig", **_extraction()
         ),
-        _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": _MODEL_TO_HEADER}),
+        _filter("lua", "lua.v3.Lua", **scripts.scripts()),
         _filter("router", "router.v3.Router", suppress_envoy_headers=True),
     ]
 

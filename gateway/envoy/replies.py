@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 from aios.errors import AiosError, PermissionDenied, ResourceExhausted, Unauthenticated
 from aios.runtime.status import to_status
 from gateway.envoy import limits
-from gateway.envoy.routes import MODEL_HEADER, PREDICT, PREDICT_METHODS, PROJECT_HEADER, REVOKED
+from gateway.envoy.routes import (
+    MODEL_HEADER,
+    PREDICT,
+    PREDICT_METHODS,
+    PROJECT_HEADER,
+    REFUSED_HEADER,
+    REVOKED,
+)
+from gateway.envoy.scripts import REFUSALS
 
 Json = dict[str, Any]
 
@@ -30,45 +38,62 @@ _UNREADABLE = "The message cannot be read. Send it without gRPC compression."
 class _Refusal(NamedTuple):
     """What a filter says, in the very words of the services: a client need not know which of both refused it."""
 
-    details: str
-    """How Envoy's own word for it (`%RESPONSE_CODE_DETAILS%`) starts."""
+    sign: Json
+    """How it is told from others."""
     status: int
     error: AiosError
+
+
+def _request(header: str, match: Json) -> Json:
+    return {"header_filter": {"header": {"name": header, "string_match": match}}}
+
+
+def _said(details: str) -> Json:
+    """Which filter refused, and why: Envoy's own word for it starts so."""
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                "expression": f"response.code_details.startsWith('{details}')",
+            },
+        }
+    }
 
 
 _JWT = "jwt_authn_access_denied"
 _REFUSALS = (
     _Refusal(
-        f"{_JWT}{{Jwt_is_missing",
+        _said(f"{_JWT}{{Jwt_is_missing"),
         401,
         Unauthenticated(
             "Send a token as `authorization: Bearer ...`; `aios login` gets one.", reason="TOKEN_MISSING"
         ),
     ),
     _Refusal(
-        f"{_JWT}{{Jwt_is_expired",
+        _said(f"{_JWT}{{Jwt_is_expired"),
         401,
         Unauthenticated("The token has expired: log in again.", reason="TOKEN_EXPIRED"),
     ),
     _Refusal(
-        _JWT,
+        _said(_JWT),
         401,
         Unauthenticated(
             "The token is not valid here: log in again with `aios login`.", reason="TOKEN_INVALID"
         ),
     ),
     _Refusal(
-        f"rbac_access_denied_matched_policy[{REVOKED}]",
+        _said(f"rbac_access_denied_matched_policy[{REVOKED}]"),
         401,
         Unauthenticated("The token was revoked: ask for a new one.", reason="TOKEN_REVOKED"),
     ),
     _Refusal(
-        "rbac_access_denied",
+        _said("rbac_access_denied"),
         403,
         PermissionDenied("The token's role may not do this: ask a project admin.", reason="ROLE_TOO_LOW"),
     ),
     _Refusal(
-        "local_rate_limited",
+        _said("local_rate_limited"),
         429,
         ResourceExhausted(
             "This token makes too many calls: make fewer, or ask the operator for a higher limit.",
@@ -76,6 +101,7 @@ _REFUSALS = (
             retry_after=timedelta(seconds=limits.RATE_RETRY_SECONDS),
         ),
     ),
+    *(_Refusal(_request(REFUSED_HEADER, {"exact": why}), 400, error) for why, error in REFUSALS.items()),
 )
 
 # HTTP status -> (gRPC code of the same meaning, reason). Programs test the reason; it never changes.
@@ -120,8 +146,8 @@ def local_replies() -> Json:
     predict = _request(":path", {"safe_regex": {"regex": f"/{PREDICT}/({'|'.join(PREDICT_METHODS)})"}})
     return {
         "mappers": [
-            *(_refusal_of_grpc([grpc, _said(one.details)], one.error) for one in _REFUSALS),
-            *(_refusal([_said(one.details)], one) for one in _REFUSALS),
+            *(_refusal_of_grpc([grpc, one.sign], one.error) for one in _REFUSALS),
+            *(_refusal([one.sign], one) for one in _REFUSALS),
             _mapper([grpc, predict, _status(404)], _text(_NO_DEPLOYMENT_GRPC), _grpc(5)),
             _mapper(
                 [grpc, predict, _said(_EXTRACTION.format("FAILED_PRECONDITION"))],
@@ -199,23 +225,6 @@ def _mapper(filters: list[Json], body: Json, headers: dict[str, str] | None = No
             for key, value in headers.items()
         ]
     return mapper
-
-
-def _request(header: str, match: Json) -> Json:
-    return {"header_filter": {"header": {"name": header, "string_match": match}}}
-
-
-def _said(details: str) -> Json:
-    """Which filter refused, and why: Envoy's own word for it starts so."""
-    return {
-        "extension_filter": {
-            "name": "envoy.access_loggers.extension_filters.cel",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-                "expression": f"response.code_details.startsWith('{details}')",
-            },
-        }
-    }
 
 
 def _status(code: int) -> Json:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aios.runtime import roles
-from gateway.envoy import limits
+from gateway.envoy import limits, retries
 from gateway.envoy.clusters import GATEWAY_GRPC, GATEWAY_HTTP
 from gateway.envoy.model import DeploymentRoute, Mirror, Snapshot
 
@@ -27,6 +27,8 @@ TOKEN_ID_HEADER = "x-aios-token-id"  # noqa: S105  # a header's name
 MODEL_HEADER = "x-aios-model"
 REVISION_HEADER = "x-aios-revision"
 TIMEOUT_HEADER = "x-aios-timeout"  # the one that clients may say: how long they wait
+REFUSED_HEADER = "x-aios-refused"  # from a script to the answer: why it refuses
+SCRIPT_OF_HTTP, SCRIPT_OF_GRPC_ANSWERS = "predict_http", "predict_grpc_answers"  # see `scripts`
 METADATA = "aios"  # of a route, for its spans
 TRACE_HEADER = "x-aios-trace-id"
 
@@ -40,8 +42,9 @@ PREDICT_METHODS = {
     "ModelConfig": "name",
     "ModelStatistics": "name",
 }
+_INFER = "ModelInfer"
 _SERVER_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")  # of no model: the gateway answers
-_HTTP_VERBS = ("infer", "generate", "generate_stream", "ready", "config", "stats")
+_HTTP_VERBS = ("generate", "generate_stream", "ready", "config", "stats")  # beside "infer"
 
 ROLES = tuple(roles.ROLES)
 PREDICTORS = tuple(role for role in ROLES if roles.allows(role, "predictions.create"))
@@ -61,7 +64,7 @@ _SERVICES = {
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _JWT, _RBAC, _REVOKED = "envoy.filters.http.jwt_authn", "envoy.filters.http.rbac", "aios.revoked"
-_BUFFER, _CORS = "envoy.filters.http.buffer", "envoy.filters.http.cors"
+_BUFFER, _CORS, _LUA = "envoy.filters.http.buffer", "envoy.filters.http.cors", "envoy.filters.http.lua"
 
 
 def routes(snapshot: Snapshot) -> Json:
@@ -172,23 +175,18 @@ def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:
     """By the model's name in the message. The listener matches twice: before it has read the message, and after."""
     server = {"safe_regex": {"regex": f"/{re.escape(PREDICT)}/({'|'.join(_SERVER_METHODS)})"}}
     path = {"safe_regex": {"regex": f"/{re.escape(PREDICT)}/({'|'.join(PREDICT_METHODS)})"}}
+    infer = {"path": f"/{PREDICT}/{_INFER}"}
     filters = {
         _RBAC: allow(PREDICTORS),
         _BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
     }
-    found = [
-        _predict(
-            deployment,
-            "grpc",
-            {
-                "headers": [_is(PROJECT_HEADER, deployment.project), _is(MODEL_HEADER, deployment.name)],
-                **path,
-            },
-            {"timeout": "0s"},
-            filters,
-        )
-        for deployment in deployments
-    ]
+    answers = filters | _script(SCRIPT_OF_GRPC_ANSWERS)
+    found = []
+    for deployment in deployments:
+        headers = [_is(PROJECT_HEADER, deployment.project), _is(MODEL_HEADER, deployment.name)]
+        for methods, repeatable in ((infer, True), (path, False)):
+            action = {"timeout": "0s", "retry_policy": retries.elsewhere(repeatable=repeatable)}
+            found.append(_predict(deployment, "grpc", {"headers": headers, **methods}, action, answers))
     unknown = _to_nowhere(path, filters)
     closed = _refuse(
         {"prefix": f"/{PREDICT}/"}, 404, "This method administers the model server and is closed."
@@ -202,12 +200,20 @@ def _predict_http(deployments: Sequence[DeploymentRoute]) -> list[Json]:
     server = {"safe_regex": {"regex": "/v2(/health/(live|ready))?/?"}}
     # Unpacked inside the model server, a compressed body would grow past every limit kept here.
     packed = {"prefix": "/v2/", "headers": [_is("content-encoding", "identity") | {"invert_match": True}]}
+    tensors = filters | _script(SCRIPT_OF_HTTP)
     found = []
     for deployment in deployments:
-        name = re.escape(deployment.name)
-        path = rf"/v2/models/{name}(/versions/[0-9]+)?(/({'|'.join(_HTTP_VERBS)}))?"
-        match = {"safe_regex": {"regex": path}, "headers": [_is(PROJECT_HEADER, deployment.project)]}
-        found.append(_predict(deployment, "http", match, {"timeout": f"{limits.PREDICT_SECONDS}s"}, filters))
+        model = rf"/v2/models/{re.escape(deployment.name)}(/versions/[0-9]+)?"
+        for verbs, repeatable in (("/infer", True), (rf"(/({'|'.join(_HTTP_VERBS)}))?", False)):
+            match = {
+                "safe_regex": {"regex": model + verbs},
+                "headers": [_is(PROJECT_HEADER, deployment.project)],
+            }
+            action = {
+                "timeout": f"{limits.PREDICT_SECONDS}s",
+                "retry_policy": retries.elsewhere(repeatable=repeatable),
+            }
+            found.append(_predict(deployment, "http", match, action, tensors))
     return [
         _to(GATEWAY_HTTP, server),
         _refuse(packed, 415, "Send the body without content-encoding."),
@@ -239,6 +245,10 @@ def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Js
     }
 
 
+def _script(name: str) -> Json:
+    return {_LUA: {"@type": f"{_FILTERS}.lua.v3.LuaPerRoute", "name": name}}
+
+
 def _mirror(deployment: DeploymentRoute, mirror: Mirror, protocol: str) -> Json:
     share = {"numerator": round(mirror.percent * 10_000), "denominator": "MILLION"}
     return {
@@ -249,7 +259,8 @@ def _mirror(deployment: DeploymentRoute, mirror: Mirror, protocol: str) -> Json:
 
 
 def _to(cluster: str, match: Json) -> Json:
-    return {"match": match, "route": _action({"cluster": cluster, "timeout": "0s"})}
+    action = {"cluster": cluster, "timeout": "0s", "retry_policy": retries.hold()}
+    return {"match": match, "route": _action(action)}
 
 
 def _action(action: Json) -> Json:
@@ -257,21 +268,6 @@ def _action(action: Json) -> Json:
     return action | {
         "idle_timeout": f"{limits.STREAM_IDLE_SECONDS}s",
         "max_stream_duration": {"grpc_timeout_header_max": "0s"},
-        "retry_policy": {
-            # Only what no server has seen: repeating anything else could run it twice.
-            "retry_on": "reset-before-request,connect-failure,refused-stream",
-            "num_retries": limits.RETRIES,
-            "retry_host_predicate": [
-                {
-                    "name": "envoy.retry_host_predicates.previous_hosts",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3"
-                        ".PreviousHostsPredicate"
-                    },
-                }
-            ],
-            "host_selection_retry_max_attempts": 3,
-        },
     }
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 SPAN_SOCKET = "AIOS_SPAN_SOCKET"
 """Names the supervisor's datagram socket, relative to the working directory."""
@@ -51,6 +52,10 @@ ORT_TYPES = {
 }
 
 
+class NotText(Exception):
+    """BYTES that a model of text cannot take."""
+
+
 class TritonPythonModel:
     """What Triton's Python backend calls: `initialize` once, then `execute` for each batch."""
 
@@ -78,7 +83,7 @@ class TritonPythonModel:
         for index, request in enumerate(requests):
             try:
                 ready[index] = self._arrays(request)
-            except ValueError as error:
+            except NotText as error:
                 responses[index] = _failed(error)
         for group in groups(ready, batches=self._batches):
             began = time.time_ns()
@@ -186,11 +191,14 @@ def _text(array: Any, tensor: Mapping[str, Any]) -> Any:
     try:
         return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(array.shape)
     except UnicodeDecodeError as error:
-        raise ValueError(f"input {tensor['name']!r} must be UTF-8 text: {error}") from error
+        raise NotText(f"input {tensor['name']!r} must be UTF-8 text: {error}") from error
 
 
 def _failed(error: Exception) -> Any:
-    return pb.InferenceResponse(output_tensors=[], error=pb.TritonError(str(error)))
+    """The answer to a request whose tensors are not what the model takes, or that the model could not compute."""
+    wrong = isinstance(error, (NotText, InvalidArgument))
+    code = pb.TritonError.INVALID_ARG if wrong else pb.TritonError.INTERNAL
+    return pb.InferenceResponse(output_tensors=[], error=pb.TritonError(str(error), code))
 
 
 def _die_with_supervisor() -> None:
