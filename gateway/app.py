@@ -1,5 +1,6 @@
 """The gateway's process: identity, traces, the HTTP applications, and the writer of Envoy's configuration."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -56,11 +57,12 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
         domain: await stack.enter_async_context(connect(settings.address_of(service), None))
         for domain, service in SERVICE_OF_DOMAIN.items()
     }
-    web = http_app.build(channels)
+    stopping = asyncio.Event()
+    web = http_app.build(channels, stopping)
     edge = Edge(settings, who)
 
     async def serve_http() -> None:
-        await http_app.serve(web, settings.gateway_http_address)
+        await http_app.serve(web, settings.gateway_http_address, stopping)
 
     return App(
         services=[
@@ -73,7 +75,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             Service(otlp_grpc.add_TraceServiceServicer_to_server, telemetry.OtlpServicer(spans)),
             Service(inference_server.add_to, http.release()),
         ],
-        loops=[serve_http, edge.publish, edge.follow_routes, edge.follow_revocations, Relay(db, bus).run],
+        door=serve_http,
+        loops=[edge.publish, edge.follow_routes, edge.follow_revocations, Relay(db, bus).run],
         healthy=db.answers,
         foreign=telemetry.FOREIGN | inference_server.FOREIGN,
         # Envoy sends all reflection here, and knows every service.

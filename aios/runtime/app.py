@@ -30,13 +30,15 @@ Loop = Callable[[], Awaitable[None]]
 class App:
     """What a service is made of.
 
-    `loops` run until the process stops; one that raises is logged and started again after a growing pause. `foreign`
+    `loops` run until the process stops; one that raises is logged and started again after a growing pause. `door` is
+    one that takes calls for the services: it ends first, and in its own time, while they still answer. `foreign`
     and `described` are what `Server` takes. `healthy` says whether calls can be answered now, from memory: health is
     NOT_SERVING while they cannot.
     """
 
     services: Sequence[Service] = ()
     loops: Sequence[Loop] = ()
+    door: Loop | None = None
     foreign: Mapping[str, str] = field(default_factory=dict)
     described: Sequence[str] = ()
     message_bytes_max: int = MESSAGE_BYTES_MAX
@@ -74,6 +76,7 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
         stack.callback(telemetry.shutdown)
         app = await build(settings, stack)
         loops = [asyncio.create_task(_keep_running(loop, loop.__qualname__)) for loop in app.loops]
+        door = asyncio.create_task(_keep_running(app.door, app.door.__qualname__)) if app.door else None
         server, reporting = None, None
         if app.services:
             server = Server(
@@ -92,6 +95,9 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
         _log.info("stopping: calls under way have %s s", settings.drain_seconds)
         if reporting is not None:
             reporting.cancel()
+        if door is not None:
+            door.cancel()
+            await asyncio.gather(door, return_exceptions=True)
         if server is not None:
             await server.stop(settings.drain_seconds)
         for task in loops:

@@ -49,7 +49,7 @@ def connect(
         ("grpc.keepalive_timeout_ms", 5_000),
         # The library's own wait between dials grows to two minutes; a service is back in seconds.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 500),
     ]
     if address.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
         options.append(
@@ -59,7 +59,7 @@ def connect(
         inner = grpc.aio.insecure_channel(address, options=options)
     else:
         inner = grpc.aio.secure_channel(address, credentials, options=options)
-    return _Channel(inner, token, background)
+    return _Channel(inner, address, token, background)
 
 
 def service_channel(settings: Settings, service: str) -> grpc.aio.Channel:
@@ -71,8 +71,11 @@ def service_channel(settings: Settings, service: str) -> grpc.aio.Channel:
 class _Channel(grpc.aio.Channel):
     """Generated stubs ask a channel for callables; these are ours."""
 
-    def __init__(self, inner: grpc.aio.Channel, token: TokenSource | None, background: bool) -> None:
+    def __init__(
+        self, inner: grpc.aio.Channel, address: str, token: TokenSource | None, background: bool
+    ) -> None:
         self._inner = inner
+        self._address = address
         self._token = token
         self._background = background
         self._budget = BUDGET_TOKENS
@@ -93,9 +96,14 @@ class _Channel(grpc.aio.Channel):
             started = clock.time()
             deadline = started + (timeout or UNARY_SECONDS)
             for attempt in itertools.count(1):
+                await self._reach(min(deadline, started + PATIENCE_SECONDS) - clock.time())
                 try:
                     response = await call(
-                        request, timeout=max(0.0, deadline - clock.time()), metadata=self._metadata(metadata)
+                        request,
+                        timeout=max(0.0, deadline - clock.time()),
+                        metadata=self._metadata(metadata),
+                        # Of a connection that breaks now: what was not sent waits for the next one.
+                        wait_for_ready=not safe,
                     )
                 except grpc.RpcError as raw:
                     error = from_rpc_error(raw)
@@ -191,6 +199,20 @@ class _Channel(grpc.aio.Channel):
         if self._token is not None:
             metadata.append(("authorization", f"Bearer {self._token()}"))
         return tuple(metadata)
+
+    async def _reach(self, seconds: float) -> None:
+        """Wait for a connection. Nothing is sent before, so any call may wait out a restart of the other side.
+
+        Raises:
+            Unavailable: there is none after `seconds`.
+        """
+        if self._inner.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._inner.channel_ready()
+        except TimeoutError:
+            raise Unavailable(f"{self._address} cannot be reached.") from None
 
     def _may_retry(self, raw: grpc.RpcError, error: AiosError, attempt: int, elapsed: float) -> bool:
         if not isinstance(error, Unavailable):

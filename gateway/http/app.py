@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import grpc
 import uvicorn
@@ -22,6 +25,7 @@ from aios.runtime.roles import PUBLIC
 from aios.scheduler.v1 import agent_service_pb2, scheduler_service_pb2
 from aios.telemetry.v1 import trace_service_pb2
 from aios.trainer.v1 import trainer_service_pb2
+from gateway.envoy import limits
 from gateway.http import openapi, problems, release
 from gateway.http.pages import ANY_CALLER, Page
 from gateway.http.rules import Routes
@@ -38,7 +42,9 @@ API = (
 )
 """Every proto whose services the JSON API speaks for."""
 HEALTH_SECONDS = 2.0  # a service that takes longer to say it is well is not
-DRAIN_SECONDS = 5  # for answers under way when the process stops; streams are cut then
+CLIENT_IDLE_SECONDS = limits.APP_IDLE_SECONDS + 0.2  # by then Envoy has closed what it does not use
+DRAIN_SECONDS = 5  # for answers under way when the process stops
+POLL_SECONDS = 0.02
 CONNECTIONS_MAX = 1000  # Envoy is the only client and shares connections; file descriptors are the limit
 
 _log = logging.getLogger(__name__)
@@ -49,11 +55,12 @@ def services() -> list[ServiceDescriptor]:
     return [service for proto in API for service in proto.DESCRIPTOR.services_by_name.values()]
 
 
-def build(channels: Mapping[str, grpc.aio.Channel]) -> Router:
+def build(channels: Mapping[str, grpc.aio.Channel], stopping: asyncio.Event | None = None) -> Router:
     """The ASGI application.
 
     Args:
         channels: To each service, by domain.
+        stopping: Once set, streams end.
     """
     routes = Routes(services())
     identity = identity_service_pb2_grpc.IdentityServiceStub(channels["identity"])
@@ -78,13 +85,13 @@ def build(channels: Mapping[str, grpc.aio.Channel]) -> Router:
             # Ready to take predictions: they pass Envoy, which asked us, and need no service of the control plane.
             Page("/v2/health/ready", ANY_CALLER, _alive, identity),
         ],
-        default=Transcoder(routes, channels),
+        default=Transcoder(routes, channels, stopping or asyncio.Event()),
         redirect_slashes=False,
     )
 
 
-async def serve(app: Router, address: str) -> None:
-    """Serve `app` on `host:port` until cancelled, then let answers under way finish.
+async def serve(app: Router, address: str, stopping: asyncio.Event | None = None) -> None:
+    """Serve `app` on `host:port` until cancelled, then set `stopping` and let answers under way finish.
 
     Raises:
         OSError: the address is taken.
@@ -108,6 +115,8 @@ async def serve(app: Router, address: str) -> None:
         try:
             await asyncio.shield(serving)
         finally:
+            if stopping is not None:
+                stopping.set()
             server.should_exit = True
             await serving
 
@@ -127,10 +136,46 @@ def listen(address: str) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
+    """Stops without a failed request.
+
+    A server that closes a connection may close one that carries a request already. This one leaves it to its client:
+    each answer says that the connection ends with it, and those on which nothing is asked Envoy closes by itself.
+    """
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals belong to the process, which has more to stop than this server."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        headers = self.server_state.default_headers
+        self.server_state.default_headers = [*headers, (b"connection", b"close")]
+        await self._until_gone(CLIENT_IDLE_SECONDS)
+        for listener in sockets or []:
+            await self._close(listener)
+        await self._until_gone(DRAIN_SECONDS)
+        await super().shutdown()
+
+    async def _until_gone(self, seconds: float) -> None:
+        """Wait for the end of all connections."""
+        until = time.monotonic() + seconds
+        while self.server_state.connections and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _close(self, listener: socket.socket) -> None:
+        """Stop listening, but take what has connected by now: it would be reset."""
+        loop = asyncio.get_running_loop()
+        make: Any = self.config.http_protocol_class
+        protocol = partial(make, config=self.config, server_state=self.server_state, app_state={})
+        taken = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                taken.append(loop.connect_accepted_socket(protocol, connection))
+        for server in self.servers:
+            server.close()
+        await asyncio.gather(*taken)
 
 
 async def _alive(request: Request) -> Response:

@@ -43,10 +43,14 @@ class Transcoder:
 
     Args:
         channels: By domain: `scheduler`, `data` ... Made by `aios.runtime.channel.connect`, without a token of their own.
+        stopping: Once set, streams end: their clients go on where they were, elsewhere or later.
     """
 
-    def __init__(self, routes: Routes, channels: Mapping[str, grpc.aio.Channel]) -> None:
+    def __init__(
+        self, routes: Routes, channels: Mapping[str, grpc.aio.Channel], stopping: asyncio.Event
+    ) -> None:
         self._routes = routes
+        self._stopping = stopping
         self._stubs = {
             binding.rpc: _stub(channels[binding.domain], binding)
             for binding in routes
@@ -71,8 +75,11 @@ class Transcoder:
             binding, path_values = self._routes.find(exchange.method, exchange.path)
             get_current_span().update_name(f"HTTP {exchange.method} {binding.template.text}")
             start = await self._prepare(exchange, binding, path_values)
-            write = _write_stream if binding.method.server_streaming else _write_one
-            await _until_gone(exchange, write(exchange, binding, start, trace_id))
+            if binding.method.server_streaming:
+                work = _write_stream(exchange, binding, start, trace_id, self._stopping)
+            else:
+                work = _write_one(exchange, binding, start)
+            await _until_gone(exchange, work)
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 - the one place that turns the unknown into 500
@@ -126,7 +133,7 @@ def _timeout(exchange: Exchange, binding: Binding) -> float | None:
     return seconds
 
 
-async def _write_one(exchange: Exchange, binding: Binding, start: Start, trace_id: str) -> None:
+async def _write_one(exchange: Exchange, binding: Binding, start: Start) -> None:
     response = await start()
     if response.ByteSize() > LARGE_BYTES:
         body = await asyncio.to_thread(_encoded, binding, response)
@@ -135,9 +142,15 @@ async def _write_one(exchange: Exchange, binding: Binding, start: Start, trace_i
     await exchange.answer(200, {"content-type": "application/json"}, body)
 
 
-async def _write_stream(exchange: Exchange, binding: Binding, start: Start, trace_id: str) -> None:
+async def _write_stream(
+    exchange: Exchange, binding: Binding, start: Start, trace_id: str, stopping: asyncio.Event
+) -> None:
     form = streams.wanted(exchange.headers.get("accept", ""))
-    async with aclosing(start()) as messages, _ended(asyncio.create_task(_next(messages))) as first:
+    async with (
+        aclosing(start()) as messages,
+        _ended(asyncio.create_task(stopping.wait())) as stop,
+        _ended(asyncio.create_task(_next(messages, stop))) as first,
+    ):
         # An error that comes at once still gets its HTTP status; a quiet stream must not keep its client waiting.
         await asyncio.wait({first}, timeout=FIRST_RECORD_SECONDS)
         if first.done():
@@ -147,15 +160,32 @@ async def _write_stream(exchange: Exchange, binding: Binding, start: Start, trac
             message = await first
             while message is not None:
                 await exchange.write(form.message(_json(binding, message)))
-                message = await _next(messages)
+                message = await _next(messages, stop)
             last = form.end()
         except Exception as error:  # noqa: BLE001 - the status is sent: what failed is told in the last record
             last = form.error(problems.problem(_known(error), trace_id))
         await exchange.write(last, last=True)
 
 
-async def _next(messages: AsyncIterator[Message]) -> Message | None:
-    return await anext(messages, None)
+async def _next(messages: AsyncIterator[Message], stop: asyncio.Task[Any]) -> Message | None:
+    """The next message, None at the end.
+
+    Raises:
+        Unavailable: `stop` came first.
+    """
+
+    async def message() -> Message | None:
+        return await anext(messages, None)
+
+    async with _ended(asyncio.create_task(message())) as coming:
+        await asyncio.wait({coming, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not coming.done():
+            raise Unavailable(
+                "The gateway is restarting: ask again from where you were.",
+                reason="RESTARTING",
+                retry_after=RETRY_SOON,
+            )
+        return coming.result()
 
 
 @asynccontextmanager

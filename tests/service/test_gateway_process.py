@@ -37,7 +37,7 @@ class Door:
         self.token = (home / "secrets" / "operator.token").read_text()
         self.gateway = self.start("gateway")
         self.envoy = self.start("gateway.envoy", str(home / "envoy"))
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=15)
         stack.enter_context(self.http)
         until(lambda: self.get("/v1/caller").status_code == 200, READY_SECONDS)
 
