@@ -1,0 +1,137 @@
+"""What the engine knows of nodes and jobs, and what it decides. Pure.
+
+Amounts are integers by resource name: `cpu` in millicores, `memory` in bytes, accelerators such as `gpu/H100` in whole
+devices, and any other name that a node declares. Times are seconds on one clock; work is counted in steps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+Amounts = Mapping[str, int]
+
+ROOT = ""
+"""The queue above all others."""
+
+
+class State(IntEnum):
+    """Where a job stands with the engine."""
+
+    WAITING = 1
+    RUNNING = 2
+    STOPPING = 3
+    """Told to stop; holds its resources until it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine that jobs may be placed on."""
+
+    name: str
+    capacity: Amounts
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rack: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A share of the pool, in a tree.
+
+    Attributes:
+        parent: The queue that it is part of.
+        weight: Of what is contended among its siblings.
+        nominal: What is its own, by resource; what it uses beyond is borrowed. A resource it does not name: nothing.
+        limit: The most it may use, borrowed or not. A resource it does not name is not limited.
+    """
+
+    name: str
+    parent: str = ROOT
+    weight: float = 1.0
+    nominal: Amounts = field(default_factory=dict)
+    limit: Amounts = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What was asked for. What has become of it so far is told to the snapshot as it changes.
+
+    Attributes:
+        number: Order of acceptance: breaks every tie.
+        submitted: When it was accepted.
+        replica: Resources of one replica; `gpu` without a type means any type of gpu, one type for the whole gang.
+        replicas: Size of the gang: all of it runs or none.
+        replicas_max: More than `replicas` for an elastic job, whose gang may be any size between the two.
+        selector: Labels that each of its nodes has.
+        work: Steps to its end; 0 when it has none or none is known.
+        speeds: Steps per second of the whole gang at `replicas`, by accelerator type; without an entry: not known.
+        estimate: Seconds that its submitter expects it to run; 0 when not said.
+        min_runtime: Seconds that it runs before it may be preempted.
+        restart: Seconds that a start costs it before its first step: loading, and what it repeats.
+    """
+
+    name: str
+    number: int
+    submitted: float
+    replica: Amounts
+    replicas: int = 1
+    replicas_max: int = 0
+    queue: str = ROOT
+    selector: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    weight: float = 1.0
+    preemptible: bool = True
+    min_runtime: float = 0.0
+    work: float = 0.0
+    speeds: Mapping[str, float] = field(default_factory=dict)
+    estimate: float = 0.0
+    deadline: float = 0.0
+    restart: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a gang runs: so many replicas on each node, all on one type of accelerator (empty without one)."""
+
+    nodes: tuple[tuple[str, int], ...]
+    kind: str = ""
+
+    @property
+    def replicas(self) -> int:
+        """Size of the gang."""
+        return sum(count for _, count in self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run a job there. A job that runs now is resized or moved: by checkpoint and restart."""
+
+    job: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Resources that are kept for a job that waits.
+
+    Attributes:
+        at: When it is expected to start; infinity when what it waits for has no known end.
+    """
+
+    job: str
+    at: float
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now.
+
+    Attributes:
+        stops: Running jobs to preempt, which go on waiting.
+        starts: In the order in which they were decided.
+        reservations: By the order of the jobs that they are for.
+    """
+
+    starts: tuple[Start, ...] = ()
+    stops: tuple[str, ...] = ()
+    reservations: tuple[Reservation, ...] = ()

@@ -1,0 +1,106 @@
+"""Who comes first: the classical orders, each a few vector operations over the snapshot's columns. Pure.
+
+An order is a generator: it yields slots, and is sent back whether the job was given resources, so that orders which
+depend on what was just given away (fair shares) need no other machinery than those that do not.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+
+import numpy as np
+
+from services.scheduler.engine.model import State
+from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot
+
+Walk = Generator[int, bool, None]
+Order = Callable[[Snapshot, Ints, float], Walk]
+"""(snapshot, slots in order of acceptance, now) to a walk over them."""
+
+LEVEL_DEVICE_SECONDS = (3_600.0, 36_000.0)
+"""Attained service at which `las` moves a job a level down, in device-seconds (Tiresias, NSDI'19, two thresholds)."""
+AGEING_PER_HOUR = 1.0
+"""Priority that an hour of waiting is worth."""
+
+
+def by(*keys: Floats | Ints) -> Callable[[Ints], Walk]:
+    """Sorted by these keys, the first deciding; ties by acceptance."""
+
+    def walk(slots: Ints) -> Walk:
+        # lexsort is stable and sorts by its last key first.
+        for slot in slots[np.lexsort(tuple(reversed(keys)))].tolist() if len(slots) else ():
+            yield slot  # noqa: UP028  # a list takes no `send`
+
+    return walk
+
+
+def fcfs(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+    """First come, first served."""
+    return by(snapshot.number[slots])(slots)
+
+
+def sjf(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+    """Shortest remaining device time: remaining seconds times devices.
+
+    What waits also has its restart to do, and what runs has lost what it did since its checkpoint if it is stopped:
+    both count, so two jobs of nearly the same length never take turns.
+    """
+    return by(remaining_with_costs(snapshot, slots, now) * snapshot.devices[slots])(slots)
+
+
+def priority(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+    """Highest priority first, and every hour that a job has waited counts as one more: nothing waits for ever."""
+    return by(-(snapshot.priority[slots] + AGEING_PER_HOUR * waited(snapshot, slots, now) / 3600))(slots)
+
+
+def las(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+    """Least attained service, discretised: levels by device-seconds used so far, first come first within a level.
+
+    Source: Gu et al., Tiresias, NSDI 2019 (2D-LAS). Needs no estimate of anything.
+    """
+    snapshot.touch(slots, now)
+    level = np.searchsorted(
+        LEVEL_DEVICE_SECONDS, snapshot.attained[slots] / snapshot.weight[slots], side="right"
+    )
+    return by(level, snapshot.number[slots])(slots)
+
+
+def remaining(snapshot: Snapshot, slots: Ints) -> Floats:
+    """Expected seconds of running to the end, from what is known best.
+
+    Steps left over steps per second on the type it runs on, else on its fastest; else what its submitter expects less
+    what it has run; else as long again as it has run, which is the expectation under a heavy tail.
+    """
+    speeds = snapshot.speeds[slots] if snapshot.kinds else np.zeros((len(slots), 1))
+    kind = snapshot.kind[slots]
+    own = np.where(kind >= 0, speeds[np.arange(len(slots)), np.maximum(kind, 0)], 0.0)
+    speed = np.where(own > 0, own, speeds.max(axis=1, initial=0.0))
+    work, estimate, ran = snapshot.work[slots], snapshot.estimate[slots], snapshot.ran[slots]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        by_progress = np.maximum(0.0, work - snapshot.done[slots]) / speed
+    # An estimate that was overrun is wrong by at least so much: expect a tenth of what it has run by now.
+    by_estimate = np.maximum(estimate - ran, 0.1 * ran)
+    return np.where(
+        (work > 0) & (speed > 0), by_progress, np.where(estimate > 0, by_estimate, np.maximum(ran, 60.0))
+    )
+
+
+def known(snapshot: Snapshot, slots: Ints) -> Bools:
+    """Whether `remaining` rests on more than how long a job has run."""
+    moves = (snapshot.work[slots] > 0) & (snapshot.speeds[slots].max(axis=1, initial=0.0) > 0)
+    found: Bools = moves | (snapshot.estimate[slots] > 0)
+    return found
+
+
+def remaining_with_costs(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
+    """`remaining`, and a start's cost for what would have to be started."""
+    snapshot.touch(slots, now)
+    starts = snapshot.state[slots] == State.WAITING
+    return remaining(snapshot, slots) + np.where(starts, snapshot.restart[slots], 0.0)
+
+
+def waited(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
+    """Seconds that each has waited, all its waits together."""
+    waits = snapshot.state[slots] == State.WAITING
+    return snapshot.waited[slots] + np.where(waits, now - snapshot.since[slots], 0.0)
+
+
+ORDERS: Mapping[str, Order] = {"fcfs": fcfs, "sjf": sjf, "priority": priority, "las": las}

@@ -1,0 +1,420 @@
+"""What the engine plans from: nodes, jobs and queues as columns of numbers, kept up to date by small changes.
+
+A snapshot is fed, never asked to read: each change of the world is one call, in order, so the same calls give the same
+snapshot and the same plans. Columns are NumPy arrays with one row per job (its slot) or per node, so that ordering ten
+thousand jobs costs a few vector operations.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.scheduler.engine.model import ROOT, Amounts, Job, Node, Placement, Queue, State
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_FLOATS = (
+    "submitted",  # when it was accepted
+    "priority",
+    "weight",
+    "devices",  # accelerators of the whole gang; of a job without any: its share of a node, below one
+    "work",  # steps to the end; 0: not known
+    "done",  # steps
+    "estimate",  # seconds, from its submitter; 0: none
+    "attained",  # device-seconds, as of `touched`
+    "ran",  # seconds, as of `touched`
+    "touched",  # when the two above were brought up to date
+    "started",  # of the present attempt
+    "saved",  # steps at its last checkpoint
+    "restart",  # seconds that a start costs
+    "min_runtime",
+    "deadline",  # 0: none
+    "due",  # may not start before
+    "waited",  # seconds, of all waits before the present one
+    "since",  # when the present wait began
+)
+_INTS = ("number", "queue", "shape", "state", "kind", "size", "size_max")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What jobs that can take each other's place have in common."""
+
+    replica: tuple[tuple[str, int], ...]
+    replicas: int
+    selector: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A shape on one type of accelerator: what one replica takes of each resource."""
+
+    kind: int
+    """Index of the type; -1 without accelerators."""
+    need: Ints
+    columns: Ints
+    """Resources of which the need is not zero."""
+
+
+@dataclass
+class Holding:
+    """What a job holds."""
+
+    placement: Placement
+    rows: Ints
+    counts: Ints
+    need: Ints
+
+
+@dataclass
+class Snapshot:
+    """Nodes, jobs and queues now."""
+
+    queues: dict[str, Queue] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)
+    holdings: dict[int, Holding] = field(default_factory=dict)
+    """By slot."""
+    resources: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    """Types of accelerator: `gpu/H100` ..."""
+    nodes: list[Node | None] = field(default_factory=list)
+    node_rows: dict[str, int] = field(default_factory=dict)
+    shapes: list[Shape] = field(default_factory=list)
+    queue_names: list[str] = field(default_factory=lambda: [ROOT])
+
+    def __post_init__(self) -> None:
+        self._size = 0
+        self._free_slots: list[int] = []
+        self.names: list[str] = []
+        """Of the jobs, by slot."""
+        self._shape_ids: dict[Shape, int] = {}
+        self._queue_ids = {ROOT: 0}
+        self._variants: dict[int, tuple[Variant, ...]] = {}
+        self._eligible: dict[int, Bools | None] = {}
+        self.capacity: Ints = np.zeros((0, 0), np.int64)
+        self.free: Ints = np.zeros((0, 0), np.int64)
+        self.racks: Ints = np.zeros(0, np.int64)
+        self.speeds: Floats = np.zeros((0, 0))
+        """Steps per second of the whole gang, by slot and type; 0 where not known."""
+        for name in _FLOATS:
+            setattr(self, name, np.zeros(0))
+        for name in _INTS:
+            setattr(self, name, np.zeros(0, np.int64))
+        self.preemptible: Bools = np.zeros(0, np.bool_)
+
+    # Columns, declared for type checkers; made above.
+    submitted: Floats = field(init=False)
+    priority: Floats = field(init=False)
+    weight: Floats = field(init=False)
+    devices: Floats = field(init=False)
+    work: Floats = field(init=False)
+    done: Floats = field(init=False)
+    estimate: Floats = field(init=False)
+    attained: Floats = field(init=False)
+    ran: Floats = field(init=False)
+    touched: Floats = field(init=False)
+    started: Floats = field(init=False)
+    saved: Floats = field(init=False)
+    restart: Floats = field(init=False)
+    min_runtime: Floats = field(init=False)
+    deadline: Floats = field(init=False)
+    due: Floats = field(init=False)
+    waited: Floats = field(init=False)
+    since: Floats = field(init=False)
+    number: Ints = field(init=False)
+    queue: Ints = field(init=False)
+    shape: Ints = field(init=False)
+    state: Ints = field(init=False)
+    kind: Ints = field(init=False)
+    size: Ints = field(init=False)
+    size_max: Ints = field(init=False)
+
+    # Nodes.
+
+    def put_node(self, node: Node) -> None:
+        """Add a node, or take its new capacity and labels; what runs on it goes on."""
+        for name in node.capacity:
+            self._resource(name)
+        row = self.node_rows.get(node.name)
+        if row is None:
+            row = len(self.nodes)
+            self.nodes.append(None)
+            self.node_rows[node.name] = row
+            width = len(self.resources)
+            self.capacity = np.vstack([self.capacity, np.zeros((1, width), np.int64)])
+            self.free = np.vstack([self.free, np.zeros((1, width), np.int64)])
+            self.racks = np.append(self.racks, 0)
+        self.nodes[row] = node
+        amounts = self._row(node.capacity)
+        self.free[row] += amounts - self.capacity[row]
+        self.capacity[row] = amounts
+        self.racks[row] = hash_of(node.rack)
+        self._eligible.clear()
+
+    def remove_node(self, name: str) -> None:
+        """Nothing more starts there. What it held is told of job by job."""
+        row = self.node_rows[name]
+        self.free[row] -= self.capacity[row]
+        self.capacity[row] = 0
+        self._eligible.clear()
+
+    def put_queue(self, queue: Queue) -> None:
+        """Add a queue, or change its shares."""
+        self.queues[queue.name] = queue
+        self._queue(queue.name)
+
+    # Jobs.
+
+    def add(self, job: Job, *, done: float = 0.0, due: float = 0.0) -> int:
+        """A job waits. Returns its slot."""
+        slot = self._slot()
+        self.jobs[job.name] = job
+        self.slots[job.name] = slot
+        self.names[slot] = job.name
+        for name in job.replica:
+            if "/" in name:
+                self._resource(name)
+        shape = self._shape(job)
+        values = {
+            "submitted": job.submitted,
+            "priority": job.priority,
+            "weight": job.weight,
+            "work": job.work,
+            "done": done,
+            "saved": done,
+            "estimate": job.estimate,
+            "attained": 0.0,
+            "ran": 0.0,
+            "touched": job.submitted,
+            "started": 0.0,
+            "restart": job.restart,
+            "min_runtime": job.min_runtime,
+            "deadline": job.deadline,
+            "due": due,
+            "waited": 0.0,
+            "since": job.submitted,
+            "number": job.number,
+            "queue": self._queue(job.queue),
+            "shape": shape,
+            "state": State.WAITING,
+            "kind": -1,
+            "size": 0,
+            "size_max": max(job.replicas, job.replicas_max),
+            "devices": job.replicas * _devices(job.replica),
+            "preemptible": job.preemptible,
+        }
+        for name, value in values.items():
+            getattr(self, name)[slot] = value
+        self.speeds[slot] = 0.0
+        for kind, speed in job.speeds.items():
+            index = self._kind(kind)
+            self.speeds[slot, index] = speed
+        return slot
+
+    def remove(self, name: str) -> None:
+        """A job has ended."""
+        slot = self.slots.pop(name)
+        del self.jobs[name]
+        self._release(slot)
+        self.state[slot] = 0
+        self._free_slots.append(slot)
+
+    def start(self, name: str, placement: Placement, now: float) -> None:
+        """A job runs there from now on; one that runs elsewhere has moved."""
+        slot = self.slots[name]
+        self.touch(slot, now)
+        self._release(slot)
+        kind = self._kind(placement.kind) if placement.kind else -1
+        variant = next(each for each in self.variants(int(self.shape[slot])) if each.kind == kind)
+        rows = np.array([self.node_rows[node] for node, _ in placement.nodes], np.int64)
+        counts = np.array([count for _, count in placement.nodes], np.int64)
+        np.subtract.at(self.free, rows, counts[:, None] * variant.need)
+        self.holdings[slot] = Holding(placement, rows, counts, variant.need)
+        if self.state[slot] == State.WAITING:
+            self.waited[slot] += now - self.since[slot]
+        self.state[slot] = State.RUNNING
+        self.started[slot] = now
+        self.kind[slot] = kind
+        self.size[slot] = counts.sum()
+
+    def stopping(self, name: str) -> None:
+        """A job was told to stop; it holds what it has until it waits again."""
+        self.state[self.slots[name]] = State.STOPPING
+
+    def wait(self, name: str, now: float, *, due: float = 0.0) -> None:
+        """A job holds nothing any more and waits, not to start before `due`."""
+        slot = self.slots[name]
+        self.touch(slot, now)
+        self._release(slot)
+        self.state[slot] = State.WAITING
+        self.since[slot] = now
+        self.due[slot] = due
+        self.size[slot] = 0
+        self.kind[slot] = -1
+
+    def progress(
+        self, name: str, done: float, *, saved: float | None = None, work: float | None = None
+    ) -> None:
+        """How far a job has come, in steps; `saved` is what its last checkpoint holds."""
+        slot = self.slots[name]
+        self.done[slot] = done
+        if saved is not None:
+            self.saved[slot] = saved
+        if work is not None:
+            self.work[slot] = work
+
+    def measured(self, name: str, kind: str, speed: float) -> None:
+        """A job was seen to make so many steps per second on that type."""
+        self.speeds[self.slots[name], self._kind(kind)] = speed
+
+    def touch(self, slots: "int | Ints", now: float) -> None:
+        """Bring the time that jobs ran, and the devices they used it on, up to now."""
+        running = self.state[slots] == State.RUNNING
+        passed = np.where(running, now - self.touched[slots], 0.0)
+        self.ran[slots] += passed
+        self.attained[slots] += passed * self.devices[slots]
+        self.touched[slots] = now
+
+    # What the rules read.
+
+    def active(self) -> Ints:
+        """Slots of every job, in order of acceptance."""
+        found = np.flatnonzero(self.state)
+        return found[np.argsort(self.number[found], kind="stable")]
+
+    def variants(self, shape: int) -> tuple[Variant, ...]:
+        """A shape on each type of accelerator that serves it; one without a type where it asks for none."""
+        known = self._variants.get(shape)
+        if known is None:
+            known = self._variants[shape] = tuple(self._variants_of(self.shapes[shape]))
+        return known
+
+    def eligible(self, shape: int) -> Bools | None:
+        """Nodes whose labels a shape selects; None for all."""
+        if shape not in self._eligible:
+            selector = self.shapes[shape].selector
+            self._eligible[shape] = (
+                np.array(
+                    [node is not None and set(selector) <= set(node.labels.items()) for node in self.nodes],
+                    np.bool_,
+                )
+                if selector
+                else None
+            )
+        return self._eligible[shape]
+
+    def row_names(self, rows: Iterable[int]) -> list[str]:
+        """Names of nodes by row."""
+        return [node.name for row in rows if (node := self.nodes[row]) is not None]
+
+    def _variants_of(self, shape: Shape) -> Iterable[Variant]:
+        asked = dict(shape.replica)
+        generic = [name for name in asked if _is_device(name) and "/" not in name]
+        fixed = [name for name in asked if _is_device(name) and "/" in name]
+        plain = {name: amount for name, amount in asked.items() if not _is_device(name)}
+        if fixed:
+            yield self._variant(self.kinds.index(fixed[0]), plain | {name: asked[name] for name in fixed})
+        elif generic:
+            for index, kind in enumerate(self.kinds):
+                if kind == generic[0] or kind.startswith(generic[0] + "/"):
+                    yield self._variant(index, plain | {kind: asked[generic[0]]})
+        else:
+            yield self._variant(-1, plain)
+
+    def _variant(self, kind: int, amounts: Amounts) -> Variant:
+        need = self._row(amounts)
+        return Variant(kind, need, np.flatnonzero(need))
+
+    def _release(self, slot: int) -> None:
+        held = self.holdings.pop(slot, None)
+        if held is not None:
+            np.add.at(self.free, held.rows, held.counts[:, None] * self._wide(held.need))
+
+    def _wide(self, need: Ints) -> Ints:
+        return np.pad(need, (0, len(self.resources) - len(need)))
+
+    def _row(self, amounts: Amounts) -> Ints:
+        row = np.zeros(len(self.resources), np.int64)
+        for name, amount in amounts.items():
+            row[self._resource(name)] = amount
+        return row
+
+    def _resource(self, name: str) -> int:
+        if name in self.resources:
+            return self.resources.index(name)
+        self.resources.append(name)
+        self.capacity = np.pad(self.capacity, ((0, 0), (0, 1)))
+        self.free = np.pad(self.free, ((0, 0), (0, 1)))
+        if _is_device(name):
+            self.kinds.append(name)
+            self.speeds = np.pad(self.speeds, ((0, 0), (0, 1)))
+        self._variants.clear()
+        return len(self.resources) - 1
+
+    def _kind(self, name: str) -> int:
+        self._resource(name)
+        return self.kinds.index(name)
+
+    def _queue(self, name: str) -> int:
+        if name not in self._queue_ids:
+            self._queue_ids[name] = len(self.queue_names)
+            self.queue_names.append(name)
+        return self._queue_ids[name]
+
+    def _shape(self, job: Job) -> int:
+        shape = Shape(tuple(sorted(job.replica.items())), job.replicas, tuple(sorted(job.selector.items())))
+        if shape not in self._shape_ids:
+            self._shape_ids[shape] = len(self.shapes)
+            self.shapes.append(shape)
+        return self._shape_ids[shape]
+
+    def _slot(self) -> int:
+        if not self._free_slots:
+            grown = max(64, 2 * self._size)
+            more = grown - self._size
+            for name in (*_FLOATS, *_INTS, "preemptible"):
+                column = getattr(self, name)
+                setattr(self, name, np.concatenate([column, np.zeros(more, column.dtype)]))
+            self.speeds = np.vstack([self.speeds, np.zeros((more, len(self.kinds)))])
+            self._free_slots = list(range(grown - 1, self._size - 1, -1))
+            self.names += [""] * more
+            self._size = grown
+        return self._free_slots.pop()
+
+
+PLAIN = frozenset({"cpu", "memory", "network", "scratch"})
+"""Resources of a machine as a whole. Whatever else a node declares is a device of some kind, or a counter with a dot."""
+
+
+def _is_device(name: str) -> bool:
+    return name not in PLAIN and "." not in name
+
+
+def _devices(replica: Amounts) -> float:
+    """Devices of one replica; for one without, a little for its processors, so that shares stay comparable."""
+    devices = sum(amount for name, amount in replica.items() if _is_device(name))
+    return float(devices) or replica.get("cpu", 0) / 1e6
+
+
+def hash_of(rack: str) -> int:
+    """A number that is the same for the same rack in every process."""
+    return int.from_bytes(rack.encode()[:7].ljust(7, b"\0"), "big")
+
+
+def filled(
+    nodes: Sequence[Node], queues: Sequence[Queue] = (), jobs: Mapping[str, Job] | None = None
+) -> Snapshot:
+    """A snapshot of these, with every job waiting."""
+    snapshot = Snapshot()
+    for node in nodes:
+        snapshot.put_node(node)
+    for queue in queues:
+        snapshot.put_queue(queue)
+    for job in (jobs or {}).values():
+        snapshot.add(job)
+    return snapshot
