@@ -17,7 +17,6 @@ from tests.faults import recoveries
 from tests.faults.breaks import unable
 from tests.faults.platform import temporary_platform
 from tests.faults.run import Drill
-from tests.faults.schedule import ROUND
 
 LEDGER = Path("build/faults/ledger.jsonl")
 CALM_REPEATS = 2
@@ -31,19 +30,19 @@ async def main() -> None:
     parser.add_argument("--give-up-after", type=int, default=1, help="rounds that went wrong (default 1)")
     arguments = parser.parse_args()
     rng = random.Random(arguments.base)
-    rounds = max(1, round(arguments.count / ROUND))
-    seeds = [rng.getrandbits(32) for _ in range(rounds)] if arguments.seed is None else [arguments.seed]
+    again: int | None = arguments.seed
+    seeds = iter(lambda: rng.getrandbits(32), None) if again is None else iter([again])
     LEDGER.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     async with temporary_platform() as platform:
         say(f"the platform is in {platform.home}")
         for fault, reason in unable(platform).items():
             say(f"no fault `{fault}`: {reason}")
-        drill = Drill.of(platform, seeds[0], LEDGER)
+        drill = Drill.of(platform, arguments.base if again is None else again, LEDGER)
         await drill.prepare()
         say(f"prepared after {time.monotonic() - began:.1f} s")
-        calm = await in_calm(drill) if arguments.seed is None else {}
-        report = await drill.play(seeds, give_up_after=arguments.give_up_after)
+        calm = await in_calm(drill) if again is None else {}
+        report = await drill.play(seeds, count=arguments.count, give_up_after=arguments.give_up_after)
         figures: dict[str, Any] = {
             "injections": sum(report.injections.values()),
             "kinds": dict(sorted(report.injections.items())),

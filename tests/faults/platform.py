@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -154,13 +155,17 @@ class Platform:
 
     def attempts(self) -> Iterator[tuple[psutil.Process, str, int]]:
         """Every process that belongs to an attempt on either node, with its job and epoch."""
+        scratch = re.compile(
+            rb"(?:^|\0)TMPDIR="
+            + re.escape(os.fsencode(self.home))
+            + rb"/[^\0]*/([^/.]+)\.([^/]+)\.(\d+)/scratch\0"
+        )
         for process in psutil.process_iter():
             with suppress(OSError, psutil.Error):
-                raw = Path(f"/proc/{process.pid}/environ").read_bytes()
-                if os.fsencode(self.home) not in raw or b"AIOS_SCRATCH=" not in raw:
-                    continue
-                found = dict(each.split(b"=", 1) for each in raw.split(b"\0") if b"=" in each)
-                yield process, found[b"AIOS_JOB"].decode(), int(found[b"AIOS_EPOCH"])
+                found = scratch.search(Path(f"/proc/{process.pid}/environ").read_bytes())
+                if found:
+                    project, job, epoch = (part.decode() for part in found.groups())
+                    yield process, f"projects/{project}/jobs/{job}", int(epoch)
 
     def stop(self) -> None:
         """End everything, however broken it is."""

@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,8 +81,13 @@ class Drill:
         async with self.platform.client() as client:
             await self.load.serve(client)
 
-    async def play(self, seeds: list[int], *, give_up_after: int = 1) -> Report:
-        """One round per seed, each followed by a full check. Ends early after so many rounds that went wrong."""
+    async def play(self, seeds: Iterable[int], *, count: int = 0, give_up_after: int = 1) -> Report:
+        """One round per seed, each followed by a full check, until so many faults were made.
+
+        Args:
+            count: Faults; those that found nothing to break are not counted. 0: as many as the seeds give.
+            give_up_after: Rounds that went wrong.
+        """
         working = asyncio.create_task(self.load.run())
         bad = 0
         try:
@@ -90,7 +96,7 @@ class Drill:
                 bad += bool(wrong)
                 if working.done():
                     working.result()
-                if bad >= give_up_after:
+                if bad >= give_up_after or 0 < count <= self.report.injections.total():
                     break
             self.load.submitting.clear()
             if not bad and self.load.serves:
@@ -118,7 +124,7 @@ class Drill:
             wrong = [str(error)]
         self.load.excused.clear()
         self.report.verdict(seed, settled, wrong)
-        count = sum(self.report.injections.values())
+        count = self.report.injections.total()
         print(
             f"seed {seed}: {count} injections, settled in {settled:.1f} s, "
             f"{len(self.load.jobs)} jobs, {len(self.load.runs)} runs, {len(wrong)} violations",

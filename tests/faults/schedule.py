@@ -63,7 +63,7 @@ def schedule(seed: int, capable: Collection[Fault] = tuple(Fault), count: int = 
     # What restarts everything, or waits out a pause that grows with each death, comes in some rounds only.
     if rng.random() < 0.2:
         once.append((Fault.KILL, "supervisor"))
-    if rng.random() < 0.25:
+    if rng.random() < 0.5:
         once.append((Fault.KILL, rng.choice(SERVING_PARTS)))
     if rng.random() < 0.25:
         once.append((Fault.KILL, "training"))

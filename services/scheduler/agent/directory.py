@@ -138,9 +138,12 @@ class Directory:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _sweep(self) -> None:
-        """Kill every process that was started here, known by the scratch directory in its environment."""
-        marked = f"AIOS_SCRATCH={self.scratch}".encode()
-        while found := [pid for pid in psutil.pids() if marked in _environment_of(pid)]:
+        """Kill every process that was started here, known by the scratch directory in its environment.
+
+        A model server is given little of its job's environment, but always where its temporary files go.
+        """
+        marks = {f"AIOS_SCRATCH={self.scratch}".encode(), f"TMPDIR={self.scratch}".encode()}
+        while found := [pid for pid in psutil.pids() if marks.intersection(_environment_of(pid))]:
             for pid in found:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)

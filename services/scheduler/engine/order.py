@@ -26,8 +26,8 @@ def by(*keys: Floats | Ints) -> Callable[[Ints], Walk]:
 
     def walk(slots: Ints) -> Walk:
         # lexsort is stable and sorts by its last key first.
-        for slot in slots[np.lexsort(tuple(reversed(keys)))].tolist() if len(slots) else ():
-            yield slot  # noqa: UP028  # a list takes no `send`
+        for slot in slots[np.lexsort(tuple(reversed(keys)))].tolist() if len(slots) else ():  # noqa: UP028
+            yield slot  # a list takes no `send`
 
     return walk
 
