@@ -31,6 +31,8 @@ def database_url(request: pytest.FixtureRequest) -> Callable[[str], str]:
     def url(adapter: str) -> str:
         if adapter == "sqlite":
             return ""
-        return GIVEN or str(request.getfixturevalue("postgres_server").database())
+        if GIVEN:
+            return postgres.new_database(GIVEN)
+        return str(request.getfixturevalue("postgres_server").database())
 
     return url

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import psutil
 import psycopg
+from sqlalchemy import make_url
 
 from tests.servers import free_port, wait_for_port
 
 DEBIAN = Path("/usr/lib/postgresql")
 UNPRIVILEGED = ("postgres", "nobody")
 """Who runs it where the tests are root: PostgreSQL refuses root."""
-PASSWORD = "known to this test only"
+PASSWORD = "known-to-this-test-only"
 
 
 @dataclass
@@ -41,11 +42,7 @@ class PostgresServer:
 
     def database(self) -> str:
         """The SQLAlchemy URL of a new, empty database."""
-        name = f"t{secrets.token_hex(4)}"
-        address = {"host": "127.0.0.1", "port": self.port, "user": "aios", "password": PASSWORD}
-        with psycopg.connect(dbname="postgres", autocommit=True, **address) as connection:  # type: ignore[arg-type]
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
-        return f"postgresql+psycopg://aios:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{self.port}/{name}"
+        return new_database(f"postgresql+psycopg://aios:{PASSWORD}@127.0.0.1:{self.port}/postgres")
 
     def create(self) -> None:
         """Make its folder. It lies beside pytest's, which other accounts cannot enter."""
@@ -127,6 +124,21 @@ def programs() -> Path | None:
         return found[-1].parent
     on_path = shutil.which("postgres")
     return Path(on_path).resolve().parent if on_path else None
+
+
+def new_database(url: str) -> str:
+    """The SQLAlchemy URL of a new, empty database on the same server."""
+    return copy_database(make_url(url).set(database="template1").render_as_string(hide_password=False))
+
+
+def copy_database(url: str) -> str:
+    """The SQLAlchemy URL of a new database that holds what this one holds. Nobody may be connected to it."""
+    origin = make_url(url)
+    name = f"t{secrets.token_hex(4)}"
+    plain = origin.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{origin.database}"'.encode())
+    return origin.set(database=name).render_as_string(hide_password=False)
 
 
 def why_not() -> str:

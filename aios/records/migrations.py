@@ -1,5 +1,7 @@
 """Schema upgrades: each service's `migrations/versions/NNNN_what.py`, run when its database is opened."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +31,7 @@ def upgrade(engine: Engine, migrations_dir: Path) -> None:
     Raises:
         RecordsTooNew: The database has a version that this code does not know.
     """
-    with engine.begin() as connection:
+    with engine.connect() as connection, _tables_may_be_rebuilt(connection), connection.begin():
         settings = config(migrations_dir, connection)
         script = ScriptDirectory.from_config(settings)
         heads = MigrationContext.configure(connection).get_current_heads()
@@ -40,9 +42,10 @@ def upgrade(engine: Engine, migrations_dir: Path) -> None:
         except CommandError as error:
             raise RecordsTooNew(
                 f"The records of {migrations_dir.parent.name} are of version {', '.join(heads)}, which this release "
-                f"does not know: {error}",
+                f"does not know ({error}): run the release that wrote them, or restore the backup made before it",
                 version=", ".join(heads),
             ) from error
+        _check_references(connection)
 
 
 def differences(migrations_dir: Path, metadata: MetaData) -> list[Any]:
@@ -52,6 +55,33 @@ def differences(migrations_dir: Path, metadata: MetaData) -> list[Any]:
     with engine.connect() as connection:
         found: list[Any] = compare_metadata(MigrationContext.configure(connection), metadata)
         return found
+
+
+@contextmanager
+def _tables_may_be_rebuilt(connection: Connection) -> Iterator[None]:
+    """On SQLite most changes copy a table and drop the old one, which would delete all rows that refer to it.
+
+    Source: sqlite.org/lang_altertable.html, section 7.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    # On the driver's connection: within a transaction, which SQLAlchemy would begin, this changes nothing.
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    (before,) = raw.execute("PRAGMA foreign_keys").fetchone()
+    raw.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        raw.execute(f"PRAGMA foreign_keys={before}")
+
+
+def _check_references(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        lost = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+        if lost:
+            raise RuntimeError(f"a migration left {len(lost)} rows without what they refer to: {lost[:3]}")
 
 
 def config(migrations_dir: Path, connection: Connection, metadata: MetaData | None = None) -> Config:
