@@ -1,12 +1,11 @@
 """Durable writes per second, alone and many at once, against the bare SQLite library under the same settings.
 
 Each write adds one row and one event and is on disk when it is answered. The bare side does the same statements
-through the `sqlite3` module: one transaction for each write, or one for as many as our writer may put in a group.
+through its Python module: one transaction for each write, or one for as many as our writer may put in a group.
 """
 
 import asyncio
 import json
-import sqlite3
 import statistics
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from aios.config import Settings
 from aios.records import Database
 from aios.records.database import GROUP_WRITES_MAX
-from aios.records.dialect import journal_mode
+from aios.records.dialect import journal_mode, sqlite
 from bench.report import Report
 from tests.notes import adding, open_notes
 
@@ -29,8 +28,8 @@ class Bare:
     """The library alone, with what our connection sets."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        mode = journal_mode(sqlite3.sqlite_version_info[:3])
+        self._connection = sqlite.connect(path, isolation_level=None)
+        mode = journal_mode(sqlite.sqlite_version_info)
         for pragma in (f"journal_mode={mode}", "synchronous=FULL", "foreign_keys=ON"):
             self._connection.execute(f"PRAGMA {pragma}").fetchall()
         self._connection.execute("CREATE TABLE notes (id TEXT PRIMARY KEY, rank INTEGER, create_time TEXT)")
@@ -67,7 +66,8 @@ async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as home:
         bare = Bare(Path(home, "bare.db"))
         db = await open_notes(Settings(home=Path(home)))
-        report.figures["journal_mode"] = journal_mode(sqlite3.sqlite_version_info[:3])
+        report.figures["sqlite"] = sqlite.sqlite_version
+        report.figures["journal_mode"] = journal_mode(sqlite.sqlite_version_info)
         for number in range(ROUNDS):
             serial = [f"s{number}-{each}" for each in range(SERIAL_WRITES)]
             grouped = [f"g{number}-{each}" for each in range(GROUPED_WRITES)]

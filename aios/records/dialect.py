@@ -4,10 +4,11 @@ All other SQL in AIOS is portable SQLAlchemy Core.
 """
 
 import fcntl
+import importlib
 import os
-import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -83,15 +84,15 @@ def translate(error: BaseException) -> BaseException:
         return _unavailable()
     if not isinstance(error, DBAPIError):
         return error
-    if isinstance(error.orig, sqlite3.Error):
+    if isinstance(error.orig, sqlite.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        if code == sqlite.SQLITE_FULL:
             return _full()
         if code in (
-            sqlite3.SQLITE_BUSY,
-            sqlite3.SQLITE_IOERR,
-            sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_LOCKED,
+            sqlite.SQLITE_BUSY,
+            sqlite.SQLITE_IOERR,
+            sqlite.SQLITE_CANTOPEN,
+            sqlite.SQLITE_LOCKED,
         ):
             return _unavailable()
         return error
@@ -118,13 +119,28 @@ def _unavailable() -> AiosError:
 # --- SQLite -----------------------------------------------------------------------------------------------------
 
 
-def journal_mode(version: tuple[int, int, int]) -> str:
+def journal_mode(version: tuple[int, ...]) -> str:
     """WAL where it is safe. Before these releases a WAL that resets while another connection commits can corrupt.
 
     Source: sqlite.org, release notes of 3.51.3 and its backports 3.50.7 and 3.44.6.
     """
     fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0)
     return "WAL" if fixed else "TRUNCATE"
+
+
+def _library() -> Any:
+    """The module that speaks to SQLite: that of the wheel where there is one and WAL is safe in it, else Python's own.
+
+    One process must not open one file through both: the locks of one would be lost when the other closes it.
+    """
+    with suppress(ImportError):
+        wheel = importlib.import_module("pysqlite3.dbapi2")
+        if journal_mode(wheel.sqlite_version_info) == "WAL":
+            return wheel
+    return importlib.import_module("sqlite3")
+
+
+sqlite = _library()
 
 
 def _open_sqlite(path: Path) -> Engines:
@@ -166,6 +182,7 @@ def _own(path: Path) -> IO[str]:
 def _sqlite_engine(path: Path, *, begin: str, pool_size: int, read_only: bool) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
+        module=sqlite,
         poolclass=QueuePool,
         pool_size=pool_size,
         max_overflow=0,
@@ -174,10 +191,10 @@ def _sqlite_engine(path: Path, *, begin: str, pool_size: int, read_only: bool) -
     )
 
     @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _record: object) -> None:
+    def configure(connection: Any, _record: object) -> None:
         # The driver's own transactions begin too late, and not for reads: BEGIN is ours alone.
         connection.isolation_level = None
-        mode = journal_mode(sqlite3.sqlite_version_info[:3])
+        mode = journal_mode(sqlite.sqlite_version_info)
         for pragma in (
             f"busy_timeout={BUSY_TIMEOUT_MILLIS}",
             f"journal_mode={mode}",

@@ -15,7 +15,9 @@ from aios.records.dialect import RecordsFull, journal_mode
 from tests.notes import adding, ids, open_notes
 
 ROOT = Path(__file__).parents[2]
-KILLS = 3
+KILLS = 4
+WITHOUT_THE_WHEEL = "import sys; sys.modules['pysqlite3'] = None\n"
+"""So that Python's own SQLite is used, by the rules for its version."""
 
 WRITER = """
 import asyncio, sys, uuid
@@ -38,10 +40,11 @@ asyncio.run(main())
 """
 
 
-async def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
-    acknowledged = set().union(
-        *[await asyncio.to_thread(write_until_killed, Settings(home=tmp_path)) for _ in range(KILLS)]
-    )
+async def test_every_acknowledged_write_survives_kill_9_of_either_library(tmp_path: Path) -> None:
+    settings, acknowledged = Settings(home=tmp_path), set[str]()
+    for kill in range(KILLS):
+        before = "" if kill % 2 else WITHOUT_THE_WHEEL
+        acknowledged |= await asyncio.to_thread(write_until_killed, settings, before)
 
     db = await open_notes(Settings(home=tmp_path))
     kept = await db.read(ids)
@@ -75,9 +78,9 @@ async def test_a_full_disk_refuses_writes_cleanly_and_recovers(tmp_path: Path) -
     await db.close()
 
 
-def write_until_killed(settings: Settings) -> set[str]:
+def write_until_killed(settings: Settings, before: str = "") -> set[str]:
     """The notes that a process said were written, before it was killed in the middle of writing more."""
-    command = [sys.executable, "-c", WRITER, str(settings.home), settings.database_url]
+    command = [sys.executable, "-c", before + WRITER, str(settings.home), settings.database_url]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     first = process.stdout.readline()
@@ -103,3 +106,32 @@ def write_until_killed(settings: Settings) -> set[str]:
 )
 def test_wal_is_used_only_where_its_reset_is_fixed(version: tuple[int, int, int], mode: str) -> None:
     assert journal_mode(version) == mode
+
+
+@pytest.mark.parametrize("before", ["", WITHOUT_THE_WHEEL])
+def test_the_library_in_use_decides(tmp_path: Path, before: str) -> None:
+    look = "db = await open_notes(Settings(home=Path(sys.argv[1])))\n    print(dialect.sqlite.sqlite_version, await db.read(mode))"
+    program = f"""{before}
+import asyncio, sys
+from pathlib import Path
+from sqlalchemy import text
+from aios.config import Settings
+from aios.records import dialect
+from tests.notes import open_notes
+
+def mode(tx):
+    return [tx.execute(text(f"PRAGMA {{name}}")).scalar() for name in ("journal_mode", "synchronous")]
+
+async def main():
+    {look}
+    await db.close()
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    version, _, pragmas = out.strip().partition(" ")
+    expected = journal_mode(tuple(map(int, version.split("."))))
+    assert pragmas == str([expected.lower(), 2])  # 2 is FULL
+    if not before:
+        assert expected == "WAL"
