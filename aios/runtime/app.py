@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from aios.config import Settings, unknown_variables, variable_of
 from aios.errors import AiosError, InvalidArgument
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
-from aios.runtime import logs, telemetry
+from aios.runtime import logs, telemetry, turn
 from aios.runtime.channel import service_channel
 from aios.runtime.server import MESSAGE_BYTES_MAX, Server, Service
 from aios.runtime.tokens import Verifier, token_file
@@ -65,7 +65,7 @@ def main(service: str, build: Build) -> None:
 
 
 async def run(service: str, settings: Settings, build: Build, stop: asyncio.Event | None = None) -> None:
-    """Serve until `stop` is set, or until a signal where none is given."""
+    """Serve until `stop` is set, or until a signal where none is given. Waits for its turn first."""
     stop = stop or _stop_on_signal()
     assert settings.token_file is not None
     assert settings.jwks_file is not None
@@ -74,6 +74,10 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
         telemetry.setup(service, endpoint, token_file(settings.token_file))
     async with AsyncExitStack() as stack:
         stack.callback(telemetry.shutdown)
+        ours = await turn.take(settings.home, service, stop)
+        if ours is None:
+            return
+        stack.enter_context(ours)
         app = await build(settings, stack)
         loops = [asyncio.create_task(_keep_running(loop, loop.__qualname__)) for loop in app.loops]
         door = asyncio.create_task(_keep_running(app.door, app.door.__qualname__)) if app.door else None

@@ -19,7 +19,7 @@ from aios.runtime.status import from_rpc_error, was_answered
 from aios.runtime.tokens import TokenSource, token_file
 
 UNARY_SECONDS = 10.0  # where the caller names no timeout
-PATIENCE_SECONDS = 5.0  # a service that restarts is back within this; the caller need not notice
+PATIENCE_SECONDS = 8.0  # a service that restarts is back within this; the caller need not notice
 ATTEMPTS_MAX = 4  # of calls that the service itself turned away
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.1, 1.0  # doubles, with full jitter
 # A budget keeps retries from drowning a service that is coming back. Source: gRFC A6, retry throttling.

@@ -31,6 +31,8 @@ class Pace:
 
     poll: float = 0.1
     """Between probes while it starts: the stack is ready one poll after its slowest member."""
+    hand_over: float = 0.02
+    """Between looks whether a successor is there."""
     watch: float = 5.0
     """Between probes of one that answered."""
     start: float = 120.0
@@ -74,11 +76,10 @@ class Service:
     """From SIGTERM to SIGKILL."""
     killed_at_end: bool = False
     """SIGKILL is its ordinary end: what it accepted is on disk, and the rest of its own shutdown is of no use."""
-    killed_at_restart: bool = False
-    """SIGKILL before a restart: what it started lives on for its successor, which SIGTERM would end too."""
-    takes_over: Path | None = None
-    """At a restart its successor starts beside it, takes its door over, and tells it to end. Its probe asks at this
-    socket, which each makes anew."""
+    hand_over: Path | None = None
+    """At a restart its successor starts beside it, and makes this file when it can take over. None: one at a time."""
+    hand_over_by: signal.Signals | None = signal.SIGTERM
+    """What it is then told to end by. SIGKILL leaves alone what it started; None: the successor itself tells it."""
     once: bool = False
     """A task: runs to an end, and nothing waits for it."""
 
@@ -187,15 +188,12 @@ class Child:
                 await exited
                 return self.message
             watched.cancel()
-            if not self._stopping.is_set() and self.service.takes_over:
-                self.service.takes_over.unlink(missing_ok=True)
-                self._former = asyncio.create_task(self._let_go(process.pid, exited))
+            if not self._stopping.is_set() and self.service.hand_over is not None:
+                self.service.hand_over.unlink(missing_ok=True)
+                self._former = asyncio.create_task(self._let_go(process, exited, self.service.hand_over))
                 return ""
             self._become(State.STOPPING)
-            if not self._stopping.is_set() and self.service.killed_at_restart:
-                process.kill()
-            else:
-                process.terminate()
+            process.terminate()
             done, _ = await asyncio.wait({exited}, timeout=self.service.stop_seconds)
             if not done:
                 _signal_group(process.pid, signal.SIGKILL)
@@ -208,11 +206,18 @@ class Child:
             stopping.cancel()
             restarting.cancel()
 
-    async def _let_go(self, pid: int, exited: "asyncio.Task[int]") -> None:
-        """Wait until a process whose successor has its door is gone; at the end of the stack it is killed."""
-        await self._unless_stopping(asyncio.wait({exited}, timeout=self.service.stop_seconds))
+    async def _let_go(
+        self, process: asyncio.subprocess.Process, exited: "asyncio.Task[int]", sign: Path
+    ) -> None:
+        """See a process off: it goes on until its successor can take over, however often that fails to start."""
+        while not (sign.exists() or exited.done() or self._stopping.is_set()):  # noqa: ASYNC110
+            await asyncio.sleep(self._pace.hand_over)
+        by = signal.SIGTERM if self._stopping.is_set() else self.service.hand_over_by
+        if by is not None and not exited.done():
+            process.send_signal(by)
+        await asyncio.wait({exited}, timeout=self.service.stop_seconds)
         if not exited.done():
-            _signal_group(pid, signal.SIGKILL)
+            _signal_group(process.pid, signal.SIGKILL)
         await exited
 
     async def _watch(self) -> None:
@@ -222,6 +227,8 @@ class Child:
                 self._become(State.READY)
             await asyncio.Event().wait()
         assert self.service.probe is not None
+        if self._former is not None and self.service.hand_over_by is not None:
+            await asyncio.shield(self._former)  # until then it is the former one that answers
         began, missed, broken = time.monotonic(), 0, 0
         while True:
             try:

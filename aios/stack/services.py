@@ -1,13 +1,16 @@
 """The table of processes: what runs, in what order, with which settings. Compose runs the same commands."""
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from aios.blobs import Credentials, seaweed
 from aios.config import Settings
+from aios.runtime import turn
 from aios.runtime.tokens import write_secret
 from aios.stack import nats, probes
 from aios.stack.child import Service
@@ -53,13 +56,14 @@ def table(
         *([] if given.get("AIOS_S3_ENDPOINT") else [_s3(settings, layout, ports)]),
     ]
     backing = frozenset(service.name for service in own)
+    python = partial(_python, layout.home)
     return [
         *own,
-        _python("scheduler", "services.scheduler", _grpc(ports["scheduler"]), backing & {"nats"}),
-        _python("data", "services.data", _grpc(ports["data"]), backing),
-        _python("trainer", "services.trainer", _grpc(ports["trainer"]), backing & {"nats"}),
-        _python("inference", "services.inference", _grpc(ports["inference"]), backing & {"nats"}),
-        _python(
+        python("scheduler", "services.scheduler", _grpc(ports["scheduler"]), backing & {"nats"}),
+        python("data", "services.data", _grpc(ports["data"]), backing),
+        python("trainer", "services.trainer", _grpc(ports["trainer"]), backing & {"nats"}),
+        python("inference", "services.inference", _grpc(ports["inference"]), backing & {"nats"}),
+        python(
             "gateway",
             "gateway",
             probes.every(_grpc(ports["gateway"]), probes.tcp(HOST, ports["gateway_http"])),
@@ -67,14 +71,14 @@ def table(
         ),
         _envoy(layout, ports),
         replace(
-            _python(
+            python(
                 "agent",
                 "services.scheduler.agent",
                 probes.deadline(layout.data("agent") / "lease"),
                 frozenset({"scheduler"}),
-                stop_seconds=25.0,  # its jobs have ten seconds to save what they have
             ),
-            killed_at_restart=True,
+            stop_seconds=25.0,  # its jobs have ten seconds to save what they have
+            hand_over_by=signal.SIGKILL,  # they go on, and its successor takes them over
         ),
         Service(
             name="triton",
@@ -170,19 +174,18 @@ def _envoy(layout: Layout, ports: Mapping[str, int]) -> Service:
         command=(sys.executable, "-m", "gateway.envoy", str(directory)),
         probe=probes.every(probes.http_socket(admin, "/ready", 200), probes.tcp(HOST, ports["envoy"])),
         after=frozenset({"gateway"}),
-        takes_over=admin,
+        hand_over=admin,
+        hand_over_by=None,
     )
 
 
-def _python(
-    name: str, module: str, probe: Probe | None, after: frozenset[str], stop_seconds: float = 15.0
-) -> Service:
+def _python(home: Path, name: str, module: str, probe: Probe | None, after: frozenset[str]) -> Service:
     return Service(
         name=name,
         command=(sys.executable, "-m", module),
         probe=probe,
         after=after,
-        stop_seconds=stop_seconds,
+        hand_over=turn.sign(home, name),
     )
 
 

@@ -33,8 +33,8 @@ def elsewhere(*, repeatable: bool) -> Json:
     Args:
         repeatable: It may run twice: one stateless inference, whole before it was sent. No stream is.
     """
-    return {
-        "retry_on": f"{_UNSENT},reset" if repeatable else _UNSENT,
+    policy: Json = {
+        "retry_on": _UNSENT,
         "num_retries": limits.RETRIES,
         "retry_host_predicate": [
             {
@@ -47,3 +47,12 @@ def elsewhere(*, repeatable: bool) -> Json:
         ],
         "host_selection_retry_max_attempts": 3,
     }
+    if repeatable:
+        # A model server that ends lets go of its model first: it knows none (404, NOT_FOUND) or takes nothing more
+        # (503, UNAVAILABLE) while others do.
+        policy["retry_on"] += ",reset,retriable-status-codes,retriable-headers"
+        policy["retriable_status_codes"] = [404, 503]
+        policy["retriable_headers"] = [
+            {"name": "grpc-status", "string_match": {"exact": code}} for code in ("5", "14")
+        ]
+    return policy
