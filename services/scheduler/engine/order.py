@@ -1,7 +1,8 @@
 """Who comes first: the classical orders, each a few vector operations over the snapshot's columns. Pure.
 
-An order is a generator: it yields slots, and is sent back whether the job was given resources, so that orders which
-depend on what was just given away (fair shares) need no other machinery than those that do not.
+An order is a generator: it yields slots, and is sent back whether the job was given resources (None: neither this job
+nor any of its shape can be), so that orders which depend on what was just given away (fair shares) need no other
+machinery than those that do not.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -11,7 +12,7 @@ import numpy as np
 from services.scheduler.engine.model import State
 from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot
 
-Walk = Generator[int, bool, None]
+Walk = Generator[int, bool | None, None]
 Order = Callable[[Snapshot, Ints, float], Walk]
 """(snapshot, slots in order of acceptance, now) to a walk over them."""
 

@@ -7,6 +7,7 @@ import numpy as np
 from services.scheduler.engine.model import Plan, Start, State
 from services.scheduler.engine.order import Order, Walk, fcfs, known, remaining
 from services.scheduler.engine.place import Room, Spot
+from services.scheduler.engine.quota import Quota
 from services.scheduler.engine.reserve import Reservations
 from services.scheduler.engine.snapshot import Bools, Ints, Snapshot, Variant
 
@@ -50,6 +51,7 @@ def _fill(snapshot: Snapshot, policy: Policy, now: float) -> Plan:
         return Plan()
     room = Room(snapshot)
     kept = Reservations(snapshot, room, now)
+    quota = Quota(snapshot, np.flatnonzero(snapshot.state >= State.RUNNING))
     ends = np.full(len(snapshot.state), np.inf)
     sure = waiting[known(snapshot, waiting)]
     ends[sure] = now + remaining(snapshot, sure) + snapshot.restart[sure]
@@ -57,19 +59,22 @@ def _fill(snapshot: Snapshot, policy: Policy, now: float) -> Plan:
     hopeless: set[tuple[int, int]] = set()
     shapes = set(snapshot.shape[waiting].tolist())
     walk = policy.order(snapshot, waiting, now)
-    taken = False
+    taken: bool | None
     slot = next(walk, None)
     while slot is not None and len(starts) < STARTS_MAX:
         shape = int(snapshot.shape[slot])
         level = kept.level(float(ends[slot]))
-        if (shape, level) in hopeless:
-            taken = False
+        queue = int(snapshot.queue[slot])
+        kinds = _allowed(snapshot, quota, slot) if quota.limited else _kinds(snapshot, slot)
+        if (shape, level) in hopeless or kinds is None:
+            taken = None if (shape, 0) in hopeless else False
         else:
-            spot = kept.find(shape, snapshot.shapes[shape].replicas, level, _kinds(snapshot, slot))
+            spot = kept.find(shape, snapshot.shapes[shape].replicas, level, kinds)
             taken = spot is not None
             if spot is not None:
                 room.take(spot)
                 kept.take(spot, float(ends[slot]))
+                quota.take(queue, spot.variant.need * spot.counts.sum())
                 starts.append(Start(snapshot.names[slot], room.placement(spot)))
             else:
                 if len(kept) < policy.reservations and kept.reserve(slot, shape):
@@ -98,6 +103,7 @@ class _Selection:
         running = np.flatnonzero(snapshot.state == State.RUNNING)
         fixed = running[~self._may_stop(running)]
         movable = np.setdiff1d(running, fixed, assume_unique=True)
+        self._quota = Quota(snapshot, np.setdiff1d(np.flatnonzero(snapshot.state >= State.RUNNING), movable))
         free = snapshot.free.copy()
         for slot in movable.tolist():
             held = snapshot.holdings[slot]
@@ -124,12 +130,16 @@ class _Selection:
         small: set[int] = set()
         while slot is not None:
             shape = int(snapshot.shape[slot])
-            taken = False
+            taken: bool | None = None
             if shape not in small:
+                taken = False
                 for variant in self._variants(slot):
                     need = variant.need * snapshot.shapes[shape].replicas
+                    if not self._quota.allows(int(snapshot.queue[slot]), need):
+                        break
                     if (need <= total).all():
                         total = total - need
+                        self._quota.take(int(snapshot.queue[slot]), need)
                         self.chosen.append(slot)
                         taken = True
                         break
@@ -169,6 +179,16 @@ def _waiting(snapshot: Snapshot, now: float) -> Ints:
     return slots[np.argsort(snapshot.number[slots], kind="stable")]
 
 
+def _allowed(snapshot: Snapshot, quota: Quota, slot: int) -> tuple[int, ...] | None:
+    """Types on which the limits of its queues let a job start, in its order of preference; None when on none."""
+    shape, queue = int(snapshot.shape[slot]), int(snapshot.queue[slot])
+    replicas = snapshot.shapes[shape].replicas
+    kinds = [each.kind for each in snapshot.variants(shape) if quota.allows(queue, each.need * replicas)]
+    if not kinds:
+        return None
+    return tuple(kind for kind in _kinds(snapshot, slot) if kind in kinds) or tuple(kinds)
+
+
 def _kinds(snapshot: Snapshot, slot: int) -> tuple[int, ...]:
     """Types on which the job's speed is known, the fastest first; none when none is."""
     speeds = snapshot.speeds[slot]
@@ -177,7 +197,7 @@ def _kinds(snapshot: Snapshot, slot: int) -> tuple[int, ...]:
     return tuple(int(kind) for kind in np.argsort(-speeds, kind="stable") if speeds[kind] > 0)
 
 
-def _next(walk: Walk, taken: bool) -> int | None:
+def _next(walk: Walk, taken: bool | None) -> int | None:
     try:
         return walk.send(taken)
     except StopIteration:

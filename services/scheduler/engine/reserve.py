@@ -99,7 +99,7 @@ class Reservations:
         if self._releases is None:
             self._releases = self._expected()
         given = [
-            _Release(end, spot.rows, spot.counts[:, None] * spot.variant.need, True)
+            _Release(end, spot.rows, spot.counts[:, None] * spot.variant.need, bool(np.isfinite(end)))
             for end, spot in self._taken
         ]
         ends = sorted([*self._releases, *given], key=lambda release: release.at)
