@@ -4,7 +4,8 @@
 -- ends it. So all shapes together may have no more elements than the body has bytes, and nesting has a limit. One
 -- pass, byte by byte: its time depends on the body's size alone.
 --
--- Triton answers 500 to JSON that it cannot read as tensors: that is the request's fault, so 400.
+-- Triton answers 500 to JSON that it cannot read as tensors: that is the request's fault, so 400. It answers 500 for a
+-- model whose process has just died: its replica is being replaced, and the call may be made again, so 503.
 
 local byte, min = string.byte, math.min
 local QUOTE, BACKSLASH, COMMA, COLON, ZERO, SIX, SEVEN, NINE = byte('"\\,:0679', 1, 8)
@@ -97,6 +98,10 @@ function envoy_on_response(response)
   if body == nil then return end
   local text = body:getBytes(0, min(body:length(), 100))
   local said = text:match('^{"error":%s*"(.*)') or ""
+  if said:sub(1, #MODEL_DIED) == MODEL_DIED then
+    response:headers():replace(":status", "503")
+    response:headers():replace("retry-after", "1")
+  end
   for _, words in ipairs(UNREADABLE) do
     if said:sub(1, #words) == words then response:headers():replace(":status", "400") end
   end

@@ -5,13 +5,16 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from aios.errors import InvalidArgument
+from aios.errors import InvalidArgument, Unavailable
 from gateway.envoy import limits
 from gateway.envoy.routes import MODEL_HEADER, REFUSED_HEADER, SCRIPT_OF_GRPC_ANSWERS, SCRIPT_OF_HTTP
 
 EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 SCRIPT_OF_ALL = "predict_grpc"
 """Runs where a route names no other: what it looks for is there in predictions over gRPC alone."""
+
+MODEL_DIED = "Stub process "
+"""How Triton begins to say that a model's process is gone, until the replica's supervisor has replaced the server."""
 
 REFUSALS = {
     "SHAPE_TOO_LARGE": InvalidArgument(
@@ -57,6 +60,8 @@ def script(name: str) -> str:
         "REFUSED_HEADER": f'"{REFUSED_HEADER}"',
         "EXTRACTION": f'"{EXTRACTION}"',
         "INVALID_ARGUMENT": f'"{InvalidArgument.code.value}"',
+        "UNAVAILABLE": f'"{Unavailable.code.value}"',
+        "MODEL_DIED": f'"{MODEL_DIED}"',
     }
     lines = [f"local {key} = {value}" for key, value in constants.items()]
     return "\n".join([*lines, files(__package__).joinpath(f"{name}.lua").read_text()])

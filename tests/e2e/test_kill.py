@@ -110,6 +110,10 @@ def test_a_replica_whose_model_process_was_killed_is_replaced(
         file=sys.stderr,
     )
     assert client.jobs.get(before.job).epoch == before.epoch + 1
+    unexpected = [
+        f for f in predictions.failures if not f.error.startswith(("503 ", "[StatusCode.UNAVAILABLE]"))
+    ]
+    assert not unexpected, "a caller is told to try again, whatever the model server says"
 
 
 def test_the_next_supervisor_finds_everything_that_the_killed_one_had(
