@@ -1,0 +1,294 @@
+"""Shares of time on each type of accelerator that are fair, or that end soonest: linear programs over jobs × types. Pure.
+
+A share x[i, j] is the part of all time that job i should run on type j. Of any allocation: x >= 0, no job has more than
+all of its time, and no type is used beyond its devices. What a job makes of its shares is its sum of x[i, j] times its
+speed there. The objectives are Gavel's (Narayanan et al., OSDI 2020). Jobs of equal rows are solved as one, since the
+optimum treats them alike: ten thousand jobs of a few types cost what a few cost.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+
+from services.scheduler.engine.snapshot import Bools, Floats, Ints
+
+TOLERANCE = 1e-7
+LEVELS_MAX = 200
+"""Of water-filling: more than a pool can show apart."""
+BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Jobs that share the types.
+
+    Attributes:
+        speeds: Steps per second of the whole gang, (jobs, types); 0 where it cannot run.
+        gangs: Devices of each gang.
+        capacity: Devices of each type.
+        weights: Of each job.
+    """
+
+    speeds: Floats
+    gangs: Floats
+    capacity: Floats
+    weights: Floats
+
+
+def max_min(demand: Demand) -> Floats:
+    """Max-min fairness: the least favoured job is as well off as can be, and then the next, to the last (water-filling).
+
+    A job is as well off as its steps compared with an equal split of every type, times its gang, by its weight.
+    """
+    value = _normalised(demand) * (demand.gangs / demand.weights)[:, None]
+    return _by_group(demand, value, lambda groups: _water_fill(groups))
+
+
+def max_min_unaware(demand: Demand) -> Floats:
+    """The same for jobs that are taken to be equally fast on every type: only how much time they get counts."""
+    able = demand.speeds > 0
+    level = _fill_one(demand.gangs / demand.weights, demand.gangs, float(demand.capacity.sum()))
+    split = np.where(able, demand.capacity, 0.0)
+    return level[:, None] * split / np.maximum(split.sum(axis=1, keepdims=True), TOLERANCE)
+
+
+def makespan(demand: Demand, steps: Floats) -> Floats:
+    """Whoever needs longest to its end needs as little as can be."""
+    value = demand.speeds / np.maximum(steps, TOLERANCE)[:, None]
+    return _by_group(demand, value, lambda groups: _cover(groups, groups.none, groups.ones)[1])
+
+
+def finish_time_fair(demand: Demand, steps: Floats, elapsed: Floats, isolated: Floats) -> Floats:
+    """The largest ratio of a job's time with others to its time with an equal share is as small as can be.
+
+    Args:
+        steps: What each job has left.
+        elapsed: Seconds since each arrived.
+        isolated: Seconds from arrival to end with an equal share.
+    """
+    if not len(steps):
+        return np.zeros_like(demand.speeds)
+    low, high = float((elapsed / isolated).max()), 1.0
+    best: Floats | None = None
+
+    def within(rho: float) -> Floats | None:
+        left = rho * isolated - elapsed
+        if (left <= 0).any():
+            return None
+        value = demand.speeds * (left / np.maximum(steps, TOLERANCE))[:, None]
+        groups = _Groups.of(demand, value)
+        reached, shares = _cover(groups, groups.none, groups.ones)
+        return groups.spread(shares) if reached >= 1 - TOLERANCE else None
+
+    while best is None:
+        high = max(high, low) * 2
+        best = within(high)
+    for _ in range(BISECTIONS):
+        if high - low <= 1e-3 * high:
+            break
+        middle = (low + high) / 2
+        found = within(middle)
+        if found is None:
+            low = middle
+        else:
+            best, high = found, middle
+    return best
+
+
+def max_sum(demand: Demand) -> Floats:
+    """The sum of what all make, each measured by its speed on its fastest type, is as large as can be."""
+    value = demand.speeds / np.maximum(demand.speeds.max(axis=1, keepdims=True), TOLERANCE)
+    return _by_group(demand, value * demand.gangs[:, None], _sum)
+
+
+def equal_speeds(demand: Demand) -> Floats:
+    """Steps per second of each job with an equal share of every type."""
+    split = demand.capacity / max(1.0, float(demand.capacity.sum()))
+    alone: Floats = (demand.speeds * split).sum(axis=1)
+    jobs = max(1, len(demand.gangs))
+    # An equal share is a jobs-th of the devices; a gang that is smaller than it runs all the time.
+    return alone * np.minimum(1.0, demand.capacity.sum() / jobs / demand.gangs)
+
+
+def _normalised(demand: Demand) -> Floats:
+    split = demand.capacity / demand.capacity.sum()
+    usual = (demand.speeds * split).sum(axis=1, keepdims=True)
+    normalised: Floats = demand.speeds / np.maximum(usual, TOLERANCE)
+    return normalised
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Jobs of equal rows as one: shares here are of all members together."""
+
+    value: Floats
+    gangs: Floats
+    counts: Floats
+    capacity: Floats
+    member: Ints
+    """Group of each job."""
+
+    @classmethod
+    def of(cls, demand: Demand, value: Floats) -> "_Groups":
+        rows = np.column_stack([value, demand.gangs])
+        found, member, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+        return cls(
+            found[:, :-1], found[:, -1], counts.astype(np.float64), demand.capacity, member.reshape(-1)
+        )
+
+    @property
+    def none(self) -> Floats:
+        return np.zeros(len(self.gangs))
+
+    @property
+    def ones(self) -> Floats:
+        return np.ones(len(self.gangs))
+
+    def spread(self, shares: Floats) -> Floats:
+        """Shares of a group to shares of each of its members."""
+        return np.clip((shares / self.counts[:, None])[self.member], 0.0, 1.0)
+
+
+def _by_group(demand: Demand, value: Floats, solve: Callable[[_Groups], Floats]) -> Floats:
+    if not len(demand.gangs):
+        return np.zeros_like(demand.speeds)
+    groups = _Groups.of(demand, value)
+    return groups.spread(solve(groups))
+
+
+def _water_fill(groups: _Groups) -> Floats:
+    """Raise all together; who can rise no further stays there while the others go on."""
+    if groups.value.shape[1] == 1:
+        level = _fill_one(groups.value[:, 0], groups.gangs, float(groups.capacity[0]), groups.counts)
+        return (level * groups.counts)[:, None]
+    floor = groups.none
+    rising = (groups.value > 0).any(axis=1)
+    shares = np.zeros_like(groups.value)
+    for _ in range(LEVELS_MAX):
+        if not rising.any():
+            break
+        level, shares, held = _solve(groups, floor, rising.astype(np.float64))
+        held &= rising
+        if not held.any():
+            # Degenerate duals name nobody: whoever is at the level now stays.
+            held = rising & (_reached(groups, shares) <= level * (1 + TOLERANCE))
+        # A little less than was reached, so that what is fixed stays feasible.
+        floor = np.where(held, level * (1 - TOLERANCE), floor)
+        rising &= ~held
+    return shares
+
+
+def _reached(groups: _Groups, shares: Floats) -> Floats:
+    reached: Floats = (groups.value * shares).sum(axis=1) / groups.counts
+    return reached
+
+
+def _fill_one(value: Floats, gangs: Floats, capacity: float, counts: Floats | None = None) -> Floats:
+    """Water-filling over one type, in closed form: the level at which the devices are used up.
+
+    Returns the share of a member of each group: `level / value`, at most all of its time.
+    """
+    counts = np.ones(len(gangs)) if counts is None else counts
+    if float((gangs * counts).sum()) <= capacity:
+        return np.ones(len(gangs))
+    # A group is full at level `value`. Below it, the group uses devices in proportion to the level.
+    order = np.argsort(value, kind="stable")
+    full = np.cumsum((gangs * counts)[order])
+    slope = (gangs * counts / np.maximum(value, TOLERANCE))[order]
+    rest = slope.sum() - np.cumsum(slope)
+    used = full + rest * value[order]
+    at = int(np.searchsorted(used, capacity))
+    before = full[at - 1] if at else 0.0
+    level = (capacity - before) / (rest[at] + slope[at])
+    share: Floats = np.minimum(1.0, level / np.maximum(value, TOLERANCE))
+    return share
+
+
+def _cover(groups: _Groups, floor: Floats, need: Floats) -> tuple[float, Floats]:
+    level, shares, _ = _solve(groups, floor, need)
+    return level, shares
+
+
+def _solve(groups: _Groups, floor: Floats, need: Floats) -> tuple[float, Floats, Bools]:
+    """The largest t at which every group makes at least `floor + t * need`, the shares, and who keeps t from rising."""
+    jobs, types = groups.value.shape
+    lowest = np.concatenate([floor, np.full(jobs + types, -highspy.kHighsInf)])
+    highest = np.concatenate([np.full(jobs, highspy.kHighsInf), groups.counts, groups.capacity])
+    # Column by column: of the share (i, j) its rows are what i makes, i's time and j's devices; last, t.
+    group, kind = np.divmod(np.arange(jobs * types), types)
+    rows = np.column_stack([group, jobs + group, 2 * jobs + kind])
+    values = np.column_stack(
+        [
+            (groups.value / groups.counts[:, None]).reshape(-1),
+            np.ones(jobs * types),
+            np.repeat(groups.gangs, types),
+        ]
+    )
+    rising = np.flatnonzero(need)
+    cost = np.zeros(jobs * types + 1)
+    cost[-1] = 1.0
+    solution = _highs(
+        cost,
+        np.concatenate([np.arange(jobs * types + 1) * 3, [3 * jobs * types + len(rising)]]),
+        np.concatenate([rows.reshape(-1), rising]),
+        np.concatenate([values.reshape(-1), -need[rising]]),
+        lowest,
+        highest,
+        upper=np.append(
+            np.where(groups.value > 0, groups.counts[:, None], 0.0).reshape(-1), highspy.kHighsInf
+        ),
+    )
+    found = np.array(solution.col_value)
+    binding = np.abs(np.array(solution.row_dual)[:jobs]) > TOLERANCE
+    return float(found[-1]), found[:-1].reshape(jobs, types), binding
+
+
+def _sum(groups: _Groups) -> Floats:
+    jobs, types = groups.value.shape
+    group, kind = np.divmod(np.arange(jobs * types), types)
+    solution = _highs(
+        (groups.value).reshape(-1),
+        np.arange(jobs * types + 1) * 2,
+        np.column_stack([group, jobs + kind]).reshape(-1),
+        np.column_stack([np.ones(jobs * types), np.repeat(groups.gangs, types)]).reshape(-1),
+        np.full(jobs + types, -highspy.kHighsInf),
+        np.concatenate([groups.counts, groups.capacity]),
+        upper=np.repeat(groups.counts, types),
+    )
+    return np.array(solution.col_value).reshape(jobs, types)
+
+
+def _highs(
+    cost: Floats,
+    starts: Ints,
+    rows: Ints,
+    values: Floats,
+    lowest: Floats,
+    highest: Floats,
+    *,
+    upper: Floats,
+) -> highspy.HighsSolution:
+    """Maximise; columns are at least zero."""
+    program = highspy.HighsLp()
+    program.num_col_, program.num_row_ = len(cost), len(lowest)
+    program.sense_ = highspy.ObjSense.kMaximize
+    program.col_cost_ = cost
+    program.col_lower_ = np.zeros(len(cost))
+    program.col_upper_ = upper
+    program.row_lower_ = lowest
+    program.row_upper_ = highest
+    program.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    program.a_matrix_.start_ = starts.astype(np.int32)
+    program.a_matrix_.index_ = rows.astype(np.int32)
+    program.a_matrix_.value_ = values
+    solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    # One thread, so that the same input gives the same vertex on every machine.
+    solver.setOptionValue("threads", 1)
+    solver.passModel(program)
+    solver.run()
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise RuntimeError(f"allocation: the solver ended as {solver.getModelStatus()}")
+    return solver.getSolution()
