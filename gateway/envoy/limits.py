@@ -31,7 +31,9 @@ CONNECTION_IDLE_SECONDS = 3600  # keep-alive between requests.
 STREAM_IDLE_SECONDS = 900  # a stream without a byte either way is dead: watches send progress far more often.
 PREDICT_SECONDS = 300  # one HTTP prediction, activation of a sleeping deployment included.
 CONNECT_SECONDS = 2  # to a service or replica on the same machine or network.
-APP_IDLE_SECONDS = 1  # below uvicorn's 5 s keep-alive: Envoy closes a connection, never the app under a request.
+APP_IDLE_SECONDS = (
+    1  # below uvicorn's 5 s keep-alive: a connection is closed by Envoy, never under a request.
+)
 TOKENS_CACHED_MAX = 1024  # verified ones, about 2 MiB: a check is a quarter of Envoy's work for a small call.
 CLOCK_SKEW_SECONDS = 5  # between the machine that signs tokens and this one.
 
