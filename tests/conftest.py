@@ -25,14 +25,18 @@ def postgres_server() -> Iterator[postgres.PostgresServer]:
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest) -> Callable[[str], str]:
+def database_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
     """From `sqlite` or `postgresql` to what AIOS_DATABASE_URL would be: empty, or that of a new database."""
+    made: list[str] = []
 
     def url(adapter: str) -> str:
         if adapter == "sqlite":
             return ""
-        if GIVEN:
-            return postgres.new_database(GIVEN)
-        return str(request.getfixturevalue("postgres_server").database())
+        made.append(
+            postgres.new_database(GIVEN) if GIVEN else request.getfixturevalue("postgres_server").database()
+        )
+        return made[-1]
 
-    return url
+    yield url
+    for each in made:
+        postgres.drop_database(each)

@@ -141,6 +141,14 @@ def copy_database(url: str) -> str:
     return origin.set(database=name).render_as_string(hide_password=False)
 
 
+def drop_database(url: str) -> None:
+    """Delete a database, whoever is connected to it."""
+    gone = make_url(url)
+    plain = gone.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{gone.database}" WITH (FORCE)'.encode())
+
+
 def why_not() -> str:
     """Why no PostgreSQL can run here; empty where one can."""
     if programs() is None:

@@ -7,6 +7,7 @@ needed to answer a call: while NATS is away, events wait in the outbox.
 
 from aios.bus.bus import Bus, BusUnavailable
 from aios.bus.consumer import Consumer, Handler
+from aios.bus.dead import DeadEvent, DeadEvents
 from aios.bus.relay import Relay
 
-__all__ = ["Bus", "BusUnavailable", "Consumer", "Handler", "Relay"]
+__all__ = ["Bus", "BusUnavailable", "Consumer", "DeadEvent", "DeadEvents", "Handler", "Relay"]

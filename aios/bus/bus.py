@@ -11,12 +11,14 @@ from typing import Self
 import nats
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, StreamConfig
-from nats.js.errors import BadRequestError, NoStreamResponseError
+from nats.js.api import ConsumerConfig, StreamConfig, StreamInfo
+from nats.js.errors import BadRequestError, NotFoundError
 
 from aios.bus import cloudevents
-from aios.bus.streams import ADVISORIES, EVENTS
+from aios.bus.cloudevents import Message
+from aios.bus.streams import ADVISORIES, DEAD, EVENTS, EVENTS_NAME
 from aios.config import Settings
 from aios.errors import FailedPrecondition, Unavailable
 from aios.records.events import Event
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 2.0  # how long start-up waits: the bus may come later than the service
 RECONNECT_SECONDS = 0.5
 REQUEST_SECONDS = 5.0
+BATCH_MESSAGES = 64
+FETCH_SECONDS = 5.0
 PING_SECONDS = 10  # a server that stopped without closing is noticed after two of these
 
 
@@ -106,23 +110,30 @@ class Bus:
         """Return once the event is on the server's disk. Publishing the same event again changes nothing.
 
         Raises:
-            BusUnavailable: It may or may not have arrived: publish it again.
+            BusUnavailable: It may or may not have arrived, or somebody wiped the server: `ensure_streams`, then publish
+                it again.
         """
-        message = cloudevents.encode(event)
+        await self.send(cloudevents.encode(event))
+
+    async def send(self, message: Message) -> None:
+        """`publish`, for a message that is ready made."""
+        async with self.asking():
+            await self._js.publish(message.subject, message.data, headers=dict(message.headers))
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[JetStreamContext]:
+        """JetStream, for what no other method does. What the server fails at is BusUnavailable, all but NOT_FOUND."""
         self._require_connection()
         try:
-            try:
-                await self._js.publish(message.subject, message.data, headers=dict(message.headers))
-            except NoStreamResponseError:
-                # Somebody wiped the server: make the streams again.
-                await self.ensure_streams()
-                await self._js.publish(message.subject, message.data, headers=dict(message.headers))
+            yield self._js
+        except NotFoundError:
+            raise
         except (TimeoutError, nats.errors.Error, OSError) as error:
-            raise BusUnavailable(
-                f"event {event.id} was not published: {error!r}", retry_after=_RETRY
-            ) from error
+            raise BusUnavailable(f"NATS did not do it: {error!r}", retry_after=_RETRY) from error
 
-    async def pull(self, config: ConsumerConfig) -> JetStreamContext.PullSubscription:
+    async def pull(
+        self, config: ConsumerConfig, stream: str = EVENTS_NAME
+    ) -> JetStreamContext.PullSubscription:
         """A subscription to the durable consumer of this configuration, made or brought up to date.
 
         It is of this connection: use it within `one_connection`.
@@ -131,28 +142,26 @@ class Bus:
             BusUnavailable: Try again.
         """
         assert config.durable_name is not None
-        assert EVENTS.name is not None
+        await self.ensure_streams()
         try:
-            await self.ensure_streams()
-            await self._js.add_consumer(EVENTS.name, config)
-            return await self._js.pull_subscribe_bind(durable=config.durable_name, stream=EVENTS.name)
-        except (TimeoutError, nats.errors.Error, OSError) as error:
-            raise BusUnavailable(
-                f"no consumer {config.durable_name}: {error!r}", retry_after=_RETRY
-            ) from error
+            async with self.asking() as js:
+                await js.add_consumer(stream, config)
+                return await js.pull_subscribe_bind(durable=config.durable_name, stream=stream)
+        except NotFoundError as error:
+            raise BusUnavailable(f"stream {stream} went away", retry_after=_RETRY) from error
 
-    async def ensure_streams(self) -> None:
-        """Make the streams that do not exist, and bring the others up to date."""
-        for stream in (EVENTS, ADVISORIES):
-            await self._ensure(stream)
+    async def ensure_streams(self) -> str:
+        """Make the streams that do not exist, and bring the others up to date.
 
-    async def _ensure(self, stream: StreamConfig) -> None:
-        try:
-            await self._js.add_stream(stream)
-        except BadRequestError as error:
-            if error.err_code != _STREAM_NAME_IN_USE:
-                raise
-            await self._js.update_stream(stream)
+        Returns:
+            Which stream of events this is: another one once somebody wiped the server.
+        """
+        async with self.asking() as js:
+            for stream in (DEAD, ADVISORIES):
+                await _ensure(js, stream)
+            created = (await _ensure(js, EVENTS)).created
+        assert created is not None
+        return created.isoformat()
 
     def _require_connection(self) -> None:
         # The client would buffer and answer with a timeout; saying so at once keeps callers honest.
@@ -179,6 +188,24 @@ class Bus:
 
 _RETRY = timedelta(seconds=1)
 _STREAM_NAME_IN_USE = 10058
+
+
+async def fetch(source: JetStreamContext.PullSubscription) -> list[Msg]:
+    """The next messages; none when none comes for a while."""
+    try:
+        found: list[Msg] = await source.fetch(BATCH_MESSAGES, timeout=FETCH_SECONDS)
+    except nats.errors.TimeoutError:
+        return []
+    return found
+
+
+async def _ensure(js: JetStreamContext, stream: StreamConfig) -> StreamInfo:
+    try:
+        return await js.add_stream(stream)
+    except BadRequestError as error:
+        if error.err_code != _STREAM_NAME_IN_USE:
+            raise
+        return await js.update_stream(stream)
 
 
 def _credentials(settings: Settings) -> tuple[str, str]:

@@ -13,12 +13,13 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy import insert, select
 
 from aios.bus import cloudevents
-from aios.bus.bus import Bus, BusUnavailable
+from aios.bus.bus import BATCH_MESSAGES, Bus, BusUnavailable, fetch
+from aios.bus.dead import DeadEvents
 from aios.errors import AiosError, Code
 from aios.records.database import Database, WritesOverloaded
 from aios.records.dialect import RecordsFull, RecordsUnavailable
 from aios.records.events import Event
-from aios.records.tables import dead_letters, inbox
+from aios.records.tables import inbox
 from aios.records.tx import Tx
 from aios.runtime import telemetry
 
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Tx, Event], None]
 """Applies one event. Runs in the transaction that remembers the event, so both happen or neither."""
 
-BATCH_EVENTS = 64
-FETCH_SECONDS = 5.0
 ACK_SECONDS = 30.0  # a consumer that died with a message gives it back after this
 DELIVERIES_MAX = 5
 # Pauses before each further delivery: longer than a restart in the end, shorter than anyone's patience.
@@ -64,6 +63,7 @@ class Consumer:
     def __init__(self, bus: Bus, db: Database, durable: str, subject: str, handler: Handler) -> None:
         self._bus = bus
         self._db = db
+        self._dead = DeadEvents(bus)
         self._durable = durable
         self._handler = handler
         self._config = ConsumerConfig(
@@ -73,7 +73,7 @@ class Consumer:
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=ACK_SECONDS,
             max_deliver=DELIVERIES_MAX,
-            max_ack_pending=4 * BATCH_EVENTS,
+            max_ack_pending=4 * BATCH_MESSAGES,
         )
 
     async def run(self) -> None:
@@ -89,7 +89,7 @@ class Consumer:
     async def _consume(self, source: JetStreamContext.PullSubscription) -> None:
         try:
             while True:
-                await asyncio.gather(*map(self._handle, await _fetch(source)))
+                await asyncio.gather(*map(self._handle, await fetch(source)))
         finally:
             with suppress(nats.errors.Error):  # the connection may be gone, and the subscription with it
                 await source.unsubscribe()
@@ -133,22 +133,8 @@ class Consumer:
     async def _put_aside(self, message: Msg, error: Exception) -> None:
         """Keep a message that no retry can help where a person finds it, and let the others pass."""
         log.error("%s puts %s aside: %r", self._durable, message.subject, error)
-
-        def insert_letter(tx: Tx) -> None:
-            tx.execute(
-                insert(dead_letters).values(
-                    consumer=self._durable,
-                    sequence=message.metadata.sequence.stream,
-                    time=tx.now(),
-                    subject=message.subject,
-                    headers=dict(message.headers or {}),
-                    data=message.data,
-                    deliveries=message.metadata.num_delivered,
-                    error=repr(error),
-                )
-            )
-
-        await self._write(message, insert_letter)
+        # Where that fails, it comes again; the last time the server gives it up and `DeadEvents.collect` keeps it.
+        await self._dead.keep(self._durable, message, repr(error))
         await message.term()
 
     async def _write(self, message: Msg, fn: Callable[[Tx], None]) -> None:
@@ -160,11 +146,3 @@ class Consumer:
                 log.warning("%s waits for its records: %s", self._durable, error)
                 await message.in_progress()
                 await asyncio.sleep(BACKOFF_SECONDS[0])
-
-
-async def _fetch(source: JetStreamContext.PullSubscription) -> list[Msg]:
-    try:
-        found: list[Msg] = await source.fetch(BATCH_EVENTS, timeout=FETCH_SECONDS)
-    except nats.errors.TimeoutError:
-        return []
-    return found

@@ -7,8 +7,10 @@ MESSAGE_BYTES_MAX = (
 )  # what a NATS server takes by default: larger ones belong into the object store
 DAY_SECONDS = 24 * 3600.0
 
+EVENTS_NAME, DEAD_NAME, ADVISORIES_NAME = "AIOS_EVENTS", "AIOS_DEAD", "AIOS_ADVISORIES"
+
 EVENTS = StreamConfig(
-    name="AIOS_EVENTS",
+    name=EVENTS_NAME,
     description="Every event of AIOS.",
     subjects=["aios.>"],
     retention=RetentionPolicy.LIMITS,
@@ -21,8 +23,20 @@ EVENTS = StreamConfig(
     # A relay that crashed before it noted what it sent sends that again: well within this.
     duplicate_window=10 * 60.0,
 )
+DEAD = StreamConfig(
+    name=DEAD_NAME,
+    description="Messages that a consumer gave up, for a person to look at.",
+    subjects=["dead.>"],
+    retention=RetentionPolicy.LIMITS,
+    storage=StorageType.FILE,
+    discard=DiscardPolicy.OLD,
+    # Longer than a holiday. What is older than that is forgotten, oldest first when there are very many.
+    max_age=30 * DAY_SECONDS,
+    max_bytes=64 * 1024 * 1024,
+    duplicate_window=10 * 60.0,
+)
 ADVISORIES = StreamConfig(
-    name="AIOS_ADVISORIES",
+    name=ADVISORIES_NAME,
     description="What JetStream says about deliveries that failed for good: without it nobody would know.",
     subjects=["$JS.EVENT.ADVISORY.>"],
     retention=RetentionPolicy.LIMITS,

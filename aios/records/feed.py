@@ -96,15 +96,20 @@ def compact(tx: Tx, now: datetime, keep: int = KEEP_EVENTS) -> bool:
     return bool(floor < min(wanted, state.published))
 
 
-def published(tx: Tx) -> int:
-    """The revision up to which everything is on the bus."""
-    value: int = tx.execute(select(feed.c.published)).scalar_one()
-    return value
+def start_stream(tx: Tx, stream: str) -> int:
+    """The revision up to which everything is in this stream of the bus. In a new one nothing is: all that the log still
+    holds is to be sent again, and the inboxes drop what they know."""
+    state = tx.execute(select(feed)).one()
+    if state.stream != stream:
+        tx.execute(update(feed).values(stream=stream, published=state.compacted))
+        return int(state.compacted)
+    return int(state.published)
 
 
-def mark_published(tx: Tx, revision: int) -> None:
-    """Everything up to `revision` is on the bus; it is not sent again and may be compacted."""
-    tx.execute(update(feed).where(feed.c.published < revision).values(published=revision))
+def mark_published(tx: Tx, revision: int, stream: str) -> None:
+    """Everything up to `revision` is in this stream; it is not sent again and may be compacted."""
+    of_stream = (feed.c.published < revision) & (feed.c.stream == stream)
+    tx.execute(update(feed).where(of_stream).values(published=revision))
 
 
 def _event(row: Row[tuple[object, ...]], domain: str) -> Event:

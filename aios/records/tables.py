@@ -10,7 +10,6 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
-    Text,
 )
 
 from aios.records.types import Json, UtcTime
@@ -43,6 +42,8 @@ feed = Table(
     Column("revision", BigInteger, nullable=False),
     # Everything up to here is on the bus.
     Column("published", BigInteger, nullable=False),
+    # Which stream of the bus that is true of: one that was wiped is another. Empty before the first.
+    Column("stream", String(63), nullable=False, server_default=""),
     # Everything up to here is deleted.
     Column("compacted", BigInteger, nullable=False),
 )
@@ -55,21 +56,6 @@ inbox = Table(
     Column("event_id", String(36), nullable=False),
     Column("time", UtcTime, nullable=False, index=True),
     PrimaryKeyConstraint("consumer", "event_id"),
-)
-
-# Messages that no retry could help, for a person to look at.
-dead_letters = Table(
-    "dead_letters",
-    _common,
-    Column("consumer", String(63), nullable=False),
-    Column("sequence", BigInteger, nullable=False),
-    Column("time", UtcTime, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("headers", Json, nullable=False),
-    Column("data", LargeBinary, nullable=False),
-    Column("deliveries", Integer, nullable=False),
-    Column("error", Text, nullable=False),
-    PrimaryKeyConstraint("consumer", "sequence", "time"),
 )
 
 # First responses to requests that carried a request_id.

@@ -203,7 +203,7 @@ async def test_a_reader_of_one_project_goes_on_past_the_events_of_others(db: Dat
 async def test_what_is_compacted_or_never_was_is_out_of_range(db: Database) -> None:
     for n in range(10):
         await db.write(adding(f"n{n}"))
-    await db.write(lambda tx: feed.mark_published(tx, 8))
+    await db.write(lambda tx: feed.mark_published(tx, 8, ""))
 
     await db.write(lambda tx: feed.compact(tx, tx.now(), keep=2))
 
@@ -214,11 +214,24 @@ async def test_what_is_compacted_or_never_was_is_out_of_range(db: Database) -> N
             await Feed(db).read(None, None, after=lost)
 
 
+async def test_a_new_stream_gets_all_that_the_log_still_holds(db: Database) -> None:
+    for n in range(10):
+        await db.write(adding(f"n{n}"))
+    assert await db.write(lambda tx: feed.start_stream(tx, "first")) == 1
+    await db.write(lambda tx: feed.mark_published(tx, 8, "first"))
+    await db.write(lambda tx: feed.compact(tx, tx.now(), keep=5))
+    assert await db.write(lambda tx: feed.start_stream(tx, "first")) == 8
+
+    assert await db.write(lambda tx: feed.start_stream(tx, "second")) == 6
+    await db.write(lambda tx: feed.mark_published(tx, 9, "first"))  # by a relay that has not heard of it
+    assert await db.write(lambda tx: feed.start_stream(tx, "second")) == 6
+
+
 async def test_events_of_yesterday_are_compacted(db: Database, clock: HandClock) -> None:
     await db.write(adding("old"))
     clock.time += timedelta(hours=25)
     await db.write(adding("new"))
-    await db.write(lambda tx: feed.mark_published(tx, 3))
+    await db.write(lambda tx: feed.mark_published(tx, 3, ""))
 
     assert await db.write(lambda tx: feed.compact(tx, tx.now())) is False
 

@@ -14,12 +14,12 @@ import pytest
 from nats.aio.client import Client
 from sqlalchemy import select
 
-from aios.bus import Bus, BusUnavailable, Consumer, Relay, bus, cloudevents
+from aios.bus import Bus, BusUnavailable, Consumer, DeadEvents, Relay, bus, cloudevents
 from aios.bus.streams import ADVISORIES, EVENTS
 from aios.config import Settings
 from aios.errors import FailedPrecondition, InvalidArgument
 from aios.records import Database, Event, Feed, Tx
-from aios.records.tables import dead_letters, inbox
+from aios.records.tables import inbox
 from tests.notes import add, adding, ids, open_notes
 from tests.servers import NatsServer, nats_server
 
@@ -219,12 +219,13 @@ async def test_a_poisonous_event_is_put_aside_and_the_others_pass(town: Town, se
         await town.received("a", "b")
         await acknowledged(server, 4)
 
-    letters = await town.receiver.read(lambda tx: tx.execute(select(dead_letters)).all())
-    assert sorted((letter.subject, letter.deliveries) for letter in letters) == [
-        ("aios.sender.note.demo.bad.created", 1),
-        ("aios.sender.note.demo.x.created", 1),
+    letters = await DeadEvents(town.bus).list(0, 10)
+    assert sorted((letter.subject, letter.consumer, letter.deliveries) for letter in letters) == [
+        ("aios.sender.note.demo.bad.created", "receiver-notes", 1),
+        ("aios.sender.note.demo.x.created", "receiver-notes", 1),
     ]
     assert "no such note" in "".join(letter.error for letter in letters)
+    assert b"no event" in [letter.data for letter in letters]
 
 
 async def test_a_handler_that_fails_for_a_while_is_tried_again(town: Town) -> None:
