@@ -70,10 +70,7 @@ def remaining(snapshot: Snapshot, slots: Ints) -> Floats:
     Steps left over steps per second on the type it runs on, else on its fastest; else what its submitter expects less
     what it has run; else as long again as it has run, which is the expectation under a heavy tail.
     """
-    speeds = snapshot.speeds[slots] if snapshot.kinds else np.zeros((len(slots), 1))
-    kind = snapshot.kind[slots]
-    own = np.where(kind >= 0, speeds[np.arange(len(slots)), np.maximum(kind, 0)], 0.0)
-    speed = np.where(own > 0, own, speeds.max(axis=1, initial=0.0))
+    speed = speeds(snapshot, slots)
     work, estimate, ran = snapshot.work[slots], snapshot.estimate[slots], snapshot.ran[slots]
     with np.errstate(divide="ignore", invalid="ignore"):
         by_progress = np.maximum(0.0, work - snapshot.done[slots]) / speed
@@ -82,6 +79,16 @@ def remaining(snapshot: Snapshot, slots: Ints) -> Floats:
     return np.where(
         (work > 0) & (speed > 0), by_progress, np.where(estimate > 0, by_estimate, np.maximum(ran, 60.0))
     )
+
+
+def speeds(snapshot: Snapshot, slots: Ints) -> Floats:
+    """Steps per second of each: as seen in its present attempt, else as told for its type, else for its fastest type."""
+    told = snapshot.speeds[slots] if snapshot.kinds else np.zeros((len(slots), 1))
+    kind = snapshot.kind[slots]
+    own = np.where(kind >= 0, told[np.arange(len(slots)), np.maximum(kind, 0)], 0.0)
+    expected = np.where(own > 0, own, told.max(axis=1, initial=0.0))
+    seen = snapshot.seen_speeds(slots)
+    return np.where(seen > 0, seen, expected)
 
 
 def known(snapshot: Snapshot, slots: Ints) -> Bools:

@@ -17,6 +17,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+SEEN_SECONDS = 300.0
+"""Of an attempt, before the speed that it was seen to have counts more than the one that was told."""
+
 _FLOATS = (
     "submitted",  # when it was accepted
     "priority",
@@ -30,12 +33,15 @@ _FLOATS = (
     "touched",  # when the two above were brought up to date
     "started",  # of the present attempt
     "saved",  # steps at its last checkpoint
+    "begun",  # steps when the present attempt started
     "restart",  # seconds that a start costs
     "min_runtime",
     "deadline",  # 0: none
     "due",  # may not start before
     "waited",  # seconds, of all waits before the present one
     "since",  # when the present wait began
+    "met",  # integral of contention when it was accepted
+    "contention",  # the highest average that it has met: see `contentions`
 )
 _INTS = ("number", "queue", "shape", "state", "kind", "size", "size_max")
 
@@ -96,6 +102,9 @@ class Snapshot:
         self._queue_ids = {ROOT: 0}
         self._variants: dict[int, tuple[Variant, ...]] = {}
         self._eligible: dict[int, Bools | None] = {}
+        self._demand = 0.0
+        """Devices that all jobs ask for together."""
+        self._integral = self._passed = 0.0
         self.capacity: Ints = np.zeros((0, 0), np.int64)
         self.free: Ints = np.zeros((0, 0), np.int64)
         self.racks: Ints = np.zeros(0, np.int64)
@@ -120,12 +129,15 @@ class Snapshot:
     touched: Floats = field(init=False)
     started: Floats = field(init=False)
     saved: Floats = field(init=False)
+    begun: Floats = field(init=False)
     restart: Floats = field(init=False)
     min_runtime: Floats = field(init=False)
     deadline: Floats = field(init=False)
     due: Floats = field(init=False)
     waited: Floats = field(init=False)
     since: Floats = field(init=False)
+    met: Floats = field(init=False)
+    contention: Floats = field(init=False)
     number: Ints = field(init=False)
     queue: Ints = field(init=False)
     shape: Ints = field(init=False)
@@ -172,6 +184,7 @@ class Snapshot:
 
     def add(self, job: Job, *, done: float = 0.0, due: float = 0.0) -> int:
         """A job waits. Returns its slot."""
+        self._pass(job.submitted)
         slot = self._slot()
         self.jobs[job.name] = job
         self.slots[job.name] = slot
@@ -187,6 +200,7 @@ class Snapshot:
             "work": job.work,
             "done": done,
             "saved": done,
+            "begun": done,
             "estimate": job.estimate,
             "attained": 0.0,
             "ran": 0.0,
@@ -198,6 +212,8 @@ class Snapshot:
             "due": due,
             "waited": 0.0,
             "since": job.submitted,
+            "met": self._integral,
+            "contention": 0.0,
             "number": job.number,
             "queue": self._queue(job.queue),
             "shape": shape,
@@ -214,6 +230,7 @@ class Snapshot:
         for kind, speed in job.speeds.items():
             index = self._kind(kind)
             self.speeds[slot, index] = speed
+        self._demand += self.devices[slot]
         return slot
 
     def remove(self, name: str) -> None:
@@ -221,6 +238,7 @@ class Snapshot:
         slot = self.slots.pop(name)
         del self.jobs[name]
         self._release(slot)
+        self._demand -= self.devices[slot]
         self.state[slot] = 0
         self._free_slots.append(slot)
 
@@ -239,6 +257,7 @@ class Snapshot:
             self.waited[slot] += now - self.since[slot]
         self.state[slot] = State.RUNNING
         self.started[slot] = now
+        self.begun[slot] = self.done[slot]
         self.kind[slot] = kind
         self.size[slot] = counts.sum()
 
@@ -250,6 +269,9 @@ class Snapshot:
         """A job holds nothing any more and waits, not to start before `due`."""
         slot = self.slots[name]
         self.touch(slot, now)
+        seen = self.seen_speeds(slot)
+        if seen > 0 and self.kind[slot] >= 0:
+            self.speeds[slot, self.kind[slot]] = seen
         self._release(slot)
         self.state[slot] = State.WAITING
         self.since[slot] = now
@@ -281,6 +303,40 @@ class Snapshot:
         self.touched[slots] = now
 
     # What the rules read.
+
+    def seen_speeds(self, slots: "int | Ints") -> Floats:
+        """Steps per second in the present attempt; 0 of what does not run, or not for long enough to tell."""
+        made = self.done[slots] - self.begun[slots]
+        seconds = self.touched[slots] - self.started[slots] - self.restart[slots]
+        tells = (self.state[slots] >= State.RUNNING) & (seconds >= SEEN_SECONDS) & (made > 0)
+        seen: Floats = np.where(tells, made / np.maximum(seconds, 1.0), 0.0)
+        return seen
+
+    @property
+    def total_devices(self) -> float:
+        """Accelerators of all nodes; one at least."""
+        columns = [self.resources.index(kind) for kind in self.kinds]
+        return float(max(1, self.capacity[:, columns].sum()))
+
+    def contentions(self, slots: Ints, now: float) -> Floats:
+        """How many times over the pool was asked for while each job was here: 1 where it never was.
+
+        The highest value that the average over the job's life has had: what a job was made to wait for when the pool
+        was full is not taken back when it empties.
+        """
+        self._pass(now)
+        age = now - self.submitted[slots]
+        present = max(1.0, self._demand / self.total_devices)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            average = np.where(age > 0, (self._integral - self.met[slots]) / age, present)
+        self.contention[slots] = np.maximum(self.contention[slots], np.maximum(1.0, average))
+        highest: Floats = self.contention[slots]
+        return highest
+
+    def _pass(self, now: float) -> None:
+        if now > self._passed:
+            self._integral += (now - self._passed) * max(1.0, self._demand / self.total_devices)
+            self._passed = now
 
     def active(self) -> Ints:
         """Slots of every job, in order of acceptance."""
