@@ -151,6 +151,9 @@ def _circuit_breakers(retries_min: int) -> Json:
 
 def _http2() -> Json:
     http2 = {
+        # Callers share a connection, and gRPC's servers remember a header that they could not read for whoever
+        # sends that header next: nothing of one request may stay for another.
+        "hpack_table_size": 0,
         "initial_stream_window_size": limits.HTTP2_STREAM_WINDOW_BYTES,
         "initial_connection_window_size": limits.HTTP2_CONNECTION_WINDOW_BYTES,
     }

@@ -28,7 +28,7 @@ MODEL_HEADER = "x-aios-model"
 REVISION_HEADER = "x-aios-revision"
 TIMEOUT_HEADER = "x-aios-timeout"  # the one that clients may say: how long they wait
 REFUSED_HEADER = "x-aios-refused"  # from a script to the answer: why it refuses
-SCRIPT_OF_HTTP, SCRIPT_OF_GRPC_ANSWERS = "predict_http", "predict_grpc_answers"  # see `scripts`
+SCRIPT_OF_TENSORS = "tensors"  # see `scripts`
 METADATA = "aios"  # of a route, for its spans
 TRACE_HEADER = "x-aios-trace-id"
 
@@ -180,13 +180,12 @@ def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:
         _RBAC: allow(PREDICTORS),
         _BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
     }
-    answers = filters | _script(SCRIPT_OF_GRPC_ANSWERS)
     found = []
     for deployment in deployments:
         headers = [_is(PROJECT_HEADER, deployment.project), _is(MODEL_HEADER, deployment.name)]
         for methods, repeatable in ((infer, True), (path, False)):
             action = {"timeout": "0s", "retry_policy": retries.elsewhere(repeatable=repeatable)}
-            found.append(_predict(deployment, "grpc", {"headers": headers, **methods}, action, answers))
+            found.append(_predict(deployment, "grpc", {"headers": headers, **methods}, action, filters))
     unknown = _to_nowhere(path, filters)
     closed = _refuse(
         {"prefix": f"/{PREDICT}/"}, 404, "This method administers the model server and is closed."
@@ -200,7 +199,7 @@ def _predict_http(deployments: Sequence[DeploymentRoute]) -> list[Json]:
     server = {"safe_regex": {"regex": "/v2(/health/(live|ready))?/?"}}
     # Unpacked inside the model server, a compressed body would grow past every limit kept here.
     packed = {"prefix": "/v2/", "headers": [_is("content-encoding", "identity") | {"invert_match": True}]}
-    tensors = filters | _script(SCRIPT_OF_HTTP)
+    tensors = filters | _script(SCRIPT_OF_TENSORS)
     found = []
     for deployment in deployments:
         model = rf"/v2/models/{re.escape(deployment.name)}(/versions/[0-9]+)?"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from aios.errors import InvalidArgument, Unavailable
+from aios.errors import Internal, InvalidArgument, Unavailable
 from gateway.envoy import limits
-from gateway.envoy.routes import MODEL_HEADER, REFUSED_HEADER, SCRIPT_OF_GRPC_ANSWERS, SCRIPT_OF_HTTP
+from gateway.envoy.routes import MODEL_HEADER, REFUSED_HEADER, SCRIPT_OF_TENSORS
 
 EXTRACTION = "envoy.filters.http.grpc_field_extraction"
-SCRIPT_OF_ALL = "predict_grpc"
-"""Runs where a route names no other: what it looks for is there in predictions over gRPC alone."""
+SCRIPT_OF_ALL = "grpc"
+"""Runs where a route names no other: what it looks for is there over gRPC alone."""
 
 MODEL_DIED = "Stub process "
 """How Triton begins to say that a model's process is gone, until the replica's supervisor has replaced the server."""
@@ -43,10 +43,9 @@ REFUSALS = {
 
 def scripts() -> dict[str, object]:
     """The configuration of the filter: every script by its name."""
-    named = (SCRIPT_OF_HTTP, SCRIPT_OF_GRPC_ANSWERS)
     return {
         "default_source_code": {"inline_string": script(SCRIPT_OF_ALL)},
-        "source_codes": {name: {"inline_string": script(name)} for name in named},
+        "source_codes": {SCRIPT_OF_TENSORS: {"inline_string": script(SCRIPT_OF_TENSORS)}},
     }
 
 
@@ -60,6 +59,7 @@ def script(name: str) -> str:
         "REFUSED_HEADER": f'"{REFUSED_HEADER}"',
         "EXTRACTION": f'"{EXTRACTION}"',
         "INVALID_ARGUMENT": f'"{InvalidArgument.code.value}"',
+        "INTERNAL": f'"{Internal.code.value}"',
         "UNAVAILABLE": f'"{Unavailable.code.value}"',
         "MODEL_DIED": f'"{MODEL_DIED}"',
     }

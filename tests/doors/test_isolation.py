@@ -40,6 +40,28 @@ def theirs(live: Live) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    "header", [("grpc-timeout", "1x"), ("grpc-encoding", "none such"), ("some-bin", "no base64!")]
+)
+def test_a_header_that_nobody_can_read_fails_the_call_that_has_it_and_no_other(
+    live: Live, everyone: dict[str, Caller], header: tuple[str, str]
+) -> None:
+    """Calls of all callers share Envoy's connections, and gRPC compresses their headers by what came before."""
+    bad = {**everyone["viewer"].headers, "content-type": "application/grpc-web+proto", header[0]: header[1]}
+    path = "/aios.scheduler.v1.SchedulerService/ListNodes"
+    metadata = (*everyone["others' admin"].metadata, ("some-bin", b"base64"))
+    with (
+        httpx.Client(base_url=live.address, trust_env=False) as client,
+        grpc.insecure_channel(live.stack.target) as channel,
+    ):
+        nodes: Any = channel.unary_unary(path)
+        for _ in range(10):
+            refused = client.post(path, content=bytes(5), headers=bad)
+            assert refused.headers["grpc-status"] == str(grpc.StatusCode.INVALID_ARGUMENT.value[0]), refused.headers
+            for _ in range(3):
+                nodes(b"", metadata=metadata, timeout=10)
+
+
 async def test_no_field_of_any_request_shows_another_projects_things(
     live: Live, everyone: dict[str, Caller], theirs: list[str]
 ) -> None:

@@ -3,12 +3,16 @@
 --
 -- Triton counts the elements of a shape in 64 bits: one that overflows to what the data has ends the model's process.
 -- So all shapes together may have no more elements than the message has bytes. Tensors are stepped over, not read.
+--
+-- gRPC's own servers answer INTERNAL to what they cannot read: that is the request's fault, so INVALID_ARGUMENT. A model
+-- whose process has just died is nobody's: its replica is being replaced, and the call may be made again.
 
 local byte, min = string.byte, math.min
 local VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 local INPUTS, SHAPE = 5, 3 -- fields of ModelInferRequest and of its inputs
 local PREFIX_BYTES = 5 -- before a message: not compressed, and its size
 local PIECE_BYTES = 4096
+local UNREADABLE = { "Unable to parse request", "Error parsing '" }
 local FIELDS_MAX = 65536 -- the time that this takes; one input has five
 
 -- The message's bytes by their position, nil beyond its end.
@@ -118,5 +122,16 @@ function envoy_on_request(request)
   if wrong then
     request:headers():replace(REFUSED_HEADER, wrong) -- asked for again: waiting for the body ends what came before
     request:respond({ [":status"] = "400" }, wrong)
+  end
+end
+
+function envoy_on_response(response)
+  local headers = response:headers()
+  local said = headers:get("grpc-message")
+  if said == nil then return end
+  if said:sub(1, #MODEL_DIED) == MODEL_DIED then headers:replace("grpc-status", UNAVAILABLE) end
+  if headers:get("grpc-status") ~= INTERNAL then return end
+  for _, words in ipairs(UNREADABLE) do
+    if said:sub(1, #words) == words then headers:replace("grpc-status", INVALID_ARGUMENT) end
   end
 end
