@@ -1,5 +1,6 @@
 """The policies of Gavel and Shockwave's simulators, composed as theirs are, for calibration against their results."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -58,42 +59,68 @@ def max_sum(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
 
 @dataclass
 class Fifo:
-    """In order of arrival, each on one type for itself, and nobody passes the first that does not fit.
-
-    Attributes:
-        aware: Whether each takes the fastest type with room, anew each time; else it takes any and keeps it.
-        seed: Which "any".
-    """
-
-    aware: bool
-    seed: int = 0
-    _types: dict[int, int] = field(default_factory=dict)
-    """By number."""
-
-    def __post_init__(self) -> None:
-        self._rng = np.random.default_rng(self.seed)
+    """In order of arrival, each on its fastest type with room, and nobody passes the first that does not fit."""
 
     def __call__(self, snapshot: Snapshot, slots: Ints, now: float) -> Floats:
         asked = demand(snapshot, slots)
         left = asked.capacity.copy()
-        numbers = snapshot.number[slots].tolist()
-        self._types = {} if self.aware else {n: kind for n, kind in self._types.items() if n in set(numbers)}
         shares = np.zeros_like(asked.speeds)
-        for row, number in enumerate(numbers):
-            if number in self._types:
-                left[self._types[number]] -= asked.gangs[row]
-                shares[row, self._types[number]] = 1.0
-        for row, number in enumerate(numbers):
-            if number in self._types:
-                continue
-            fits = np.flatnonzero(left >= asked.gangs[row])
+        for row, gang in enumerate(asked.gangs):
+            fits = np.flatnonzero(left >= gang)
             if not len(fits):
                 break
-            kind = int(fits[np.argmax(asked.speeds[row, fits])] if self.aware else self._rng.choice(fits))
+            kind = int(fits[np.argmax(asked.speeds[row, fits])])
             if asked.speeds[row, kind] > 0:
-                self._types[number] = kind
-                left[kind] -= asked.gangs[row]
+                left[kind] -= gang
                 shares[row, kind] = 1.0
+        return shares
+
+
+@dataclass
+class FifoUnaware:
+    """What the anchors' FIFO does that tells no types apart, slips included, for its figures contain them.
+
+    It means to draw a type with room for each job, and to keep the job there. The type that it draws is not the one
+    that it uses, which is the last by name that had room for anything; and when that is used up, the one drawn is
+    taken off the list. So the last type is given to far more jobs than it has room for, and these take turns on it.
+    """
+
+    seed: int = 0
+    _types: dict[int, int] = field(default_factory=dict)
+    """By number, in order of allocation."""
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+
+    def __call__(self, snapshot: Snapshot, slots: Ints, now: float) -> Floats:
+        asked = demand(snapshot, slots)
+        rows = {number: row for row, number in enumerate(snapshot.number[slots].tolist())}
+        left = asked.capacity.copy()
+        queue = [number for number in rows if number not in self._types]
+        for number in sorted(self._types):
+            kind = self._types[number]
+            if number in rows:
+                left[kind] -= asked.gangs[rows[number]]
+                continue
+            del self._types[number]
+            if queue and asked.gangs[rows[queue[0]]] <= left[kind] and asked.speeds[rows[queue[0]], kind] > 0:
+                left[kind] -= asked.gangs[rows[queue[0]]]
+                self._types[queue.pop(0)] = kind
+        listed = [kind for kind in np.argsort(snapshot.kinds).tolist() if left[kind] > 0]
+        for number in queue:
+            gang = asked.gangs[rows[number]]
+            fits = [kind for kind in listed if left[kind] >= gang]
+            if not fits:
+                break
+            drawn, used = fits[self._rng.randrange(len(fits))], listed[-1]
+            if asked.speeds[rows[number], used] > 0:
+                self._types[number] = used
+                left[used] -= gang
+                if left[used] == 0:
+                    listed.remove(drawn)
+        shares = np.zeros_like(asked.speeds)
+        for number, kind in self._types.items():
+            shares[rows[number], kind] = 1.0
         return shares
 
 
@@ -104,8 +131,8 @@ def rounds(allocation: Allocate, *, interval: float, seconds: float, aware: bool
 
 
 POLICIES: dict[str, tuple[Callable[[int], Allocate], bool, bool]] = {
-    "fifo": (lambda seed: Fifo(aware=False, seed=seed), False, True),
-    "fifo_perf": (lambda seed: Fifo(aware=True), True, True),
+    "fifo": (FifoUnaware, False, True),
+    "fifo_perf": (lambda seed: Fifo(), True, True),
     "max_min_fairness": (lambda seed: las, False, False),
     "max_min_fairness_water_filling_perf": (lambda seed: las_aware, True, False),
     "finish_time_fairness_perf": (lambda seed: ftf_aware, True, False),
