@@ -118,6 +118,12 @@ class NodeName(Name):
 
 
 @dataclass(frozen=True, order=True)
+class DeadEventName(Name):
+    PATTERN = "deadEvents/{dead_event}"
+    dead_event: str
+
+
+@dataclass(frozen=True, order=True)
 class UploadName(Name):
     PATTERN = "projects/{project}/uploads/{upload}"
     project: str

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 
-from aios.bus import Bus, Relay
+from aios.bus import Bus, DeadEvents, Relay
 from aios.config import Settings
 from aios.identity.v1 import identity_service_pb2_grpc
 from aios.records import Database
@@ -14,7 +14,7 @@ from aios.runtime.app import App
 from aios.runtime.channel import connect
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
-from aios.telemetry.v1 import trace_service_pb2_grpc
+from aios.telemetry.v1 import event_service_pb2_grpc, trace_service_pb2_grpc
 from gateway import http, identity, inference_server
 from gateway.edge import Edge
 from gateway.http import app as http_app
@@ -23,6 +23,8 @@ from gateway.identity import store as identity_store
 from gateway.identity.identity import Identity
 from gateway.identity.servicer import IdentityServicer
 from gateway.telemetry import servicer as telemetry
+from gateway.telemetry.events import EventServicer
+from gateway.telemetry.sampling import Sampler
 from gateway.telemetry.store import SpanStore
 
 SERVICE_OF_DOMAIN = {
@@ -51,6 +53,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     stack.push_async_callback(spans.close)
     bus = await Bus.connect(settings, "gateway")
     stack.push_async_callback(bus.close)
+    dead = DeadEvents(bus)
 
     # Callers keep their own tokens: the gateway lends its authority to nobody.
     channels = {
@@ -59,7 +62,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     }
     stopping = asyncio.Event()
     web = http_app.build(channels, stopping)
-    edge = Edge(settings, who)
+    sampler = Sampler()
+    edge = Edge(settings, who, sampler.wanted)
 
     async def serve_http() -> None:
         await http_app.serve(web, settings.gateway_http_address, stopping)
@@ -72,11 +76,12 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             Service(
                 trace_service_pb2_grpc.add_TraceServiceServicer_to_server, telemetry.TraceServicer(spans)
             ),
-            Service(otlp_grpc.add_TraceServiceServicer_to_server, telemetry.OtlpServicer(spans)),
+            Service(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventServicer(dead)),
+            Service(otlp_grpc.add_TraceServiceServicer_to_server, telemetry.OtlpServicer(spans, sampler)),
             Service(inference_server.add_to, http.release()),
         ],
         door=serve_http,
-        loops=[edge.publish, edge.follow_routes, edge.follow_revocations, Relay(db, bus).run],
+        loops=[edge.publish, edge.follow_routes, edge.follow_revocations, Relay(db, bus).run, dead.collect],
         healthy=db.answers,
         foreign=telemetry.FOREIGN | inference_server.FOREIGN,
         # Envoy sends all reflection here, and knows every service.

@@ -1,5 +1,6 @@
 """Messages that consumers gave up: kept in a stream of their own until a person has looked at them."""
 
+import asyncio
 import json
 import logging
 import uuid
@@ -8,19 +9,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import nats.errors
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RawStreamMsg
 from nats.js.errors import NotFoundError
 
-from aios.bus.bus import Bus, fetch
+from aios.bus.bus import Bus, BusUnavailable, fetch
 from aios.bus.cloudevents import Message
-from aios.bus.streams import ADVISORIES_NAME, DEAD_NAME, EVENTS_NAME
+from aios.bus.streams import ADVISORIES_NAME, DEAD_NAME, EVENTS_NAME, MAX_DELIVERIES
 from aios.errors import NotFound
 
 log = logging.getLogger(__name__)
 
 ERROR_CHARS_MAX = 2_000
-MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
+RECONNECT_SECONDS = 0.5
 # What the server reads in a header is an order to it: a message that was given up gives none.
 _ORDERS = "nats-"
 _CONSUMER, _SUBJECT, _DELIVERIES, _ERROR = (
@@ -117,19 +119,24 @@ class DeadEvents:
                 await js.delete_msg(DEAD_NAME, sequence)
 
     async def collect(self) -> None:
-        """Keep what the server gave up itself: a consumer that dies with a message cannot. Runs until the bus breaks."""
+        """Keep what the server gave up itself, until cancelled: a consumer that dies with a message cannot."""
         config = ConsumerConfig(
             durable_name="dead-events",
             filter_subject=MAX_DELIVERIES,
             deliver_policy=DeliverPolicy.ALL,
             ack_policy=AckPolicy.EXPLICIT,
         )
-        async with self._bus.one_connection():
-            source = await self._bus.pull(config, ADVISORIES_NAME)
-            while True:
-                for advisory in await fetch(source):
-                    await self._keep_what_is_gone(advisory)
-                    await advisory.ack()
+        while True:
+            try:
+                async with self._bus.one_connection():
+                    source = await self._bus.pull(config, ADVISORIES_NAME)
+                    while True:
+                        for advisory in await fetch(source):
+                            await self._keep_what_is_gone(advisory)
+                            await advisory.ack()
+            except (BusUnavailable, nats.errors.Error) as error:
+                log.debug("dead events are collected anew: %s", error)
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _keep_what_is_gone(self, advisory: Msg) -> None:
         told = json.loads(advisory.data)

@@ -7,6 +7,7 @@ MESSAGE_BYTES_MAX = (
 )  # what a NATS server takes by default: larger ones belong into the object store
 DAY_SECONDS = 24 * 3600.0
 
+MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
 EVENTS_NAME, DEAD_NAME, ADVISORIES_NAME = "AIOS_EVENTS", "AIOS_DEAD", "AIOS_ADVISORIES"
 
 EVENTS = StreamConfig(
@@ -38,7 +39,8 @@ DEAD = StreamConfig(
 ADVISORIES = StreamConfig(
     name=ADVISORIES_NAME,
     description="What JetStream says about deliveries that failed for good: without it nobody would know.",
-    subjects=["$JS.EVENT.ADVISORY.>"],
+    # Not all advisories: there is one for every request to JetStream.
+    subjects=[MAX_DELIVERIES],
     retention=RetentionPolicy.LIMITS,
     storage=StorageType.FILE,
     discard=DiscardPolicy.OLD,

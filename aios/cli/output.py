@@ -63,9 +63,11 @@ def shared() -> Shared:
 class Noun(click.Group):
     """A kind of resource; without a verb its `list`."""
 
+    without_a_verb = "list"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
-            args = ["list", *args]
+            args = [self.without_a_verb, *args]
         return super().parse_args(ctx, args)
 
     def resolve_command(

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "deployment": ("serve", "Deployments: list, history, delete."),
     "predict": ("serve", "Ask a deployment."),
     "trace": ("trace", "Traces: the newest ones, or one as a waterfall."),
+    "events": ("events", "Events between services that went wrong: dead, redeliver, delete."),
     "lineage": ("trace", "What a resource came from, and what came from it."),
 }
 """Command to its module in this package and its line in the help."""

@@ -10,6 +10,7 @@ from aios.client.connection import Connection
 from aios.client.credentials import Credentials, resolve
 from aios.client.datasets import Datasets
 from aios.client.deployments import Deployments
+from aios.client.events import Events
 from aios.client.identity import Projects, Tokens
 from aios.client.jobs import Jobs
 from aios.client.models import Lineage, Models
@@ -77,6 +78,10 @@ class AsyncClient:
     @cached_property
     def predictions(self) -> Predictions:
         return Predictions(self._connection)
+
+    @cached_property
+    def events(self) -> Events:
+        return Events(self._connection)
 
     @cached_property
     def traces(self) -> Traces:

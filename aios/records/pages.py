@@ -83,6 +83,18 @@ class Page:
         last = rows[self.size - 1]._mapping
         return rows[: self.size], encode([last[column] for column in by], self.query)
 
+    def number(self) -> int:
+        """The key of the last row seen, of a list by one number that lies in no table; 0 at the start."""
+        if self.after is None:
+            return 0
+        if len(self.after) != 1 or not isinstance(self.after[0], int) or not 0 <= self.after[0] < 2**63:
+            raise _invalid()
+        return self.after[0]
+
+    def token(self, number: int) -> str:
+        """What continues such a list after a row."""
+        return encode([number], self.query)
+
 
 def _digest(request: ListRequest) -> str:
     message = cast(Message, request)

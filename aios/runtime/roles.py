@@ -114,7 +114,7 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "node": _NODE,
     }
 )
-OPERATOR = frozenset({"projects.create"})
+OPERATOR = frozenset({"projects.create", "dead_events.list", "dead_events.redeliver", "dead_events.delete"})
 """What an operator may do beyond the role in the token."""
 
 KNOWN = frozenset().union(*ROLES.values(), OPERATOR, {PUBLIC})

@@ -23,7 +23,7 @@ from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.inference.v1 import inference_service_pb2
 from aios.runtime.roles import PUBLIC
 from aios.scheduler.v1 import agent_service_pb2, scheduler_service_pb2
-from aios.telemetry.v1 import trace_service_pb2
+from aios.telemetry.v1 import event_service_pb2, trace_service_pb2
 from aios.trainer.v1 import trainer_service_pb2
 from gateway.envoy import limits
 from gateway.http import openapi, problems, release
@@ -39,6 +39,7 @@ API = (
     inference_service_pb2,
     identity_service_pb2,
     trace_service_pb2,
+    event_service_pb2,
 )
 """Every proto whose services the JSON API speaks for."""
 HEALTH_SECONDS = 2.0  # a service that takes longer to say it is well is not

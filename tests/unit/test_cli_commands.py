@@ -75,7 +75,7 @@ def test_a_mistyped_command_is_met_with_the_likely_one(arguments: tuple[str, ...
 
 
 def test_a_noun_alone_lists() -> None:
-    for noun in ("run", "dataset", "model", "deployment", "job", "node", "token", "project"):
+    for noun in ("run", "dataset", "model", "deployment", "job", "node", "token", "project", "events"):
         result = aios(noun, "--address", "http://127.0.0.1:1", "--json")
         assert isinstance(result.exception, AiosError), noun
 
