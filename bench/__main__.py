@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-HELPERS = {"__init__", "__main__", "model", "report", "stack", "steady"}
+HELPERS = {"__init__", "__main__", "flood", "model", "report", "stack", "steady"}
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
 
 
@@ -41,14 +41,15 @@ def _run(name: str) -> dict[str, Any] | None:
 
 
 def _table(results: dict[str, dict[str, Any] | None]) -> Table:
-    table = Table("BENCH", "BAR", "VALUE", "AT MOST", "")
+    table = Table("BENCH", "BAR", "VALUE", "PROMISED", "")
     for name, result in results.items():
         if result is None:
             table.add_row(name, "", "", "", "[red]failed")
             continue
         for bar, one in result["bars"].items():
             mark = "[green]ok" if one["ok"] else "[red]missed"
-            table.add_row(name, bar, f"{one['value']:g}", f"{one['bar']:g}", mark)
+            promised = f">= {one['at_least']:g}" if "at_least" in one else f"<= {one['bar']:g}"
+            table.add_row(name, bar, f"{one['value']:g}", promised, mark)
         if not result["bars"]:
             table.add_row(name, "[dim]figures only", "", "", "")
     return table

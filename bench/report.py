@@ -38,9 +38,14 @@ class Report:
         self.figures[name] = _rounded(value)
         self.say(f"{name}: {self.figures[name]}")
 
-    def bar(self, name: str, value: float, at_most: float) -> None:
-        """A figure with the promise it must keep."""
-        self.bars[name] = {"value": _rounded(value), "bar": at_most, "ok": value <= at_most}
+    def bar(
+        self, name: str, value: float, at_most: float = math.inf, *, at_least: float | None = None
+    ) -> None:
+        """A figure with the promise it must keep: a ceiling, or a floor."""
+        if at_least is None:
+            self.bars[name] = {"value": _rounded(value), "bar": at_most, "ok": value <= at_most}
+        else:
+            self.bars[name] = {"value": _rounded(value), "at_least": at_least, "ok": value >= at_least}
         self.figure(name, value)
 
     def finish(self) -> None:
@@ -50,8 +55,8 @@ class Report:
 
 
 def quantile(samples: Iterable[float], share: float) -> float:
-    """The smallest sample that at least `share` of all do not exceed: always one that was seen."""
-    ordered = sorted(samples)
+    """The smallest sample that at least `share` of all do not exceed: always one that was seen; NaN where none was."""
+    ordered = sorted(samples) or [math.nan]
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 

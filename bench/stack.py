@@ -6,9 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aios.client import AsyncClient, resolve
@@ -28,6 +28,8 @@ class Stack:
     """One home and what runs in it."""
 
     home: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Settings that differ from the usual."""
 
     @property
     def layout(self) -> Layout:
@@ -60,7 +62,7 @@ class Stack:
         began = time.monotonic()
         done = subprocess.run(
             [*AIOS, command],
-            env={**env, "AIOS_HOME": str(self.home)},
+            env={**env, **self.variables, "AIOS_HOME": str(self.home)},
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS,
@@ -72,13 +74,13 @@ class Stack:
 
 
 @contextmanager
-def fresh() -> Iterator[Stack]:
+def fresh(**variables: str) -> Iterator[Stack]:
     """A home that nothing was ever in, not started; whatever runs there at the end is stopped.
 
     It keeps off the usual ports, so that it never takes them from another stack of this machine.
     """
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as home:
-        stack = Stack(Path(home))
+        stack = Stack(Path(home), variables)
         remembered = StackState(ports={name: free_port() for name in USUAL_PORTS})
         write_secret(stack.layout.state, to_json(remembered))
         # A benchmark that is told to end leaves nothing running either.
@@ -90,9 +92,9 @@ def fresh() -> Iterator[Stack]:
 
 
 @contextmanager
-def running() -> Iterator[Stack]:
-    """A fresh stack that answers, its one-time preparations done."""
-    with fresh() as stack:
+def running(**variables: str) -> Iterator[Stack]:
+    """A fresh stack that answers, its one-time preparations done, with settings that differ from the usual."""
+    with fresh(**variables) as stack:
         stack.up()
         settle(stack)
         yield stack

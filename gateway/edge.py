@@ -6,37 +6,51 @@ never an empty table.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from aios.config import Settings
 from aios.inference.v1 import deployment_pb2, inference_service_pb2, inference_service_pb2_grpc
 from aios.names import DeploymentName, RevisionName
 from aios.runtime.channel import service_channel
-from gateway.envoy.admin import Admin
+from gateway.envoy.admin import Admin, EnvoyDown
 from gateway.envoy.files import ConfigFiles
 from gateway.envoy.model import Address, Backend, DeploymentRoute, Replica, Services, Snapshot
 from gateway.envoy.publish import ConfigRefused, Publisher
 from gateway.identity.identity import Identity
 
 COLD_SECONDS = 1.0  # until a revision that did not answer Envoy's health check is asked again
+LOAD_SECONDS = 0.5  # between looks at how many spans come
+SHARE_MIN = 0.01  # Envoy counts in hundredths
 REFRESH_SECONDS = 30.0  # tokens are renewed in place: nobody tells us
 
 _log = logging.getLogger(__name__)
 
 
 class Edge:
-    """The one writer of Envoy's configuration. Run its three loops."""
+    """The one writer of Envoy's configuration. Run its loops.
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    Args:
+        wanted_share: Of the requests that are traced, given that share now.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        wanted_share: Callable[[float], float] = lambda share: share,
+    ) -> None:
         assert settings.jwks_file is not None
         self._settings = settings
         self._identity = identity
+        self._wanted_share = wanted_share
         self._jwks: Path = settings.jwks_file
         self._files = ConfigFiles(settings.home / "envoy")
+        self._admin = Admin(self._files.admin_socket)
         self._publisher = Publisher(
             self._files,
-            Admin(self._files.admin_socket),
+            self._admin,
             listen=_address(settings.envoy_address),
             calls_per_second=settings.calls_per_second,
         )
@@ -68,6 +82,16 @@ class Edge:
             if revoked != self._revoked:
                 self._revoked = revoked
                 self._changed.set()
+
+    async def follow_load(self) -> None:
+        """Have Envoy trace a smaller share of the requests while more spans come than are kept."""
+        share = 1.0
+        while True:
+            await asyncio.sleep(LOAD_SECONDS)
+            before, share = share, max(self._wanted_share(share), SHARE_MIN)
+            if share != before or share < 1:  # one that restarted traces everything again
+                with suppress(EnvoyDown):
+                    await self._admin.trace(share)
 
     async def publish(self) -> None:
         """Bring Envoy to the newest state at each change, and tell the inference service once it is there."""

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from aios.config import Settings
 from aios.errors import AiosError, Unavailable
-from aios.runtime import contract, telemetry
+from aios.runtime import contract, gate, telemetry
 from aios.runtime.server import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
 from aios.runtime.status import from_rpc_error, was_answered
 from aios.runtime.tokens import TokenSource, token_file
@@ -91,11 +91,15 @@ class _Channel(grpc.aio.Channel):
         declared = contract.method(method)
 
         async def send(request: Message, *, timeout: float | None = None, metadata: Any = ()) -> Any:
+            with gate.aside():
+                return await send_until_answered(request, timeout, metadata)
+
+        async def send_until_answered(request: Message, timeout: float | None, metadata: Any) -> Any:
             safe = (declared is not None and declared.idempotent) or contract.has_request_id(request)
             clock = asyncio.get_running_loop()
             started = clock.time()
             deadline = started + (timeout or UNARY_SECONDS)
-            for attempt in itertools.count(1):
+            for number in itertools.count(1):
                 await self._reach(min(deadline, started + PATIENCE_SECONDS) - clock.time())
                 try:
                     response = await call(
@@ -107,8 +111,8 @@ class _Channel(grpc.aio.Channel):
                     )
                 except grpc.RpcError as raw:
                     error = from_rpc_error(raw)
-                    pause = random.uniform(0, min(BACKOFF_SECONDS * 2**attempt, BACKOFF_SECONDS_MAX))
-                    again = safe and self._may_retry(raw, error, attempt, clock.time() - started)
+                    pause = random.uniform(0, min(BACKOFF_SECONDS * 2**number, BACKOFF_SECONDS_MAX))
+                    again = safe and self._may_retry(raw, error, number, clock.time() - started)
                     if not again or clock.time() + pause > deadline:
                         raise error from None
                     await asyncio.sleep(pause)

@@ -6,8 +6,8 @@ with INVALID_ARGUMENT by us and not with INTERNAL by the library.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,17 +23,16 @@ from aios.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
-    ResourceExhausted,
     Unauthenticated,
 )
 from aios.names import ANY_PROJECT, project_of
 from aios.runtime import contract, roles, telemetry
 from aios.runtime.context import Call, Principal, current_call
-from aios.runtime.status import RETRY_SOON, to_status
+from aios.runtime.gate import Gate
+from aios.runtime.status import to_status
 from aios.runtime.tokens import Verifier
 
 UNARY_SECONDS_MAX = 30.0  # a unary call is short work; longer work answers at once and is watched
-CALLS_UNDER_WAY_MAX = 512  # unary calls; about 50 ms of queue at 10,000 calls/s
 
 _log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -48,7 +47,7 @@ class Chain:
     verifier: Verifier
     foreign: Mapping[str, str]
     """Permission of methods or whole services that are not ours: health, reflection, OTLP."""
-    under_way: int = 0
+    gate: Gate = field(default_factory=Gate)
     streams: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
     """Calls that answer with a stream, which may last for days."""
     _ended: dict[asyncio.Task[Any], AiosError] = field(default_factory=dict)
@@ -82,9 +81,8 @@ class Chain:
             async with self._around(path, permission, context) as call:
                 request = _decoded(raw, decode)
                 self._check_project(path, request, call.principal)
-                with self._limits(path):
-                    async with _deadline(context):
-                        return await _unary(handler)(request, context)
+                async with _deadline(context), self._let_in(call.principal):
+                    return await _unary(handler)(request, context)
 
         async def unary_in_stream_out(raw: bytes, context: Context) -> AsyncIterator[Any]:
             async with self._around(path, permission, context, stream=True) as call:
@@ -214,20 +212,14 @@ class Chain:
                 f"{name!r} does not exist in your project {caller.project}.{wildcard}", resource=name
             )
 
-    @contextmanager
-    def _limits(self, path: str) -> Iterator[None]:
-        if self.under_way >= CALLS_UNDER_WAY_MAX:
-            raise ResourceExhausted(
-                "The service has too many calls under way: try again shortly.",
-                reason="OVERLOADED",
-                retry_after=RETRY_SOON,
-                method=path,
-            )
-        self.under_way += 1
-        try:
+    @asynccontextmanager
+    async def _let_in(self, caller: Principal | None) -> AsyncIterator[None]:
+        """Strangers wait for each other. What keeps the platform itself going is bounded by its own size."""
+        if caller is None or caller.role in roles.INTERNAL:
             yield
-        finally:
-            self.under_way -= 1
+        else:
+            async with self.gate.inside():
+                yield
 
 
 @asynccontextmanager

@@ -114,6 +114,8 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "node": _NODE,
     }
 )
+INTERNAL = ("service", "node", "worker")
+"""The platform's own processes: their calls keep it going, and wait for nobody else's."""
 OPERATOR = frozenset({"projects.create", "dead_events.list", "dead_events.redeliver", "dead_events.delete"})
 """What an operator may do beyond the role in the token."""
 

@@ -53,6 +53,14 @@ class Admin:
             for cluster in status.get("cluster_statuses", ())
         }
 
+    async def trace(self, share: float) -> None:
+        """Trace this share of the requests, in hundredths, of those that no client asked to be traced."""
+        try:
+            query = {"tracing.random_sampling": f"{share * 100:.0f}"}
+            (await self._client.post("/runtime_modify", params=query)).raise_for_status()
+        except httpx.HTTPError as error:
+            raise EnvoyDown(str(error)) from error
+
     async def _get(self, path: str) -> dict[str, Any]:
         try:
             response = (await self._client.get(path)).raise_for_status()

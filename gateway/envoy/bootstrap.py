@@ -12,6 +12,8 @@ _RUNTIME = {
     "tracing.opentelemetry.flush_interval_ms": 500,  # who looks at a trace has just made it
     # Two spans a call: the default of 5 would make one export of every third call. 500 are about 300 KiB.
     "tracing.opentelemetry.min_flush_spans": 500,
+    # One connection's burst is worked off between the others' requests and the services' answers.
+    "http.max_requests_per_io_cycle": 8,
 }
 
 
@@ -24,7 +26,9 @@ def bootstrap(*, node_id: str, admin_socket: str, listeners_path: str, clusters_
             "lds_config": {"path_config_source": {"path": listeners_path}, "resource_api_version": "V3"},
             "cds_config": {"path_config_source": {"path": clusters_path}, "resource_api_version": "V3"},
         },
-        "layered_runtime": {"layers": [{"name": "static", "static_layer": _RUNTIME}]},
+        "layered_runtime": {
+            "layers": [{"name": "static", "static_layer": _RUNTIME}, {"name": "admin", "admin_layer": {}}]
+        },
         "stats_config": {"stats_tags": _deployment_tags()},
         "overload_manager": _overload_manager(),
     }

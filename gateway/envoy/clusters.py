@@ -75,7 +75,7 @@ def _service(name: str, address: Address, http_options: Json) -> Json:
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address)}}]}],
         },
         "typed_extension_protocol_options": {_HTTP_OPTIONS.rsplit("/")[-1]: http_options},
-        "circuit_breakers": _circuit_breakers(limits.HELD_MAX),
+        "circuit_breakers": _circuit_breakers(limits.CALLS_AT_ONCE, limits.HELD_MAX),
     }
 
 
@@ -100,7 +100,7 @@ def _replicas(name: str, protocol: str, endpoints_path: str) -> Json:
         },
         "health_checks": [_health_check()],
         "outlier_detection": _outlier_detection(),
-        "circuit_breakers": _circuit_breakers(limits.RETRIES_CONCURRENT_MIN),
+        "circuit_breakers": _circuit_breakers(limits.UPSTREAM_REQUESTS_MAX, limits.RETRIES_CONCURRENT_MIN),
     }
 
 
@@ -135,18 +135,23 @@ def _outlier_detection() -> Json:
     }
 
 
-def _circuit_breakers(retries_min: int) -> Json:
+def _circuit_breakers(requests_max: int, retries_min: int) -> Json:
+    """What is beyond is refused at once. Routes of high priority (`routes.HIGH`) do not count among `requests_max`."""
     budget = {
         "budget_percent": {"value": limits.RETRY_BUDGET_PERCENT},
         "min_retry_concurrency": retries_min,
     }
-    thresholds = {
-        "max_connections": limits.UPSTREAM_CONNECTIONS_MAX,
-        "max_pending_requests": limits.UPSTREAM_REQUESTS_MAX,
-        "max_requests": limits.UPSTREAM_REQUESTS_MAX,
-        "retry_budget": budget,
-    }
-    return {"thresholds": [thresholds]}
+    thresholds = [
+        {
+            "priority": priority,
+            "max_connections": limits.UPSTREAM_CONNECTIONS_MAX,
+            "max_pending_requests": limits.UPSTREAM_REQUESTS_MAX,
+            "max_requests": requests,
+            "retry_budget": budget,
+        }
+        for priority, requests in (("DEFAULT", requests_max), ("HIGH", limits.UPSTREAM_REQUESTS_MAX))
+    ]
+    return {"thresholds": thresholds}
 
 
 def _http2() -> Json:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from aios.errors import AiosError, PermissionDenied, ResourceExhausted, Unauthenticated
+from aios.runtime.gate import Overloaded
 from aios.runtime.status import to_status
 from gateway.envoy import limits
 from gateway.envoy.routes import (
@@ -61,8 +62,15 @@ def _said(details: str) -> Json:
     }
 
 
+def _flag(flag: str) -> Json:
+    """How Envoy itself marks the response. UO: a circuit breaker of the upstream is open."""
+    return {"response_flag_filter": {"flags": [flag]}}
+
+
 _JWT = "jwt_authn_access_denied"
 _REFUSALS = (
+    # First, and by a flag: whatever is refused for overload must cost little.
+    _Refusal(_flag("UO"), 429, Overloaded()),
     _Refusal(
         _said(f"{_JWT}{{Jwt_is_missing"),
         401,
@@ -128,6 +136,7 @@ _GRPC_STATUS = {
     408: 4,
     413: 8,
     429: 8,
+    415: 3,
     504: 4,
 }  # PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
 

@@ -46,6 +46,15 @@ _INFER = "ModelInfer"
 _SERVER_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")  # of no model: the gateway answers
 _HTTP_VERBS = ("generate", "generate_stream", "ready", "config", "stats")  # beside "infer"
 
+_GRPC = ("application/grpc", "application/grpc+proto")
+_GRPC_WEB = tuple(f"application/grpc-web{form}" for form in ("", "+proto", "-text", "-text+proto"))
+
+HIGH = "HIGH"
+"""The priority of what has room of its own in a service, whatever people ask of it."""
+# A test compares both with the methods that stream.
+GRPC_STREAMS = r".*/(Watch\w+|ReadJobLogs|Connect|PushLogs|ServerReflectionInfo)"
+HTTP_STREAMS = r".*:(watch|logs|connect|pushLogs)"
+
 ROLES = tuple(roles.ROLES)
 PREDICTORS = tuple(role for role in ROLES if roles.allows(role, "predictions.create"))
 REVOKED = "revoked"
@@ -65,6 +74,7 @@ _SERVICES = {
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _JWT, _RBAC, _REVOKED = "envoy.filters.http.jwt_authn", "envoy.filters.http.rbac", "aios.revoked"
 _BUFFER, _CORS, _LUA = "envoy.filters.http.buffer", "envoy.filters.http.cors", "envoy.filters.http.lua"
+_UNBUFFERED: Json = {_BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True}}
 
 
 def routes(snapshot: Snapshot) -> Json:
@@ -78,11 +88,12 @@ def routes(snapshot: Snapshot) -> Json:
                 "domains": ["*"],
                 "routes": [
                     *_open(snapshot.open_paths),
-                    *(_grpc_service(prefix, cluster) for prefix, cluster in _SERVICES.items()),
+                    *_no_grpc(),
+                    *(route for item in _SERVICES.items() for route in _grpc_service(*item)),
                     *_predict_grpc(snapshot.deployments),
                     *_predict_http(snapshot.deployments),
                     _refuse({"prefix": "/", "grpc": {}}, 404, "No such service."),
-                    _to(GATEWAY_HTTP, {"prefix": "/"}),
+                    *_by_priority(GATEWAY_HTTP, {"prefix": "/"}, HTTP_STREAMS),
                 ],
                 "typed_per_filter_config": {
                     _RBAC: allow(ROLES),
@@ -156,19 +167,43 @@ def _open(paths: Sequence[str]) -> list[Json]:
         "direct_response": {"status": 200, "body": {"inline_string": "ok\n"}},
         "typed_per_filter_config": opened,
     }
-    health = _grpc_service("/grpc.health.v1.Health/", GATEWAY_GRPC)
-    health["typed_per_filter_config"] |= opened
-    apps = [_to(GATEWAY_HTTP, {"prefix" if path.endswith("/") else "path": path}) for path in paths]
+    health = _to(GATEWAY_GRPC, {"prefix": "/grpc.health.v1.Health/"}, HIGH)
+    health["typed_per_filter_config"] = opened | _UNBUFFERED
+    apps = [_to(GATEWAY_HTTP, {"prefix" if path.endswith("/") else "path": path}, HIGH) for path in paths]
     return [healthz, health, *(app | {"typed_per_filter_config": opened} for app in apps)]
 
 
-def _grpc_service(prefix: str, cluster: str) -> Json:
+def _no_grpc() -> list[Json]:
+    """What is sent to a gRPC method and is no gRPC: its server would reset the stream, which says nothing.
+
+    gRPC-web is matched twice: as it comes, for the sake of CORS, and as the gRPC that it is made into.
+    """
+    paths = {"safe_regex": {"regex": r"/(aios|grpc|inference|opentelemetry)[.][^?]+"}}
+    post = _is(":method", "POST")
+    wrong = [
+        [_is_not(":method", "POST"), _is_not(":method", "OPTIONS")],
+        [post, *(_is_not("content-type", kind) for kind in (*_GRPC, *_GRPC_WEB))],
+        *([post, _is_not("te", "trailers"), _is("content-type", kind)] for kind in _GRPC),
+    ]
+    detail = "Send a POST of application/grpc, or application/grpc-web+proto."
+    return [_refuse(paths | {"headers": headers}, 415, detail) for headers in wrong]
+
+
+def _grpc_service(prefix: str, cluster: str) -> list[Json]:
     """A gRPC package. Its server knows its limits on messages and which method streams: nothing is held back here."""
-    return _to(cluster, {"prefix": prefix}) | {
-        "typed_per_filter_config": {
-            _BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True}
-        }
-    }
+    found = _by_priority(cluster, {"prefix": prefix}, GRPC_STREAMS)
+    return [route | {"typed_per_filter_config": _UNBUFFERED} for route in found]
+
+
+def _by_priority(cluster: str, match: Json, streams: str) -> list[Json]:
+    """Streams, which last, and the platform's own processes are not among the calls that wait for each other."""
+    prefix = re.escape(match["prefix"])
+    internal = [_to(cluster, match | {"headers": [_is(ROLE_HEADER, role)]}, HIGH) for role in roles.INTERNAL]
+    return [
+        *internal,
+        _to(cluster, {"safe_regex": {"regex": f"{prefix}{streams}"}}, HIGH),
+        _to(cluster, match),
+    ]
 
 
 def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:
@@ -176,10 +211,7 @@ def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:
     server = {"safe_regex": {"regex": f"/{re.escape(PREDICT)}/({'|'.join(_SERVER_METHODS)})"}}
     path = {"safe_regex": {"regex": f"/{re.escape(PREDICT)}/({'|'.join(PREDICT_METHODS)})"}}
     infer = {"path": f"/{PREDICT}/{_INFER}"}
-    filters = {
-        _RBAC: allow(PREDICTORS),
-        _BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
-    }
+    filters = {_RBAC: allow(PREDICTORS), **_UNBUFFERED}
     found = []
     for deployment in deployments:
         headers = [_is(PROJECT_HEADER, deployment.project), _is(MODEL_HEADER, deployment.name)]
@@ -257,8 +289,8 @@ def _mirror(deployment: DeploymentRoute, mirror: Mirror, protocol: str) -> Json:
     }
 
 
-def _to(cluster: str, match: Json) -> Json:
-    action = {"cluster": cluster, "timeout": "0s", "retry_policy": retries.hold()}
+def _to(cluster: str, match: Json, priority: str = "DEFAULT") -> Json:
+    action = {"cluster": cluster, "timeout": "0s", "priority": priority, "retry_policy": retries.hold()}
     return {"match": match, "route": _action(action)}
 
 
@@ -291,6 +323,10 @@ def _to_nowhere(match: Json, filters: Json) -> Json:
 
 def _is(header: str, value: str) -> Json:
     return {"name": header, "string_match": {"exact": value}}
+
+
+def _is_not(header: str, value: str) -> Json:
+    return _is(header, value) | {"invert_match": True, "treat_missing_header_as_empty": True}
 
 
 def _header(name: str, value: str) -> Json:

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from aios.errors import AiosError, Internal, InvalidArgument, Unavailable, Unimplemented
 from aios.runtime import telemetry
+from aios.runtime.gate import Gate
 from aios.runtime.status import RETRY_SOON
 from gateway.http import problems, requests, streams
 from gateway.http.exchange import ClientGone, Exchange, authorization
@@ -51,6 +52,8 @@ class Transcoder:
     ) -> None:
         self._routes = routes
         self._stopping = stopping
+        # One for each service: those who wait for one that is away hold up nobody else.
+        self._gates = {domain: Gate(lends=False) for domain in channels}
         self._stubs = {
             binding.rpc: _stub(channels[binding.domain], binding)
             for binding in routes
@@ -74,12 +77,13 @@ class Transcoder:
         try:
             binding, path_values = self._routes.find(exchange.method, exchange.path)
             get_current_span().update_name(f"HTTP {exchange.method} {binding.template.text}")
-            start = await self._prepare(exchange, binding, path_values)
             if binding.method.server_streaming:
-                work = _write_stream(exchange, binding, start, trace_id, self._stopping)
+                start = await self._prepare(exchange, binding, path_values)
+                await _until_gone(exchange, _write_stream(exchange, binding, start, trace_id, self._stopping))
             else:
-                work = _write_one(exchange, binding, start)
-            await _until_gone(exchange, work)
+                async with self._gates[binding.domain].inside():
+                    start = await self._prepare(exchange, binding, path_values)
+                    await _until_gone(exchange, _write_one(exchange, binding, start))
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 - the one place that turns the unknown into 500

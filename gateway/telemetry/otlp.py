@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -14,16 +14,19 @@ PROJECT = "aios.project"
 """Attribute by which the platform's own processes say whose request a span belongs to."""
 
 
-def read(request: ExportTraceServiceRequest, project: str | None) -> Iterator[Span | None]:
+def read(
+    request: ExportTraceServiceRequest, project: str | None, keeps: Callable[[bytes], bool] = lambda _: True
+) -> Iterator[Span | None]:
     """The spans of an export, None for each that is malformed.
 
     Args:
         project: The only project that the sender may write for; None for one who may name any.
+        keeps: Whether a trace is wanted, by its id. Spans of others are passed over.
     """
     for resource in request.resource_spans:
         about = attributes(resource.resource.attributes)
         for scope in resource.scope_spans:
-            for span in scope.spans:
+            for span in filter(lambda span: keeps(span.trace_id), scope.spans):
                 yield _span(span, about.get("service.name", "unknown"), about.get(PROJECT), project)
 
 

@@ -52,12 +52,15 @@ class GrpcEcho(grpc.GenericRpcHandler):
     """Answers every unary call of every service with the bytes it got."""
 
     seen: list[Seen] = field(default_factory=list)
+    delay: float = 0.0
+    """Seconds that an answer takes."""
 
     def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         headers = {key: str(value) for key, value in call.invocation_metadata}
 
         def reply(request: bytes, _: grpc.ServicerContext) -> bytes:
             self.seen.append(Seen(call.method, headers, request))
+            time.sleep(self.delay)
             return request
 
         return grpc.unary_unary_rpc_method_handler(reply)
@@ -200,6 +203,7 @@ class Stack:
         self.echo = GrpcEcho()
         self.collector = Collector()
         self.app_seen: list[Seen] = []
+        self.app_delay = 0.0
         services_port = serve_grpc(self._cleanup, lambda s: s.add_generic_rpc_handlers((self.echo,)))
         add_collector: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
         collector_port = serve_grpc(self._cleanup, lambda s: add_collector(self.collector, s))
@@ -302,6 +306,7 @@ class Stack:
 
     def _app(self, seen: Seen) -> tuple[int, Any]:
         self.app_seen.append(seen)
+        time.sleep(self.app_delay)
         return 200, {"path": seen.path, "headers": seen.headers, "size": len(seen.body)}
 
 

@@ -1,0 +1,99 @@
+"""More calls than a service can take: the door refuses the rest at once, and in words that a client can act on."""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from aios.errors import AiosError, ResourceExhausted
+from aios.runtime.roles import INTERNAL
+from aios.runtime.status import from_rpc_error
+from gateway.envoy import limits
+from gateway.envoy.routes import GRPC_STREAMS, HTTP_STREAMS
+from gateway.http import app
+from gateway.http.rules import Routes
+from tests.service.envoy_stack import LOCAL, Stack, envoy
+
+GET = "/aios.data.v1.DataService/GetDataset"
+TOO_MANY = limits.CALLS_AT_ONCE * 2
+DELAY_SECONDS = 0.2
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with envoy(tmp_path_factory.mktemp("envoy")) as running:
+        yield running
+
+
+@pytest.fixture
+def slow(stack: Stack) -> Iterator[Stack]:
+    """The same, behind which every answer takes its time."""
+    stack.echo.delay, stack.app_delay = DELAY_SECONDS, 2 * DELAY_SECONDS
+    yield stack
+    stack.echo.delay = stack.app_delay = 0.0
+
+
+async def ask(channel: grpc.aio.Channel, stack: Stack, method: str = GET, **claims: str) -> AiosError | None:
+    """The error that a call ended with, if any."""
+    unary: Any = channel.unary_unary(method)
+    try:
+        await unary(b"x", metadata=tuple(stack.bearer(**claims).items()), timeout=30)
+    except grpc.RpcError as error:
+        return from_rpc_error(error)
+    return None
+
+
+async def flooded(stack: Stack) -> list[AiosError | None]:
+    async with grpc.aio.insecure_channel(f"{LOCAL}:{stack.port}") as channel:
+        return await asyncio.gather(*(ask(channel, stack) for _ in range(TOO_MANY)))
+
+
+async def test_what_is_too_much_is_refused_at_once_with_the_time_to_come_back(slow: Stack) -> None:
+    found = await flooded(slow)
+    refused = [error for error in found if error is not None]
+    assert len(refused) == TOO_MANY - limits.CALLS_AT_ONCE
+    for error in refused:
+        assert isinstance(error, ResourceExhausted)
+        assert error.reason == "OVERLOADED"
+        assert error.retry_after is not None
+    began = time.monotonic()
+    async with grpc.aio.insecure_channel(f"{LOCAL}:{slow.port}") as channel:
+        assert await ask(channel, slow) is None
+    assert time.monotonic() - began < 5 * DELAY_SECONDS + 1, "it is over when it is over"
+
+
+async def test_health_streams_and_the_platforms_own_calls_have_room_of_their_own(slow: Stack) -> None:
+    flood = asyncio.create_task(flooded(slow))
+    await asyncio.sleep(DELAY_SECONDS / 2)
+    async with grpc.aio.insecure_channel(f"{LOCAL}:{slow.port}") as channel:
+        watched = ask(channel, slow, "/aios.data.v1.DataService/WatchSomething")
+        internal = (ask(channel, slow, role=role) for role in INTERNAL)
+        assert await asyncio.gather(watched, *internal) == [None] * 4
+        assert await ask(channel, slow, "/grpc.health.v1.Health/Check") is None
+    assert any(await flood)
+
+
+async def test_over_http_it_is_429_with_the_header_to_come_back(slow: Stack) -> None:
+    limit = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=slow.url, headers=slow.bearer(), limits=limit, timeout=30) as web:
+        found = await asyncio.gather(*(web.get("/v1/jobs") for _ in range(TOO_MANY)))
+    assert set(Counter(response.status_code for response in found)) == {200, 429}
+    for response in found:
+        if response.status_code == 429:
+            assert response.headers["retry-after"] == "1"
+            problem = response.json()
+            assert (problem["code"], problem["reason"]) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+
+
+def test_what_streams_is_known_to_the_door() -> None:
+
+    for binding in Routes(app.services()):
+        streams = binding.method.client_streaming or binding.method.server_streaming
+        assert bool(re.fullmatch(GRPC_STREAMS, binding.rpc)) == streams, binding.rpc
+        assert bool(re.fullmatch(HTTP_STREAMS, binding.template.text)) == streams, binding.template.text
