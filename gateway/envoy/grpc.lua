@@ -12,7 +12,7 @@ local VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 local INPUTS, SHAPE = 5, 3 -- fields of ModelInferRequest and of its inputs
 local PREFIX_BYTES = 5 -- before a message: not compressed, and its size
 local PIECE_BYTES = 4096
-local UNREADABLE = { "Unable to parse request", "Error parsing '" }
+local UNREADABLE = { "Unable to parse request", "Error parsing '", "Compression bit set but", "Decompression failed" }
 local FIELDS_MAX = 65536 -- the time that this takes; one input has five
 
 -- The message's bytes by their position, nil beyond its end.

@@ -130,8 +130,9 @@ _PROBLEMS = {
     504: ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
 }
 
-# HTTP status -> gRPC status where Envoy's own translation says something else (UNKNOWN, UNAVAILABLE).
+# HTTP status -> gRPC status where Envoy's own translation says something else (UNKNOWN, INTERNAL, UNAVAILABLE).
 _GRPC_STATUS = {
+    400: 3,
     403: 7,
     408: 4,
     413: 8,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import grpc
@@ -168,20 +169,24 @@ def _predicts(route: Any) -> bool:
 
 def _ask(client: httpx.Client, match: Any, caller: Caller) -> httpx.Response:
     """A request that the route is the first to match."""
-    path = match.get("path") or (match["prefix"] + "any" if "prefix" in match else _sample(match))
+    path = match.get("path") or (
+        match["prefix"] + "any" if "prefix" in match else _sample(match["safe_regex"]["regex"])
+    )
     over_grpc = "grpc" in match or path.count(".") > 1 or PREDICT in path
-    headers = {"content-type": "application/grpc"} if over_grpc else {}
+    headers = {"content-type": "application/grpc", "te": "trailers"} if over_grpc else {}
     for header in match.get("headers", ()):
         wanted = header["string_match"]["exact"]
         headers[header["name"]] = f"not {wanted}" if header.get("invert_match") else wanted
+    headers.pop(":method", None)
     body = b"\0\0\0\0\0" if over_grpc else None
     method = "POST" if over_grpc else "GET"
     return client.request(method, path, headers=caller.headers | headers, content=body)
 
 
-def _sample(match: Any) -> str:
+@cache
+def _sample(regex: str) -> str:
     """The simplest path that a regular expression takes."""
-    return str(find(st.from_regex(match["safe_regex"]["regex"], fullmatch=True), lambda _: True))
+    return str(find(st.from_regex(regex, fullmatch=True), lambda _: True))
 
 
 async def _reflected(target: str, caller: Caller) -> set[str]:
