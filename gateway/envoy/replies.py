@@ -136,10 +136,11 @@ _GRPC_STATUS = {
     403: 7,
     408: 4,
     413: 8,
-    429: 8,
     415: 3,
+    429: 8,
+    431: 8,
     504: 4,
-}  # PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
+}  # INVALID_ARGUMENT, PERMISSION_DENIED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
 
 # Where Envoy's own words do not say what to change.
 _DETAILS = {

@@ -49,9 +49,6 @@ _HTTP_VERBS = ("generate", "generate_stream", "ready", "config", "stats")  # bes
 _GRPC = ("application/grpc", "application/grpc+proto")
 _GRPC_WEB = tuple(f"application/grpc-web{form}" for form in ("", "+proto", "-text", "-text+proto"))
 
-_GRPC = ("application/grpc", "application/grpc+proto")
-_GRPC_WEB = tuple(f"application/grpc-web{form}" for form in ("", "+proto", "-text", "-text+proto"))
-
 HIGH = "HIGH"
 """The priority of what has room of its own in a service, whatever people ask of it."""
 # A test compares both with the methods that stream.
@@ -91,7 +88,6 @@ def routes(snapshot: Snapshot) -> Json:
                 "domains": ["*"],
                 "routes": [
                     *_open(snapshot.open_paths),
-                    *_no_grpc(),
                     *_no_grpc(),
                     *(route for item in _SERVICES.items() for route in _grpc_service(*item)),
                     *_predict_grpc(snapshot.deployments),
@@ -327,10 +323,6 @@ def _to_nowhere(match: Json, filters: Json) -> Json:
 
 def _is(header: str, value: str) -> Json:
     return {"name": header, "string_match": {"exact": value}}
-
-
-def _is_not(header: str, value: str) -> Json:
-    return _is(header, value) | {"invert_match": True, "treat_missing_header_as_empty": True}
 
 
 def _is_not(header: str, value: str) -> Json:
