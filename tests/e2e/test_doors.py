@@ -1,5 +1,6 @@
 """Bad input at every door: refused with the field named, and nothing is half-made; and what only doors do."""
 
+import asyncio
 import hashlib
 import json
 import secrets
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 import httpx
+import nats
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -405,3 +407,19 @@ class _Details(grpc.ClientCallDetails):
     def __init__(self, method: str, timeout: float | None, metadata: Any) -> None:
         self.method, self.timeout, self.metadata = method, timeout, metadata
         self.credentials = self.wait_for_ready = self.compression = None
+
+
+def test_an_event_that_nobody_can_read_is_shown_to_the_operator(aios: Stack) -> None:
+    secret = json.loads((aios.home / "secrets" / "nats.json").read_text())
+
+    async def publish() -> None:
+        bus = await nats.connect(f"nats://127.0.0.1:{aios.state.ports['nats']}", **secret)
+        await bus.jetstream().publish("aios.scheduler.job.default.x.created", b"no event")
+        await bus.close()
+
+    asyncio.run(publish())
+    dead = eventually(lambda: aios.json("events", "dead"), "it is kept")
+    assert {event["payload"] for event in dead} == {"no event"}
+    assert {event["consumer"] for event in dead} <= {"trainer-jobs", "inference-jobs"}
+    aios.aios("events", "delete", dead[0]["name"])
+    assert dead[0] not in aios.json("events")
