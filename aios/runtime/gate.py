@@ -77,7 +77,7 @@ class Gate:
         except (TimeoutError, asyncio.CancelledError) as end:
             if turn in self._waiting:
                 self._waiting.remove(turn)
-            else:
+            if not turn.cancelled():
                 self._leave()  # its turn came in the same moment
             if isinstance(end, TimeoutError):
                 raise Overloaded from None
@@ -86,8 +86,10 @@ class Gate:
     def _leave(self) -> None:
         self._free += 1
         while self._waiting and self._free > 0:
-            self._free -= 1
-            self._waiting.pop().set_result(None)
+            newest = self._waiting.pop()
+            if not newest.cancelled():  # its caller has given up in this moment
+                self._free -= 1
+                newest.set_result(None)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -74,6 +74,20 @@ async def test_a_caller_that_goes_away_leaves_its_place() -> None:
         await asyncio.gather(*await queued(one, "cd", done, until))
 
 
+async def test_no_place_is_lost_when_a_caller_gives_up_as_its_turn_comes() -> None:
+    for yields in range(4):
+        until, one = asyncio.Event(), Gate(1)
+        first, second = await queued(one, "ab", [], until)
+        second.cancel()
+        until.set()
+        for _ in range(yields):
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait({first, second})
+        async with asyncio.timeout(1), one.inside():
+            pass
+
+
 async def test_while_a_call_waits_for_another_process_the_next_is_worked_on() -> None:
     done: list[str] = []
     until, one = asyncio.Event(), Gate(1)
