@@ -15,8 +15,16 @@ import numpy as np
 from services.scheduler.engine.snapshot import Bools, Floats, Ints
 
 TOLERANCE = 1e-7
-LEVELS_MAX = 200
-"""Of water-filling: more than a pool can show apart."""
+SLACK = 1e-5
+"""Part of a level that is given up when it is fixed."""
+LEVELS_MAX = 12
+"""Of water-filling. Whoever is left is above all of these, and shares what is left so that the sum is largest."""
+LARGE = 1e9
+"""More than any level: what nothing else bounds."""
+SMALL = 1e-3
+"""Part of the largest price below which a price is none: an interior solution has no exact zeros."""
+INTERIOR_MIN = 3_000
+"""Columns from which on an interior point is found faster than a vertex."""
 BISECTIONS = 40
 
 
@@ -51,7 +59,8 @@ def max_min_unaware(demand: Demand) -> Floats:
     able = demand.speeds > 0
     level = _fill_one(demand.gangs / demand.weights, demand.gangs, float(demand.capacity.sum()))
     split = np.where(able, demand.capacity, 0.0)
-    return level[:, None] * split / np.maximum(split.sum(axis=1, keepdims=True), TOLERANCE)
+    shares: Floats = level[:, None] * split / np.maximum(split.sum(axis=1, keepdims=True), TOLERANCE)
+    return shares
 
 
 def makespan(demand: Demand, steps: Floats) -> Floats:
@@ -97,10 +106,16 @@ def finish_time_fair(demand: Demand, steps: Floats, elapsed: Floats, isolated: F
     return best
 
 
-def max_sum(demand: Demand) -> Floats:
-    """The sum of what all make, each measured by its speed on its fastest type, is as large as can be."""
-    value = demand.speeds / np.maximum(demand.speeds.max(axis=1, keepdims=True), TOLERANCE)
-    return _by_group(demand, value * demand.gangs[:, None], _sum)
+def max_sum(demand: Demand, value: Floats | None = None) -> Floats:
+    """The sum of what all make is as large as can be.
+
+    Args:
+        value: What a job makes on each type; by default each measured by its speed on its fastest, times its gang.
+    """
+    if value is None:
+        fastest = np.maximum(demand.speeds.max(axis=1, keepdims=True), TOLERANCE)
+        value = demand.speeds / fastest * demand.gangs[:, None]
+    return _by_group(demand, value, lambda groups: _cover(groups, groups.none, groups.none)[1])
 
 
 def equal_speeds(demand: Demand) -> Floats:
@@ -109,7 +124,8 @@ def equal_speeds(demand: Demand) -> Floats:
     alone: Floats = (demand.speeds * split).sum(axis=1)
     jobs = max(1, len(demand.gangs))
     # An equal share is a jobs-th of the devices; a gang that is smaller than it runs all the time.
-    return alone * np.minimum(1.0, demand.capacity.sum() / jobs / demand.gangs)
+    speeds: Floats = alone * np.minimum(1.0, demand.capacity.sum() / jobs / demand.gangs)
+    return speeds
 
 
 def _normalised(demand: Demand) -> Floats:
@@ -161,23 +177,26 @@ def _by_group(demand: Demand, value: Floats, solve: Callable[[_Groups], Floats])
 def _water_fill(groups: _Groups) -> Floats:
     """Raise all together; who can rise no further stays there while the others go on."""
     if groups.value.shape[1] == 1:
-        level = _fill_one(groups.value[:, 0], groups.gangs, float(groups.capacity[0]), groups.counts)
-        return (level * groups.counts)[:, None]
-    floor = groups.none
-    rising = (groups.value > 0).any(axis=1)
-    shares = np.zeros_like(groups.value)
+        alike = _fill_one(groups.value[:, 0], groups.gangs, float(groups.capacity[0]), groups.counts)
+        one_type: Floats = (alike * groups.counts)[:, None]
+        return one_type
+    floor = np.zeros(len(groups.gangs))
+    rising: Bools = np.asarray((groups.value > 0).any(axis=1))
+    level = 0.0
     for _ in range(LEVELS_MAX):
-        if not rising.any():
-            break
         level, shares, held = _solve(groups, floor, rising.astype(np.float64))
         held &= rising
         if not held.any():
             # Degenerate duals name nobody: whoever is at the level now stays.
             held = rising & (_reached(groups, shares) <= level * (1 + TOLERANCE))
         # A little less than was reached, so that what is fixed stays feasible.
-        floor = np.where(held, level * (1 - TOLERANCE), floor)
-        rising &= ~held
-    return shares
+        floor[held] = level * (1 - SLACK)
+        rising = rising & ~held
+        if not rising.any() or shares.size >= INTERIOR_MIN:
+            # An interior solution spreads what is left over all who can use it: near enough, in one solve.
+            return shares
+    floor[rising] = level * (1 - SLACK)
+    return _cover(groups, floor, groups.none)[1]
 
 
 def _reached(groups: _Groups, shares: Floats) -> Floats:
@@ -212,7 +231,10 @@ def _cover(groups: _Groups, floor: Floats, need: Floats) -> tuple[float, Floats]
 
 
 def _solve(groups: _Groups, floor: Floats, need: Floats) -> tuple[float, Floats, Bools]:
-    """The largest t at which every group makes at least `floor + t * need`, the shares, and who keeps t from rising."""
+    """The largest t at which every group makes at least `floor + t * need`, the shares, and who keeps t from rising.
+
+    Where nobody needs anything of t, the largest sum of what they make.
+    """
     jobs, types = groups.value.shape
     lowest = np.concatenate([floor, np.full(jobs + types, -highspy.kHighsInf)])
     highest = np.concatenate([np.full(jobs, highspy.kHighsInf), groups.counts, groups.capacity])
@@ -227,8 +249,9 @@ def _solve(groups: _Groups, floor: Floats, need: Floats) -> tuple[float, Floats,
         ]
     )
     rising = np.flatnonzero(need)
-    cost = np.zeros(jobs * types + 1)
-    cost[-1] = 1.0
+    cost = np.append(
+        np.zeros(jobs * types) if len(rising) else groups.value.reshape(-1), float(len(rising) > 0)
+    )
     solution = _highs(
         cost,
         np.concatenate([np.arange(jobs * types + 1) * 3, [3 * jobs * types + len(rising)]]),
@@ -241,23 +264,9 @@ def _solve(groups: _Groups, floor: Floats, need: Floats) -> tuple[float, Floats,
         ),
     )
     found = np.array(solution.col_value)
-    binding = np.abs(np.array(solution.row_dual)[:jobs]) > TOLERANCE
+    prices = np.abs(np.array(solution.row_dual)[:jobs])
+    binding = prices > max(TOLERANCE, SMALL * float(prices.max(initial=0.0)))
     return float(found[-1]), found[:-1].reshape(jobs, types), binding
-
-
-def _sum(groups: _Groups) -> Floats:
-    jobs, types = groups.value.shape
-    group, kind = np.divmod(np.arange(jobs * types), types)
-    solution = _highs(
-        (groups.value).reshape(-1),
-        np.arange(jobs * types + 1) * 2,
-        np.column_stack([group, jobs + kind]).reshape(-1),
-        np.column_stack([np.ones(jobs * types), np.repeat(groups.gangs, types)]).reshape(-1),
-        np.full(jobs + types, -highspy.kHighsInf),
-        np.concatenate([groups.counts, groups.capacity]),
-        upper=np.repeat(groups.counts, types),
-    )
-    return np.array(solution.col_value).reshape(jobs, types)
 
 
 def _highs(
@@ -283,11 +292,21 @@ def _highs(
     program.a_matrix_.start_ = starts.astype(np.int32)
     program.a_matrix_.index_ = rows.astype(np.int32)
     program.a_matrix_.value_ = values
-    solver = highspy.Highs()
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     # One thread, so that the same input gives the same vertex on every machine.
     solver.setOptionValue("threads", 1)
     solver.passModel(program)
+    if len(cost) >= INTERIOR_MIN:
+        solver.setOptionValue("solver", "ipm")
+        solver.setOptionValue("run_crossover", "off")
+        solver.run()
+        if solver.getModelStatus() == highspy.HighsModelStatus.kOptimal:
+            return solver.getSolution()
+        # Too imprecise, which happens where much is slack: then a vertex.
+        solver.setOptionValue("solver", "choose")
+        solver.setOptionValue("run_crossover", "on")
+        solver.clearSolver()
     solver.run()
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         raise RuntimeError(f"allocation: the solver ended as {solver.getModelStatus()}")

@@ -17,6 +17,8 @@ from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot
 
 Allocate = Callable[[Snapshot, Ints, float], Floats]
 """(snapshot, slots, now) to shares of time: (slots, types)."""
+SAME = 0.05
+"""Relative difference of speeds below which shares stay as they are."""
 
 
 @dataclass
@@ -78,7 +80,8 @@ class Rounds:
 
     def _share(self, snapshot: Snapshot, slots: Ints, now: float) -> None:
         numbers, speeds = snapshot.number[slots], snapshot.speeds[slots]
-        changed = not (np.array_equal(numbers, self._known) and np.array_equal(speeds, self._speeds))
+        # Speeds that are learnt differ a little from step to step: that alone is no reason to share anew.
+        changed = not (np.array_equal(numbers, self._known) and np.allclose(speeds, self._speeds, rtol=SAME))
         elapsed = now - self._since
         if not changed or elapsed < self.interval:
             return
@@ -97,7 +100,7 @@ class Rounds:
             share = self.shares[slots, kind]
             keys = (-share, -self.owed[slots, kind], -share / self.received[slots, kind])
             for slot in slots[np.lexsort(keys)].tolist():
-                if slot in chosen or self.strict and self.shares[slot, kind] <= 0:
+                if slot in chosen or (self.strict and self.shares[slot, kind] <= 0):
                     continue
                 if snapshot.speeds[slot].any() and snapshot.speeds[slot, kind] <= 0:
                     continue

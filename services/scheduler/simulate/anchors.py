@@ -53,8 +53,9 @@ def ftf_aware(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
 
 
 def max_sum(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
-    """Most steps per second in all."""
-    return allocate.max_sum(demand(snapshot, slots))
+    """Most steps per second in all, whatever a step is."""
+    asked = demand(snapshot, slots)
+    return allocate.max_sum(asked, asked.speeds)
 
 
 @dataclass
@@ -124,7 +125,9 @@ class FifoUnaware:
         return shares
 
 
-def rounds(allocation: Allocate, *, interval: float, seconds: float, aware: bool, strict: bool = False) -> Decide:
+def rounds(
+    allocation: Allocate, *, interval: float, seconds: float, aware: bool, strict: bool = False
+) -> Decide:
     """Rounds of that length by that allocation, as a simulation asks for them."""
     keeper = Rounds(allocation, interval, seconds / 2, strict, aware)
     return lambda snapshot, now, preempt: keeper.plan(snapshot, now)
@@ -136,6 +139,7 @@ POLICIES: dict[str, tuple[Callable[[int], Allocate], bool, bool]] = {
     "max_min_fairness": (lambda seed: las, False, False),
     "max_min_fairness_water_filling_perf": (lambda seed: las_aware, True, False),
     "finish_time_fairness_perf": (lambda seed: ftf_aware, True, False),
+    "min_total_duration": (lambda seed: makespan, False, False),
     "min_total_duration_perf": (lambda seed: makespan, True, False),
     "max_sum_throughput_perf": (lambda seed: max_sum, True, False),
 }

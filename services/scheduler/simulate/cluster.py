@@ -23,7 +23,9 @@ def parse(spec: str, others: Iterable[str] = ()) -> list[Node]:
     for number, part in enumerate(spec.split(",")):
         found = _PART.fullmatch(part.strip())
         if found is None:
-            raise ValueError(f"cluster {spec!r}: {part!r} is not NODESxGPUS or NODESxGPUS:TYPE, such as 4x8:h100")
+            raise ValueError(
+                f"cluster {spec!r}: {part!r} is not NODESxGPUS or NODESxGPUS:TYPE, such as 4x8:h100"
+            )
         count, gpus, kind = int(found[1]), int(found[2]), found[3]
         capacity = {f"gpu/{kind}" if kind else "gpu": gpus} | dict.fromkeys(others, AMPLE)
         nodes += [Node(f"{kind or 'node'}-{number}-{row}", capacity) for row in range(count)]

@@ -85,7 +85,9 @@ def read(path: Path) -> list[TraceJob]:
         elif name.endswith(".csv"):
             jobs = list(_csv(path))
         else:
-            raise TraceInvalid(f"{path}: a trace ends in .trace, .jsonl or .csv, and may end in .gz after that")
+            raise TraceInvalid(
+                f"{path}: a trace ends in .trace, .jsonl or .csv, and may end in .gz after that"
+            )
     except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
         if isinstance(error, TraceInvalid):
             raise

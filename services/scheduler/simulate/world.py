@@ -151,7 +151,7 @@ class World:
                 if self._waiting and not self._events and self._next == len(jobs):
                     raise Stuck(f"job {next(iter(self._live))} never starts")
                 continue
-            if idle or self._empty() and not rules.between:
+            if idle or (self._empty() and not rules.between):
                 tick = now
             if now >= tick:
                 before = self.outcome.moments, self._waiting
@@ -312,7 +312,9 @@ class World:
             kinds = [kind for kind in self.snapshot.kinds if _speed(job, kind) > 0]
             gpus = sum(n for name, n in job.replica.items() if name.startswith("gpu")) * job.replicas
             if gpus and not any(gpus <= total[self.snapshot.resources.index(kind)] for kind in kinds):
-                raise ValueError(f"job {job.name} of the trace needs {gpus} GPUs of one type; no type has as many")
+                raise ValueError(
+                    f"job {job.name} of the trace needs {gpus} GPUs of one type; no type has as many"
+                )
 
 
 def _speed(job: TraceJob, kind: str) -> float:
