@@ -70,7 +70,8 @@ class Page:
             descending: Newest first.
         """
         if self.after is not None:
-            if len(self.after) != len(by):
+            kinds = [column.type.python_type for column in by]
+            if len(self.after) != len(by) or not all(map(isinstance, self.after, kinds)):
                 raise _invalid()
             seen = tuple_(
                 *(literal(value, column.type) for value, column in zip(self.after, by, strict=True))
@@ -119,14 +120,21 @@ def _decode(token: str, query: str) -> tuple[Any, ...]:
         if checksum != _checksum(body):
             raise _invalid()
         of_query, values = json.loads(body)
-    except ValueError:
+        if of_query != query:
+            raise _invalid()
+        return tuple(_key_value(value) for value in values)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise _invalid() from None
-    if of_query != query:
-        raise _invalid()
-    return tuple(
-        datetime.fromisoformat(value["time"]).astimezone(UTC) if isinstance(value, dict) else value
-        for value in values
-    )
+
+
+def _key_value(value: Any) -> str | float | datetime:
+    """One column of a key. Another kind of value would fail in the database, and as a fault of ours."""
+    if isinstance(value, dict):
+        return datetime.fromisoformat(value["time"]).astimezone(UTC)
+    in_range = not isinstance(value, int) or -(2**63) <= value < 2**63
+    if not isinstance(value, str | int | float) or not in_range:
+        raise ValueError(f"{value!r} is no part of a key")
+    return value
 
 
 def _checksum(body: bytes) -> bytes:

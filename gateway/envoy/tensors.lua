@@ -13,7 +13,7 @@ local OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT = byte("[]{}", 1, 4)
 local SHAPE = { byte("shape", 1, 5) }
 local PIECE_BYTES = 65536 -- no copy of a whole body is made
 local ESCAPED_LETTER = { byte("u00", 1, 3) } -- then a 6 or a 7
-local UNREADABLE = { "Unable to ", "failed to parse the request JSON buffer", "failed to get request params", "attempt to " }
+local UNREADABLE = { "Unable to ", "failed to parse the request JSON buffer", "failed to get request params", "attempt to ", "Expected JSON " }
 
 -- Why `last` bytes of JSON must not reach the model server; nil where they may.
 --   elements: how many the tensors may have together; nil where the JSON is of the model's own making.

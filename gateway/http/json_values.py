@@ -77,7 +77,12 @@ def parse(body: bytes) -> Any:
         InvalidArgument: saying where it stops being JSON.
     """
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        return json.loads(
+            body.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_no_duplicates,
+        )
     except UnicodeDecodeError as error:
         raise InvalidArgument(
             f"the body is not UTF-8 at byte {error.start}", reason="MALFORMED_JSON"
@@ -304,6 +309,13 @@ def _shown(value: Any) -> str:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is larger than any number here")
+    return number
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
