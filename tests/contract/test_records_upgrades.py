@@ -16,7 +16,7 @@ from tests.contract import upgrades
 from tests.contract.test_records_migrations import STORES
 from tests.contract.upgrades import Service, Upgrader
 
-KILLS = 4
+KILLS = 3
 BOOKS = 4_000  # an upgrade of some tenths of a second
 
 library = MetaData()
