@@ -14,7 +14,7 @@ It needs to know how far jobs have come, not how long they will take: what is le
 
 import numpy as np
 
-from services.scheduler.engine.order import Walk, by, remaining_with_costs
+from services.scheduler.engine.order import ranked, remaining_with_costs
 from services.scheduler.engine.snapshot import SEEN_SECONDS, Ints, Snapshot
 
 SLACK_SECONDS = 600.0
@@ -25,7 +25,7 @@ LONG = 0.9
 """Of the time that all work takes on all devices: before it is as long, since what is left of others shrinks first."""
 
 
-def balanced(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+def balanced(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     """In danger of an unfair finish, then critical for the last finish, then short."""
     left = remaining_with_costs(snapshot, slots, now)
     devices = snapshot.devices[slots]
@@ -35,4 +35,4 @@ def balanced(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
     slack = fair_finish - now - left
     drain = (left * devices).sum() / snapshot.total_devices
     tier = np.where(slack < SLACK_SECONDS, 0, np.where(left >= LONG * drain, 1, 2))
-    return by(tier, np.where(tier == 0, slack, np.where(tier == 1, -left, left * devices)))(slots)
+    return ranked(slots, tier, np.where(tier == 0, slack, np.where(tier == 1, -left, left * devices)))

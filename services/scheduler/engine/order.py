@@ -1,8 +1,7 @@
 """Who comes first: the classical orders, each a few vector operations over the snapshot's columns. Pure.
 
-An order is a generator: it yields slots, and is sent back whether the job was given resources (None: neither this job
-nor any of its shape can be), so that orders which depend on what was just given away (fair shares) need no other
-machinery than those that do not.
+An order is a ranking of slots, or where it depends on what has just been given away (fair shares) a walk: a generator
+that yields slots and is sent back whether the job was given resources (None: neither it nor any of its shape can be).
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -13,8 +12,8 @@ from services.scheduler.engine.model import State
 from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot
 
 Walk = Generator[int, bool | None, None]
-Order = Callable[[Snapshot, Ints, float], Walk]
-"""(snapshot, slots in order of acceptance, now) to a walk over them."""
+Order = Callable[[Snapshot, Ints, float], "Ints | Walk"]
+"""(snapshot, slots in order of acceptance, now) to the order in which they are served."""
 
 LEVEL_DEVICE_SECONDS = (3_600.0, 36_000.0)
 """Attained service at which `las` moves a job a level down, in device-seconds (Tiresias, NSDI'19, two thresholds)."""
@@ -22,37 +21,32 @@ AGEING_PER_HOUR = 1.0
 """Priority that an hour of waiting is worth."""
 
 
-def by(*keys: Floats | Ints) -> Callable[[Ints], Walk]:
-    """Sorted by these keys, the first deciding; ties by acceptance."""
-
-    def walk(slots: Ints) -> Walk:
-        # lexsort is stable and sorts by its last key first.
-        for slot in slots[np.lexsort(tuple(reversed(keys)))].tolist() if len(slots) else ():  # noqa: UP028
-            yield slot  # a list takes no `send`
-
-    return walk
+def ranked(slots: Ints, *keys: Floats | Ints) -> Ints:
+    """Sorted by these keys, the first deciding; ties by acceptance, which is how the slots come."""
+    # lexsort is stable and sorts by its last key first.
+    return slots[np.lexsort(keys[::-1])] if len(slots) else slots
 
 
-def fcfs(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+def fcfs(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     """First come, first served."""
-    return by(snapshot.number[slots])(slots)
+    return ranked(slots, snapshot.number[slots])
 
 
-def sjf(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+def sjf(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     """Shortest remaining device time: remaining seconds times devices.
 
     What waits also has its restart to do, and what runs has lost what it did since its checkpoint if it is stopped:
     both count, so two jobs of nearly the same length never take turns.
     """
-    return by(remaining_with_costs(snapshot, slots, now) * snapshot.devices[slots])(slots)
+    return ranked(slots, remaining_with_costs(snapshot, slots, now) * snapshot.devices[slots])
 
 
-def priority(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+def priority(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     """Highest priority first, and every hour that a job has waited counts as one more: nothing waits for ever."""
-    return by(-(snapshot.priority[slots] + AGEING_PER_HOUR * waited(snapshot, slots, now) / 3600))(slots)
+    return ranked(slots, -(snapshot.priority[slots] + AGEING_PER_HOUR * waited(snapshot, slots, now) / 3600))
 
 
-def las(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
+def las(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     """Least attained service, discretised: levels by device-seconds used so far, first come first within a level.
 
     Source: Gu et al., Tiresias, NSDI 2019 (2D-LAS). Needs no estimate of anything.
@@ -61,7 +55,7 @@ def las(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
     level = np.searchsorted(
         LEVEL_DEVICE_SECONDS, snapshot.attained[slots] / snapshot.weight[slots], side="right"
     )
-    return by(level, snapshot.number[slots])(slots)
+    return ranked(slots, level, snapshot.number[slots])
 
 
 def remaining(snapshot: Snapshot, slots: Ints) -> Floats:

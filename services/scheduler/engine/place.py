@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.scheduler.engine.model import Placement
-from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot, Variant
+from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot, Variant, wide
 
 UNLIMITED = 2**31
 SPARE_WEIGHT = 1e-3
@@ -78,7 +78,7 @@ class Room:
 
     def give(self, rows: Ints, counts: Ints, need: Ints) -> None:
         """What a gang held becomes free."""
-        np.add.at(self.free, rows, counts[:, None] * np.pad(need, (0, self.free.shape[1] - len(need))))
+        np.add.at(self.free, rows, counts[:, None] * wide(need, self.free.shape[1]))
         self._changed(rows)
 
     def placement(self, spot: Spot) -> Placement:

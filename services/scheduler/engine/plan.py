@@ -1,12 +1,13 @@
 """The one decision: what starts, what stops, what is kept for whom. Pure: a function of snapshot, policy and time."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from services.scheduler.engine.model import Plan, Start, State
 from services.scheduler.engine.order import Order, Walk, fcfs, known, remaining
-from services.scheduler.engine.place import Room, Spot
+from services.scheduler.engine.place import Room
 from services.scheduler.engine.quota import Quota
 from services.scheduler.engine.reserve import Reservations
 from services.scheduler.engine.snapshot import Bools, Ints, Snapshot, Variant
@@ -41,137 +42,157 @@ def plan(snapshot: Snapshot, policy: Policy, now: float, *, preempt: bool = True
     """
     if policy.preempt and preempt:
         return _Selection(snapshot, policy, now).plan()
-    return _fill(snapshot, policy, now)
+    return _Filling(snapshot, policy, now).plan()
 
 
-def _fill(snapshot: Snapshot, policy: Policy, now: float) -> Plan:
+class _Filling:
     """Start what fits, in order; keep resources for the first that do not; let others pass where they delay none."""
-    waiting = _waiting(snapshot, now)
-    if not len(waiting):
-        return Plan()
-    room = Room(snapshot)
-    kept = Reservations(snapshot, room, now)
-    quota = Quota(snapshot, np.flatnonzero(snapshot.state >= State.RUNNING))
-    ends = np.full(len(snapshot.state), np.inf)
-    sure = waiting[known(snapshot, waiting)]
-    ends[sure] = now + remaining(snapshot, sure) + snapshot.restart[sure]
-    starts: list[Start] = []
-    hopeless: set[tuple[int, int]] = set()
-    shapes = set(snapshot.shape[waiting].tolist())
-    walk = policy.order(snapshot, waiting, now)
-    taken: bool | None
-    slot = next(walk, None)
-    while slot is not None and len(starts) < STARTS_MAX:
-        shape = int(snapshot.shape[slot])
-        level = kept.level(float(ends[slot]))
-        queue = int(snapshot.queue[slot])
-        kinds = _allowed(snapshot, quota, slot) if quota.limited else _kinds(snapshot, slot)
-        if (shape, level) in hopeless or kinds is None:
-            taken = None if (shape, 0) in hopeless else False
-        else:
-            spot = kept.find(shape, snapshot.shapes[shape].replicas, level, kinds)
-            taken = spot is not None
-            if spot is not None:
-                room.take(spot)
-                kept.take(spot, float(ends[slot]))
-                quota.take(queue, spot.variant.need * spot.counts.sum())
-                starts.append(Start(snapshot.names[slot], room.placement(spot)))
-            else:
-                if len(kept) < policy.reservations and kept.reserve(slot, shape):
-                    hopeless.clear()
-                hopeless.add((shape, level))
-                if level == 0:
-                    # What does not even fit into all that is free fits into no part of it.
-                    hopeless.update((shape, other) for other in range(1, len(kept) + 1))
-                if len(kept) >= policy.reservations and all((each, 0) in hopeless for each in shapes):
-                    break
-        slot = _next(walk, taken)
-    return Plan(tuple(starts), (), kept.named())
+
+    def __init__(self, snapshot: Snapshot, policy: Policy, now: float) -> None:
+        self._snapshot = snapshot
+        self._policy = policy
+        self._now = now
+        self._waiting = _waiting(snapshot, now)
+        self._room = Room(snapshot)
+        self._kept = Reservations(snapshot, self._room, now)
+        self._quota = Quota(snapshot, np.flatnonzero(snapshot.state >= State.RUNNING))
+        self._ends = np.full(len(snapshot.state), np.inf)
+        """When each is expected to end if it starts now; infinity where nobody can tell."""
+        sure = self._waiting[known(snapshot, self._waiting)]
+        self._ends[sure] = now + remaining(snapshot, sure) + snapshot.restart[sure]
+        self._hopeless: Bools = np.zeros((len(snapshot.shapes), policy.reservations + 1), np.bool_)
+        """By shape and by the number of reservations that a job would outlive: no job like it fits any more."""
+        self._starts: list[Start] = []
+
+    def plan(self) -> Plan:
+        if len(self._waiting):
+            walk = _walk(self._policy.order(self._snapshot, self._waiting, self._now), self._dead)
+            slot = next(walk, None)
+            while slot is not None and len(self._starts) < STARTS_MAX:
+                slot = _next(walk, self._try(slot))
+        return Plan(tuple(self._starts), (), self._kept.named())
+
+    def _try(self, slot: int) -> bool | None:
+        """Start a job if it fits. None: no job like it does."""
+        snapshot, end = self._snapshot, float(self._ends[slot])
+        shape, level = int(snapshot.shape[slot]), self._kept.level(end)
+        if self._hopeless[shape, level]:
+            return None if self._hopeless[shape, 0] else False
+        kinds = _allowed(snapshot, self._quota, slot) if self._quota.limited else _kinds(snapshot, slot)
+        if kinds is None:
+            return False
+        spot = self._kept.find(shape, snapshot.shapes[shape].replicas, level, kinds)
+        if spot is None:
+            if len(self._kept) < self._policy.reservations and self._kept.reserve(slot, shape):
+                self._hopeless[:, 1:] = self._hopeless[:, :1]
+            # What does not even fit into all that is free fits into no part of it.
+            self._hopeless[shape, level if level else slice(None)] = True
+            return None
+        self._room.take(spot)
+        self._kept.take(spot, end)
+        self._quota.take(int(snapshot.queue[slot]), spot.variant.need * spot.counts.sum())
+        self._starts.append(Start(snapshot.names[slot], self._room.placement(spot)))
+        return True
+
+    def _dead(self, slots: Ints) -> Bools:
+        dead: Bools = self._hopeless[self._snapshot.shape[slots], self._kept.levels(self._ends[slots])]
+        return dead
 
 
-@dataclass
 class _Selection:
     """A step that preempts: first who runs, by what all nodes have together, then where."""
 
-    snapshot: Snapshot
-    policy: Policy
-    now: float
-    chosen: list[int] = field(default_factory=list)
+    def __init__(self, snapshot: Snapshot, policy: Policy, now: float) -> None:
+        self._snapshot = snapshot
+        self._policy = policy
+        self._now = now
+        busy = np.flatnonzero(snapshot.state >= State.RUNNING)
+        running = busy[snapshot.state[busy] == State.RUNNING]
+        stays = now - snapshot.started[running] < snapshot.min_runtime[running]
+        self._movable = running[snapshot.preemptible[running] & ~stays]
+        fixed = np.setdiff1d(busy, self._movable, assume_unique=True)
+        self._quota = Quota(snapshot, fixed)
+        total = np.maximum(snapshot.free, 0).sum(axis=0)
+        self._total: Ints = total + snapshot.holds[self._movable, : len(total)].sum(axis=0)
+        """What those that are chosen may take, on all nodes together."""
+        self._small: Bools = np.zeros(len(snapshot.shapes), np.bool_)
+        """By shape: no job like it fits any more."""
+        self._chosen: list[int] = []
 
     def plan(self) -> Plan:
-        snapshot, now = self.snapshot, self.now
-        running = np.flatnonzero(snapshot.state == State.RUNNING)
-        fixed = running[~self._may_stop(running)]
-        movable = np.setdiff1d(running, fixed, assume_unique=True)
-        self._quota = Quota(snapshot, np.setdiff1d(np.flatnonzero(snapshot.state >= State.RUNNING), movable))
-        free = snapshot.free.copy()
-        for slot in movable.tolist():
-            held = snapshot.holdings[slot]
-            np.add.at(
-                free, held.rows, held.counts[:, None] * np.pad(held.need, (0, free.shape[1] - len(held.need)))
-            )
-        self._choose(np.concatenate([movable, _waiting(snapshot, now)]), np.maximum(free, 0).sum(axis=0))
-        chosen = set(self.chosen)
-        stops = [slot for slot in movable.tolist() if slot not in chosen]
-        return self._placed(stops)
-
-    def _may_stop(self, running: Ints) -> Bools:
-        snapshot = self.snapshot
-        old = self.now - snapshot.started[running] >= snapshot.min_runtime[running]
-        allowed: Bools = snapshot.preemptible[running] & old
-        return allowed
-
-    def _choose(self, slots: Ints, total: Ints) -> None:
-        """Walk in order and take everyone that the pool as a whole has enough for."""
-        snapshot = self.snapshot
+        snapshot = self._snapshot
+        slots = np.concatenate([self._movable, _waiting(snapshot, self._now)])
         slots = slots[np.argsort(snapshot.number[slots], kind="stable")]
-        walk = self.policy.order(snapshot, slots, self.now)
+        walk = _walk(self._policy.order(snapshot, slots, self._now), self._dead)
         slot = next(walk, None)
-        small: set[int] = set()
         while slot is not None:
-            shape = int(snapshot.shape[slot])
-            taken: bool | None = None
-            if shape not in small:
-                taken = False
-                for variant in self._variants(slot):
-                    need = variant.need * snapshot.shapes[shape].replicas
-                    if not self._quota.allows(int(snapshot.queue[slot]), need):
-                        break
-                    if (need <= total).all():
-                        total = total - need
-                        self._quota.take(int(snapshot.queue[slot]), need)
-                        self.chosen.append(slot)
-                        taken = True
-                        break
-                else:
-                    small.add(shape)
-            slot = _next(walk, taken)
+            slot = _next(walk, self._choose(slot))
+        stops = np.setdiff1d(self._movable, self._chosen, assume_unique=True).tolist()
+        return Plan(self._starts(stops), tuple(snapshot.names[slot] for slot in stops))
 
-    def _variants(self, slot: int) -> list[Variant]:
-        variants = self.snapshot.variants(int(self.snapshot.shape[slot]))
-        if self.snapshot.state[slot] == State.RUNNING:
-            return [each for each in variants if each.kind == self.snapshot.kind[slot]]
-        return list(variants)
+    def _choose(self, slot: int) -> bool | None:
+        """Let a job run if the pool as a whole has enough for it. None: for no job like it."""
+        snapshot = self._snapshot
+        shape, queue = int(snapshot.shape[slot]), int(snapshot.queue[slot])
+        if self._small[shape]:
+            return None
+        fits = False
+        for variant in self._variants(slot):
+            need = variant.need * snapshot.shapes[shape].replicas
+            if (need <= self._total).all():
+                fits = True
+                if self._quota.allows(queue, need):
+                    self._total = self._total - need
+                    self._quota.take(queue, need)
+                    self._chosen.append(slot)
+                    return True
+        # What runs counts on its own type alone: others of its shape may still fit on another.
+        if not fits and snapshot.state[slot] == State.WAITING:
+            self._small[shape] = True
+            return None
+        return False
 
-    def _placed(self, stops: list[int]) -> Plan:
+    def _dead(self, slots: Ints) -> Bools:
+        dead: Bools = self._small[self._snapshot.shape[slots]] & (
+            self._snapshot.state[slots] == State.WAITING
+        )
+        return dead
+
+    def _variants(self, slot: int) -> tuple[Variant, ...]:
+        variants = self._snapshot.variants(int(self._snapshot.shape[slot]))
+        if self._snapshot.state[slot] == State.RUNNING:
+            return tuple(each for each in variants if each.kind == self._snapshot.kind[slot])
+        return variants
+
+    def _starts(self, stops: list[int]) -> tuple[Start, ...]:
         """Put the chosen where there is room once the others have stopped."""
-        snapshot = self.snapshot
-        room = Room(snapshot)
+        snapshot, room = self._snapshot, Room(self._snapshot)
         for slot in stops:
             held = snapshot.holdings[slot]
             room.give(held.rows, held.counts, held.need)
-        starts: list[Start] = []
-        for slot in self.chosen:
-            if snapshot.state[slot] == State.RUNNING:
-                continue
-            shape = int(snapshot.shape[slot])
-            spot: Spot | None = room.find(
-                shape, snapshot.shapes[shape].replicas, kinds=_kinds(snapshot, slot)
-            )
-            if spot is not None:
-                room.take(spot)
-                starts.append(Start(snapshot.names[slot], room.placement(spot)))
-        return Plan(tuple(starts), tuple(snapshot.names[slot] for slot in stops), ())
+        starts = []
+        for slot in self._chosen:
+            if snapshot.state[slot] == State.WAITING:
+                shape = int(snapshot.shape[slot])
+                spot = room.find(shape, snapshot.shapes[shape].replicas, kinds=_kinds(snapshot, slot))
+                if spot is not None:
+                    room.take(spot)
+                    starts.append(Start(snapshot.names[slot], room.placement(spot)))
+        return tuple(starts)
+
+
+def _walk(ordered: Ints | Walk, dead: Callable[[Ints], Bools]) -> Walk:
+    """Either kind of order as a walk."""
+    return _over(ordered, dead) if isinstance(ordered, np.ndarray) else ordered
+
+
+def _over(ranking: Ints, dead: Callable[[Ints], Bools]) -> Walk:
+    """A ranking, without those that have become hopeless on the way: ten thousand are left out at once."""
+    while len(ranking):
+        taken = yield int(ranking[0])
+        ranking = ranking[1:]
+        if taken is None:
+            ranking = ranking[~dead(ranking)]
 
 
 def _waiting(snapshot: Snapshot, now: float) -> Ints:
@@ -192,7 +213,7 @@ def _allowed(snapshot: Snapshot, quota: Quota, slot: int) -> tuple[int, ...] | N
 def _kinds(snapshot: Snapshot, slot: int) -> tuple[int, ...]:
     """Types on which the job's speed is known, the fastest first; none when none is."""
     speeds = snapshot.speeds[slot]
-    if not speeds.any():
+    if len(speeds) < 2 or not speeds.any():
         return ()
     return tuple(int(kind) for kind in np.argsort(-speeds, kind="stable") if speeds[kind] > 0)
 

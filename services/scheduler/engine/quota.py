@@ -32,9 +32,10 @@ class Quota:
                 self._fill(self.limit[row], queue.limit)
         self._total = np.maximum(1, snapshot.capacity.sum(axis=0))
         self.limited = bool((self.limit < UNLIMITED).any())
-        for slot in slots.tolist():
-            held = snapshot.holdings[slot]
-            self.take(int(snapshot.queue[slot]), held.counts.sum() * held.need)
+        own = np.zeros(shape, np.int64)
+        np.add.at(own, snapshot.queue[slots], snapshot.holds[slots])
+        for row in np.flatnonzero(own.any(axis=1)).tolist():
+            self.take(row, own[row])
 
     def allows(self, queue: int, amounts: Ints) -> bool:
         """Whether a job may take that much: no queue on its path goes beyond its limit."""

@@ -15,7 +15,7 @@ import numpy as np
 from services.scheduler.engine.model import Reservation, State
 from services.scheduler.engine.order import known, remaining
 from services.scheduler.engine.place import Room, Spot
-from services.scheduler.engine.snapshot import Ints, Snapshot
+from services.scheduler.engine.snapshot import Floats, Ints, Snapshot, wide
 
 MOMENTS_MAX = 64
 """Future moments looked at for one reservation: enough moments of a busy pool lie within the first of them."""
@@ -51,6 +51,11 @@ class Reservations:
     def level(self, end: float) -> int:
         """How many reservations a job that ends then would still be running at."""
         return sum(1 for kept in self._kept if kept.at < end)
+
+    def levels(self, ends: Floats) -> Ints:
+        """`level` of many."""
+        ats = np.array([kept.at for kept in self._kept])
+        return np.searchsorted(ats, ends, side="left")
 
     def find(self, shape: int, replicas: int, level: int, kinds: Sequence[int]) -> Spot | None:
         """Where a job fits now without delaying the reservations that it would outlive."""
@@ -121,7 +126,7 @@ class Reservations:
         found = []
         for slot, end, sure in zip(busy.tolist(), ends.tolist(), known(snapshot, busy).tolist(), strict=True):
             held = snapshot.holdings[slot]
-            need = np.pad(held.need, (0, width - len(held.need)))
+            need = wide(held.need, width)
             found.append(_Release(end, held.rows, held.counts[:, None] * need, sure))
         return found
 

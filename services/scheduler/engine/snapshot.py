@@ -110,6 +110,8 @@ class Snapshot:
         self.racks: Ints = np.zeros(0, np.int64)
         self.speeds: Floats = np.zeros((0, 0))
         """Steps per second of the whole gang, by slot and type; 0 where not known."""
+        self.holds: Ints = np.zeros((0, 0), np.int64)
+        """What each job holds in all, by slot and resource."""
         for name in _FLOATS:
             setattr(self, name, np.zeros(0))
         for name in _INTS:
@@ -253,6 +255,7 @@ class Snapshot:
         counts = np.array([count for _, count in placement.nodes], np.int64)
         np.subtract.at(self.free, rows, counts[:, None] * variant.need)
         self.holdings[slot] = Holding(placement, rows, counts, variant.need)
+        self.holds[slot] = counts.sum() * variant.need
         if self.state[slot] == State.WAITING:
             self.waited[slot] += now - self.since[slot]
         self.state[slot] = State.RUNNING
@@ -389,10 +392,8 @@ class Snapshot:
     def _release(self, slot: int) -> None:
         held = self.holdings.pop(slot, None)
         if held is not None:
-            np.add.at(self.free, held.rows, held.counts[:, None] * self._wide(held.need))
-
-    def _wide(self, need: Ints) -> Ints:
-        return np.pad(need, (0, len(self.resources) - len(need)))
+            np.add.at(self.free, held.rows, held.counts[:, None] * wide(held.need, len(self.resources)))
+            self.holds[slot] = 0
 
     def _row(self, amounts: Amounts) -> Ints:
         row = np.zeros(len(self.resources), np.int64)
@@ -406,6 +407,7 @@ class Snapshot:
         self.resources.append(name)
         self.capacity = np.pad(self.capacity, ((0, 0), (0, 1)))
         self.free = np.pad(self.free, ((0, 0), (0, 1)))
+        self.holds = np.pad(self.holds, ((0, 0), (0, 1)))
         if _is_device(name):
             self.kinds.append(name)
             self.speeds = np.pad(self.speeds, ((0, 0), (0, 1)))
@@ -437,6 +439,7 @@ class Snapshot:
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate([column, np.zeros(more, column.dtype)]))
             self.speeds = np.vstack([self.speeds, np.zeros((more, len(self.kinds)))])
+            self.holds = np.vstack([self.holds, np.zeros((more, len(self.resources)), np.int64)])
             self._free_slots = list(range(grown - 1, self._size - 1, -1))
             self.names += [""] * more
             self._size = grown
@@ -455,6 +458,11 @@ def _devices(replica: Amounts) -> float:
     """Devices of one replica; for one without, a little for its processors, so that shares stay comparable."""
     devices = sum(amount for name, amount in replica.items() if _is_device(name))
     return float(devices) or replica.get("cpu", 0) / 1e6
+
+
+def wide(need: Ints, width: int) -> Ints:
+    """A row of amounts made when there were fewer resources."""
+    return need if len(need) == width else np.pad(need, (0, width - len(need)))
 
 
 def hash_of(rack: str) -> int:
