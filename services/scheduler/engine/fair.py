@@ -5,9 +5,6 @@ the dominant share of what it borrows beyond its nominal quota, by weight; at ea
 Source: Ghodsi et al., Dominant Resource Fairness, NSDI 2011; hierarchical as in Bhattacharya et al., SoCC 2013.
 """
 
-from collections import deque
-from collections.abc import Iterator
-
 import numpy as np
 
 from services.scheduler.engine.model import ROOT, State
@@ -22,59 +19,61 @@ def fair(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
     quota = Quota(snapshot, others)
     waits = snapshot.state[slots] == State.WAITING
     order = np.lexsort((snapshot.number[slots], waits, -snapshot.priority[slots]))
-    tree = _Tree(snapshot, quota)
-    for slot in slots[order].tolist():
-        tree.add(slot)
+    tree = _Tree(snapshot, quota, slots[order])
     while (slot := tree.next()) is not None:
         taken = yield slot
         if taken:
             shape = int(snapshot.shape[slot])
             variant = snapshot.variants(shape)[0]
-            quota.take(int(snapshot.queue[slot]), variant.need * snapshot.shapes[shape].replicas)
+            tree.take(int(snapshot.queue[slot]), variant.need * snapshot.shapes[shape].replicas)
         elif taken is None:
             tree.drop_like(slot)
 
 
 class _Tree:
-    """Jobs by queue, and within a queue by shape: when one does not fit, none like it does."""
+    """Jobs by queue, each queue's in order, and how far each queue is ahead."""
 
-    def __init__(self, snapshot: Snapshot, quota: Quota) -> None:
+    def __init__(self, snapshot: Snapshot, quota: Quota, slots: Ints) -> None:
         self._snapshot = snapshot
         self._quota = quota
-        names = snapshot.queue_names
-        self._children: dict[int, list[int]] = {row: [] for row in range(len(names))}
-        for row, name in enumerate(names):
-            if name != ROOT:
+        rows = range(len(snapshot.queue_names))
+        self._children: list[list[int]] = [[] for _ in rows]
+        for row in rows:
+            if snapshot.queue_names[row] != ROOT:
                 self._children[quota.paths[row][1]].append(row)
-        self._jobs: dict[int, deque[int]] = {row: deque() for row in range(len(names))}
-        self._below = dict.fromkeys(range(len(names)), 0)
+        self._jobs = [slots[snapshot.queue[slots] == row] for row in rows]
+        self._below = [0 for _ in rows]
         """Jobs in a queue and under it."""
-        self._dropped: set[tuple[int, int]] = set()
-
-    def add(self, slot: int) -> None:
-        queue = int(self._snapshot.queue[slot])
-        self._jobs[queue].append(slot)
-        self._count(queue, 1)
+        for row in rows:
+            self._count(row, len(self._jobs[row]))
+        self._shares = [(*quota.share(row), row) for row in rows]
 
     def next(self) -> int | None:
         """The next job of the queue furthest behind; it is gone from here afterwards."""
-        while self._below[0]:
-            queue = 0
-            while open_children := list(self._open(queue)):
-                queue = min(open_children, key=lambda child: (*self._quota.share(child), child))
-            slot = self._jobs[queue].popleft()
-            self._count(queue, -1)
-            if (queue, int(self._snapshot.shape[slot])) not in self._dropped:
-                return slot
-        return None
+        if not self._below[0]:
+            return None
+        queue = 0
+        # A queue's own jobs come when no queue under it has any left.
+        while waiting := [self._shares[child] for child in self._children[queue] if self._below[child]]:
+            queue = min(waiting)[2]
+        slot = int(self._jobs[queue][0])
+        self._jobs[queue] = self._jobs[queue][1:]
+        self._count(queue, -1)
+        return slot
+
+    def take(self, queue: int, amounts: Ints) -> None:
+        """A job of the queue was given that much."""
+        self._quota.take(queue, amounts)
+        for row in self._quota.paths[queue]:
+            self._shares[row] = (*self._quota.share(row), row)
 
     def drop_like(self, slot: int) -> None:
-        """A job did not fit: leave out those of its queue that ask for the same."""
-        self._dropped.add((int(self._snapshot.queue[slot]), int(self._snapshot.shape[slot])))
-
-    def _open(self, queue: int) -> Iterator[int]:
-        """Children that have jobs; the queue's own jobs come when no child has any left."""
-        return (child for child in self._children[queue] if self._below[child])
+        """Neither this job nor any of its shape fits any more, in whatever queue."""
+        shapes = self._snapshot.shape
+        for queue, jobs in enumerate(self._jobs):
+            if len(jobs):
+                self._jobs[queue] = jobs[shapes[jobs] != shapes[slot]]
+                self._count(queue, len(self._jobs[queue]) - len(jobs))
 
     def _count(self, queue: int, change: int) -> None:
         for row in self._quota.paths[queue]:
