@@ -2,13 +2,14 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from services.scheduler.engine.snapshot import Floats
 from services.scheduler.simulate.cluster import devices
-from services.scheduler.simulate.world import Outcome
+from services.scheduler.simulate.world import Outcome, Run
 
 FAIR_RHO = 1.05
 """Above it a job counts as treated unfairly (Shockwave, NSDI 2023)."""
@@ -105,16 +106,17 @@ def quantile(samples: Floats, share: float) -> float:
     return float(np.sort(samples)[max(0, math.ceil(share * len(samples)) - 1)])
 
 
+def gang_devices(outcome: Outcome, run: Run) -> float:
+    """Accelerators that a run held."""
+    return float(run.placement.replicas * _devices_of(outcome.jobs[run.job].replica))
+
+
 def _used(outcome: Outcome) -> float:
     """Device-seconds of all runs."""
-    return sum(
-        (run.stop - run.start) * run.placement.replicas * _devices_of(outcome.jobs[run.job].replica)
-        for run in outcome.runs
-    )
+    return sum((run.stop - run.start) * gang_devices(outcome, run) for run in outcome.runs)
 
 
-def _devices_of(replica: "dict[str, int] | object") -> int:
-    assert hasattr(replica, "items")
+def _devices_of(replica: Mapping[str, int]) -> int:
     return sum(amount for name, amount in replica.items() if name == "gpu" or name.startswith("gpu/"))
 
 
