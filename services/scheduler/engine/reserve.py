@@ -7,6 +7,7 @@ Mu'alem and Feitelson 2001). Where an expected end is unknown the job could end 
 already is kept for it at once.
 """
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 from services.scheduler.engine.model import Reservation, State
 from services.scheduler.engine.order import known, remaining
 from services.scheduler.engine.place import Room, Spot
-from services.scheduler.engine.snapshot import Floats, Ints, Snapshot, wide
+from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot, wide
 
 MOMENTS_MAX = 64
 """Future moments looked at for one reservation: enough moments of a busy pool lie within the first of them."""
@@ -40,8 +41,8 @@ class Reservations:
         self._room = room
         self._now = now
         self._kept: list[_Kept] = []
-        self._releases: list[_Release] | None = None
-        """Of running jobs."""
+        self._busy: tuple[Ints, Floats, Bools] | None = None
+        """Running jobs by expected end: slots, ends, whether the end is more than a guess."""
         self._taken: list[tuple[float, Spot]] = []
         """Starts decided in this plan."""
 
@@ -101,34 +102,40 @@ class Reservations:
 
     def _moments(self) -> Iterator[tuple[float, Ints, set[int]]]:
         """Expected ends, each with what is free from then on, and the nodes of which that is not sure."""
-        if self._releases is None:
-            self._releases = self._expected()
-        given = [
-            _Release(end, spot.rows, spot.counts[:, None] * spot.variant.need, bool(np.isfinite(end)))
-            for end, spot in self._taken
-        ]
-        ends = sorted([*self._releases, *given], key=lambda release: release.at)
         free, unsure = self._room.free.copy(), set[int]()
-        for n, release in enumerate(ends):
+        releases = heapq.merge(self._running(), self._given(), key=lambda release: release.at)
+        release = next(releases, None)
+        n = 0
+        while release is not None:
             np.add.at(free, release.rows, release.amounts)
             if not release.sure:
                 unsure |= set(release.rows.tolist())
-            more_at_once = n + 1 < len(ends) and ends[n + 1].at == release.at
-            if not more_at_once and (n < MOMENTS_MAX or n == len(ends) - 1):
-                yield release.at, free.copy(), set(unsure)
+            last, release = release, next(releases, None)
+            n += 1
+            if release is None or (n <= MOMENTS_MAX and release.at > last.at):
+                yield last.at, free.copy(), set(unsure)
 
-    def _expected(self) -> "list[_Release]":
+    def _running(self) -> "Iterator[_Release]":
+        """What running jobs will give back, by expected end."""
         snapshot = self._snapshot
-        busy = np.flatnonzero(snapshot.state >= State.RUNNING)
-        snapshot.touch(busy, self._now)
-        ends = self._now + remaining(snapshot, busy)
+        if self._busy is None:
+            busy = np.flatnonzero(snapshot.state >= State.RUNNING)
+            snapshot.touch(busy, self._now)
+            ends = self._now + remaining(snapshot, busy)
+            order = np.argsort(ends, kind="stable")
+            self._busy = busy[order], ends[order], known(snapshot, busy)[order]
         width = self._room.free.shape[1]
-        found = []
-        for slot, end, sure in zip(busy.tolist(), ends.tolist(), known(snapshot, busy).tolist(), strict=True):
+        for slot, end, sure in zip(*(column.tolist() for column in self._busy), strict=True):
             held = snapshot.holdings[slot]
-            need = wide(held.need, width)
-            found.append(_Release(end, held.rows, held.counts[:, None] * need, sure))
-        return found
+            yield _Release(end, held.rows, held.counts[:, None] * wide(held.need, width), sure)
+
+    def _given(self) -> "list[_Release]":
+        """What the starts of this plan will give back, by expected end."""
+        found = [
+            _Release(end, spot.rows, spot.counts[:, None] * spot.variant.need, bool(np.isfinite(end)))
+            for end, spot in self._taken
+        ]
+        return sorted(found, key=lambda release: release.at)
 
 
 @dataclass(frozen=True)
