@@ -10,13 +10,14 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-torch-$(TORCH)
 SOURCES   := $(wildcard aios services gateway tests tools bench)
 TESTS     ?= tests
-# Faults to make; the draw of their rounds; power cuts.
+# Faults to make, or requests at each method and route; the draw of their rounds; power cuts; how long parsers are searched.
 N         ?= 400
 BASE      ?= 0
 CUTS      ?= 3
+SECONDS   ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults bench check supply sbom audit format proto lock clean
+.PHONY: help install demo test faults fuzz bench check supply sbom audit format proto lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,10 @@ test: install ## the whole test suite
 faults: install ## break a running platform N=400 times, then cut its power; SEED=... plays one round again
 	@$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED),--count $(N) --base $(BASE))
 	@$(if $(SEED),,$(BIN)/python -m tests.faults.power_cut --count $(CUTS))
+
+fuzz: install ## N=400 malformed requests at every method and route, then SECONDS=300 of search in our parsers
+	@AIOS_TEST_FUZZ=$(N) $(BIN)/pytest -q -s tests/doors/test_fuzz.py
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 bench: install ## measure what is promised; BENCH="calls events" a part of it
 	@$(BIN)/python -m bench $(BENCH)
@@ -89,5 +94,5 @@ lock: install ## resolve the locks again; UPGRADE=--upgrade takes the newest
 	@tools/lock.sh $(UPGRADE)
 
 clean: ## remove the environment, caches and build output
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .fuzz build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find aios services gateway tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

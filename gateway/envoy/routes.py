@@ -87,8 +87,8 @@ def routes(snapshot: Snapshot) -> Json:
                 "name": "public",
                 "domains": ["*"],
                 "routes": [
-                    *_open(snapshot.open_paths),
                     *_no_grpc(),
+                    *_open(snapshot.open_paths),
                     *(route for item in _SERVICES.items() for route in _grpc_service(*item)),
                     *_predict_grpc(snapshot.deployments),
                     *_predict_http(snapshot.deployments),

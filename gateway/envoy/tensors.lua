@@ -78,14 +78,12 @@ function envoy_on_request(request)
   if body == nil then return end
   local headers = request:headers() -- only now: waiting for the body ends what came before
   local size = body:length()
-  -- Raw tensors may follow the JSON: bytes that mean nothing here.
-  local json = headers:get("inference-header-content-length")
+  local infers = headers:get(":path"):match("^[^?]*"):match("/infer$")
+  -- Raw tensors may follow the JSON there: bytes that mean nothing here.
+  local json = infers and headers:get("inference-header-content-length")
   local last = json and json:match("^%d+$") and tonumber(json) or size
   local found = (json and not json:match("^%d+$") or last > size) and "HEADER_LENGTH_INVALID"
-  if not found then
-    local infers = headers:get(":path"):match("^[^?]*"):match("/infer$")
-    found = problem(body, last, infers and size or nil)
-  end
+  found = found or problem(body, last, infers and size or nil)
   if found then
     headers:replace(REFUSED_HEADER, found)
     request:respond({ [":status"] = "400" }, found)

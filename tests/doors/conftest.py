@@ -13,6 +13,7 @@ from aios.runtime.tokens import read_key
 from tests.doors.callers import OTHER_PROJECT, PROJECT, Caller, callers
 from tests.doors.live import ORIGIN, Live, revoked_token
 from tests.e2e.stack import Stack
+from tests.faults.platform import triton_home
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A running stack with both projects."""
     given = os.environ.get("AIOS_TEST_HOME")
     home = Path(given) if given else tmp_path_factory.mktemp("doors")
-    stack = Stack(home, {"AIOS_CORS_ORIGINS": ORIGIN})
+    stack = Stack(home, {"AIOS_CORS_ORIGINS": ORIGIN, "AIOS_TRITON_HOME": str(triton_home())})
     if not given:
         stack.up()
     try:

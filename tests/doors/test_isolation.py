@@ -57,7 +57,9 @@ def test_a_header_that_nobody_can_read_fails_the_call_that_has_it_and_no_other(
         nodes: Any = channel.unary_unary(path)
         for _ in range(10):
             refused = client.post(path, content=bytes(5), headers=bad)
-            assert refused.headers["grpc-status"] == str(grpc.StatusCode.INVALID_ARGUMENT.value[0]), refused.headers
+            assert refused.headers["grpc-status"] == str(grpc.StatusCode.INVALID_ARGUMENT.value[0]), (
+                refused.headers
+            )
             for _ in range(3):
                 nodes(b"", metadata=metadata, timeout=10)
 
