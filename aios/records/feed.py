@@ -1,7 +1,10 @@
 """The log of changes as watchers and the relay read it."""
 
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Row, delete, func, select, update
 
@@ -12,6 +15,8 @@ from aios.records.tx import Tx
 
 if TYPE_CHECKING:
     from aios.records.database import Database
+
+R = TypeVar("R")
 
 # What a watcher may miss and still go on. A day covers a night's outage; the count bounds the file at ~100 MB.
 KEEP_FOR = timedelta(hours=24)
@@ -26,12 +31,21 @@ class RevisionCompacted(OutOfRange):
     reason = "REVISION_COMPACTED"
 
 
-class Changes(NamedTuple):
+@dataclass(frozen=True)
+class Changes:
     """A stretch of the log."""
 
     events: list[Event]
     revision: int
     """Everything that matches up to here is in `events`: go on after it."""
+    _made: dict[object, Any] = field(default_factory=dict, compare=False)
+
+    def told(self, respond: Callable[[Sequence[Event], int], R]) -> R:
+        """What `respond` makes of them: once for all watchers that share this stretch."""
+        if respond not in self._made:
+            self._made[respond] = respond(self.events, self.revision)
+        made: R = self._made[respond]
+        return made
 
 
 class Feed:
@@ -39,13 +53,14 @@ class Feed:
 
     def __init__(self, db: "Database") -> None:
         self._db = db
+        self._reading: dict[tuple[str | None, str | None, int, int], asyncio.Task[Changes]] = {}
 
     def current_revision(self) -> int:
         """Newest committed revision, from memory; at least 1."""
         return self._db.revision
 
     async def read(self, noun: str | None, project: str | None, after: int, limit: int = 500) -> Changes:
-        """The next changes after a revision, oldest first.
+        """The next changes after a revision, oldest first. Watchers that wake together share one look into the log.
 
         Args:
             noun: Kind of resource; None for every kind.
@@ -55,7 +70,17 @@ class Feed:
         Raises:
             RevisionCompacted: `after` is older than the log, or newer than its end.
         """
-        return await self._db.read(lambda tx: read(tx, self._db.service, noun, project, after, limit))
+        key = (noun, project, after, limit)
+        reading = self._reading.get(key)
+        if reading is None or reading.done():  # one that is done may be older than what we were woken for
+            look = self._db.read(lambda tx: read(tx, self._db.service, noun, project, after, limit))
+            reading = self._reading[key] = asyncio.create_task(look)
+            reading.add_done_callback(lambda done: self._forget(key, done))
+        return await asyncio.shield(reading)
+
+    def _forget(self, key: tuple[str | None, str | None, int, int], done: "asyncio.Task[Changes]") -> None:
+        if self._reading.get(key) is done:
+            del self._reading[key]
 
     async def wait(self, after: int) -> int:
         """Return the current revision as soon as it is greater than `after`. Bound it with `asyncio.timeout`."""

@@ -20,8 +20,10 @@ from aios.errors import ResourceExhausted
 
 WORKED_ON_MAX = 4
 """Two would do for calls that compute; the others wait for the disk meanwhile, which takes many writes at once."""
-WAIT_SECONDS_MAX = 1.0
-WAITING_MAX = 512  # whatever the door lets through
+WAIT_SECONDS_MAX = 5.0
+"""Half of what clients wait by themselves: time enough for a burst, and for what was held while the service was away."""
+WAITING_MAX = 512
+"""Whatever the door lets through."""
 RETRY_AFTER = timedelta(seconds=1)
 
 _held: ContextVar["Gate | None"] = ContextVar("held_gate", default=None)

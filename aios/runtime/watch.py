@@ -9,7 +9,7 @@ from aios.names import ANY_PROJECT
 from aios.records import Event, Feed
 
 PROGRESS_SECONDS = 10.0  # an empty message keeps the cursor fresh and finds dead peers
-BATCH_EVENTS_MAX = 200  # one message stays well below 4 MiB
+BATCH_EVENTS_MAX = 50  # one message, which a reader that has stopped reading may hold: mostly below 100 KiB
 SEND_SECONDS_MAX = 30.0  # a reader that takes longer for one message is gone or too slow
 
 R = TypeVar("R")
@@ -24,7 +24,8 @@ async def serve_watch(
 ) -> AsyncIterator[R]:
     """Every change of one kind of resource after `start_revision` (0: from now), in order, for as long as it is read.
 
-    Nothing is buffered for the caller: the log itself is the buffer, so a slow reader costs no memory.
+    Nothing is buffered for the caller: the log itself is the buffer, so a slow reader costs one message, which many
+    readers may share, and what flow control lets onto the way.
 
     Args:
         project: A project id, or `-` for every project.
@@ -42,7 +43,7 @@ async def serve_watch(
         changes = await feed.read(noun, where, cursor, BATCH_EVENTS_MAX)
         if changes.events:
             sent = asyncio.get_running_loop().time()
-            yield respond(changes.events, changes.revision)
+            yield changes.told(respond)
             if asyncio.get_running_loop().time() - sent > SEND_SECONDS_MAX:
                 raise ResourceExhausted("This watch is read too slowly: watch again from the last revision.")
         waited = changes.revision == cursor and not changes.events

@@ -31,13 +31,13 @@ def clusters(
     """
     telemetry = services.collector or services.gateway_grpc
     return [
-        _service("scheduler", services.scheduler, _http2()),
-        _service("data", services.data, _http2()),
-        _service("trainer", services.trainer, _http2()),
-        _service("inference", services.inference, _http2()),
-        _service(GATEWAY_GRPC, services.gateway_grpc, _http2()),
+        _service("scheduler", services.scheduler, _SERVICE_HTTP2),
+        _service("data", services.data, _SERVICE_HTTP2),
+        _service("trainer", services.trainer, _SERVICE_HTTP2),
+        _service("inference", services.inference, _SERVICE_HTTP2),
+        _service(GATEWAY_GRPC, services.gateway_grpc, _SERVICE_HTTP2),
         _service(GATEWAY_HTTP, services.gateway_http, _http1(limits.APP_IDLE_SECONDS)),
-        _service(TELEMETRY, telemetry, _http2() | {"http_filters": _bearer_from_file(token_path)}),
+        _service(TELEMETRY, telemetry, _SERVICE_HTTP2 | {"http_filters": _bearer_from_file(token_path)}),
         *(_replicas(name, replicas[name], f"{endpoints_dir}/{name}.json") for name in sorted(replicas)),
     ]
 
@@ -94,7 +94,7 @@ def _replicas(name: str, protocol: str, endpoints_path: str) -> Json:
         "common_lb_config": {"ignore_new_hosts_until_first_hc": True},
         "ignore_health_on_host_removal": True,
         "typed_extension_protocol_options": {
-            _HTTP_OPTIONS.rsplit("/")[-1]: _http2()
+            _HTTP_OPTIONS.rsplit("/")[-1]: _REPLICA_HTTP2
             if protocol == "grpc"
             else _http1(limits.CONNECTION_IDLE_SECONDS)
         },
@@ -154,15 +154,19 @@ def _circuit_breakers(requests_max: int, retries_min: int) -> Json:
     return {"thresholds": thresholds}
 
 
-def _http2() -> Json:
+def _http2(stream_window: int, connection_window: int) -> Json:
     http2 = {
         # Callers share a connection, and gRPC's servers remember a header that they could not read for whoever
         # sends that header next: nothing of one request may stay for another.
         "hpack_table_size": 0,
-        "initial_stream_window_size": limits.HTTP2_STREAM_WINDOW_BYTES,
-        "initial_connection_window_size": limits.HTTP2_CONNECTION_WINDOW_BYTES,
+        "initial_stream_window_size": stream_window,
+        "initial_connection_window_size": connection_window,
     }
     return {"@type": _HTTP_OPTIONS, "explicit_http_config": {"http2_protocol_options": http2}}
+
+
+_SERVICE_HTTP2 = _http2(limits.SERVICE_STREAM_WINDOW_BYTES, limits.SERVICE_CONNECTION_WINDOW_BYTES)
+_REPLICA_HTTP2 = _http2(limits.HTTP2_STREAM_WINDOW_BYTES, limits.HTTP2_CONNECTION_WINDOW_BYTES)
 
 
 def _http1(idle_seconds: int) -> Json:

@@ -9,9 +9,14 @@ TENSOR_BODY_BYTES_MAX = 64 * MIB  # 100 float32 images of 3x224x224; larger inpu
 JSON_DEPTH_MAX = (
     64  # of a prediction's JSON, as of every other: Triton reads it by recursion, and a tensor has eight.
 )
-CONNECTION_BUFFER_BYTES = 1 * MIB  # per direction; flow control, not a limit on messages.
+CONNECTION_BUFFER_BYTES = 64 * 1024  # per direction and stream; flow control, not a limit on messages.
 HTTP2_STREAM_WINDOW_BYTES = 1 * MIB  # a slow upstream holds at most this of a stream in Envoy.
 HTTP2_CONNECTION_WINDOW_BYTES = 16 * MIB  # sixteen such streams on one connection.
+SERVICE_STREAM_WINDOW_BYTES = (
+    64 * 1024
+)  # RFC 9113's own: what a watcher that does not read may hold in Envoy.
+# All streams of a service share a connection: those that nobody reads must not use up its window for the others.
+SERVICE_CONNECTION_WINDOW_BYTES = 512 * MIB
 HTTP2_STREAMS_MAX = 1024  # concurrent requests of one client connection.
 HEADERS_KIB_MAX = 32  # a JWT is about 1 KiB; gRPC metadata is 8 KiB by default.
 HEADERS_MAX = 100  # number of headers.
