@@ -1,7 +1,6 @@
 """Migrations are complete, and the tool that writes them."""
 
 import importlib
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from aios.config import Settings
 from aios.records import Database
+from aios.records.dialect import sqlite
 from aios.records.migrations import differences
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ async def test_the_next_migration_is_written_from_the_tables_and_keeps_the_rows(
     assert revise(tmp_path, "first").endswith("shed/migrations/versions/0001_first.py")
     assert revise(tmp_path, "again") == "nothing differs"
     await open_and_close(tmp_path, monkeypatch)
-    with sqlite3.connect(tmp_path / "records" / "shed.db") as file:
+    with sqlite.connect(tmp_path / "records" / "shed.db") as file:
         file.execute("INSERT INTO things VALUES ('a', x'', '2026-01-01 00:00:00.000000')")
     file.close()
 
@@ -67,7 +67,7 @@ async def test_the_next_migration_is_written_from_the_tables_and_keeps_the_rows(
     )
     assert revise(tmp_path, "add note").endswith("0002_add_note.py")
     await open_and_close(tmp_path, monkeypatch)
-    with sqlite3.connect(tmp_path / "records" / "shed.db") as file:
+    with sqlite.connect(tmp_path / "records" / "shed.db") as file:
         assert file.execute("SELECT id, note FROM things").fetchall() == [("a", "-")]
     file.close()
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sqlite3
 import subprocess
 import time
 from collections.abc import Awaitable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from aios.records.dialect import sqlite
 from aios.stack.child import State
 from tests.faults.links import Trouble
 from tests.faults.platform import DISK_MIB, Platform, resize
@@ -197,10 +197,10 @@ def _shims(home: Path) -> Iterator[psutil.Process]:
 
 
 def _lock(file: Path, seconds: float) -> str:
-    with sqlite3.connect(file, timeout=5.0, isolation_level=None) as connection:
+    with sqlite.connect(file, timeout=5.0, isolation_level=None) as connection:
         try:
             connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
+        except sqlite.OperationalError as error:
             return f"not locked: {error}"
         time.sleep(seconds)
         connection.execute("ROLLBACK")

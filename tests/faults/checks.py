@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import sqlite3
 import tempfile
 import time
 from collections import defaultdict
@@ -14,6 +13,7 @@ from aios.client import AsyncClient
 from aios.data.v1 import data_service_pb2 as data_pb
 from aios.data.v1 import data_service_pb2_grpc
 from aios.errors import AiosError
+from aios.records.dialect import sqlite
 from aios.scheduler.v1 import job_pb2, node_pb2
 from aios.stack.child import State
 from aios.trainer.v1 import run_pb2
@@ -64,7 +64,7 @@ class Checker:
                 try:
                     async with asyncio.timeout(10.0):
                         waits = await self._unsettled(client, began)
-                except (AiosError, TimeoutError, sqlite3.Error, OSError) as error:
+                except (AiosError, TimeoutError, sqlite.Error, OSError) as error:
                     waits = f"{type(error).__name__}: {error}"
                 if not waits:
                     return time.monotonic() - began
@@ -163,7 +163,7 @@ class Checker:
         wrong = []
         file = self.platform.home / "records" / "scheduler.db"
         query = "SELECT revision, project, resource_id, type, payload FROM events WHERE noun = 'job' AND revision > ?"
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5.0) as records:
+        with sqlite.connect(f"file:{file}?mode=ro", uri=True, timeout=5.0) as records:
             rows = records.execute(query + " ORDER BY revision", (self.seen_revision,)).fetchall()
         records.close()
         for revision, project, job, kind, payload in rows:
@@ -243,7 +243,7 @@ class Checker:
 
 def _unpublished(home: Path, service: str) -> int:
     file = home / "records" / f"{service}.db"
-    with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5.0) as records:
+    with sqlite.connect(f"file:{file}?mode=ro", uri=True, timeout=5.0) as records:
         row = records.execute("SELECT revision - published FROM feed").fetchone()
     records.close()
     return int(row[0]) if row else 0

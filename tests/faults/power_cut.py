@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from pathlib import Path
 import nats
 import psutil
 
+from aios.records.dialect import sqlite
 from aios.scheduler.v1 import job_pb2
 from tests.faults.breaks import Breaker
 from tests.faults.checks import FINAL, RECORDS, Checker
@@ -131,7 +131,7 @@ class Promised:
         lost = []
         records = platform.home / "records"
         for service in RECORDS:
-            with sqlite3.connect(records / f"{service}.db", timeout=10.0) as connection:
+            with sqlite.connect(records / f"{service}.db", timeout=10.0) as connection:
                 [[verdict]] = connection.execute("PRAGMA quick_check").fetchall()
             connection.close()
             if verdict != "ok":
@@ -171,7 +171,7 @@ async def published_and_gone(platform: Platform) -> list[str]:
     gone = []
     for service in RECORDS:
         file = platform.home / "records" / f"{service}.db"
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10.0) as records:
+        with sqlite.connect(f"file:{file}?mode=ro", uri=True, timeout=10.0) as records:
             query = "SELECT id, revision FROM events WHERE revision <= (SELECT published FROM feed)"
             rows = records.execute(query).fetchall()
         records.close()

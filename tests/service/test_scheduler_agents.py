@@ -1,7 +1,6 @@
 """The agents' protocol, spoken by the test itself: what a scheduler answers to an agent that is late, stale or wrong."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from aios.common.v1 import resources_pb2
 from aios.errors import Aborted, FailedPrecondition, NotFound, PermissionDenied
+from aios.records.dialect import sqlite
 from aios.scheduler.v1 import (
     agent_service_pb2,
     agent_service_pb2_grpc,
@@ -158,9 +158,7 @@ async def test_heartbeats_keep_a_node_and_leaving_ends_new_work(tmp_path: Path) 
 @contextmanager
 def locked(pool: Pool) -> Iterator[None]:
     """The scheduler can neither read nor write its records, as while another process holds them."""
-    with closing(
-        sqlite3.connect(pool.settings.home / "records" / "scheduler.db", isolation_level=None)
-    ) as db:
+    with closing(sqlite.connect(pool.settings.home / "records" / "scheduler.db", isolation_level=None)) as db:
         db.execute("PRAGMA busy_timeout = 5000")
         db.execute("BEGIN EXCLUSIVE")
         yield
