@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from nats.aio.msg import Msg
 from sqlalchemy import select, update
 
-from aios.bus import Bus, Consumer, DeadEvents, bus, cloudevents, consumer, relay
+from aios.bus import Bus, Consumer, DeadEvents, Relay, bus, cloudevents, consumer, relay
 from aios.bus.streams import EVENTS_NAME
 from aios.config import Settings
 from aios.errors import InvalidArgument, NotFound, PermissionDenied
@@ -25,10 +26,11 @@ from aios.runtime.server import Server, Service
 from aios.telemetry.v1 import event_service_pb2 as pb
 from aios.telemetry.v1 import event_service_pb2_grpc
 from gateway.telemetry.events import EventServicer
+from tests.faults.links import Link, Trouble
 from tests.notes import add, ids, notes, open_notes
 from tests.servers import NatsServer, nats_server
 from tests.service import neighbours
-from tests.service.test_bus import NOTES, Town, acknowledged, connect, copy, read_all
+from tests.service.test_bus import NOTES, Town, acknowledged, connect, copy, read_all, stored
 
 ROOT = Path(__file__).parents[2]
 EVENTS = 40
@@ -114,6 +116,36 @@ async def test_shuffled_repeated_and_lost_deliveries_come_to_one_effect_each(
     newest = select(notes.c.rank).where(notes.c.id == "newest")
     assert await town.receiver.read(lambda tx: tx.execute(newest).scalar_one()) == events[-1].revision
     assert await DeadEvents(town.bus).list(0, 10) == []
+
+
+async def test_publishes_whose_answers_are_lost_are_sent_again_and_stored_once(
+    town: Town, settings: Settings, server: NatsServer
+) -> None:
+    link = Link("sender to NATS", lambda: server.port)
+    await link.open()
+    behind = await Bus.connect(replace(settings, nats_url=f"nats://127.0.0.1:{link.port}"), "sender")
+    dice = random.Random(2)
+
+    def add_many(tx: Tx) -> None:
+        for number in range(EVENTS):
+            add(tx, f"n{number}")
+
+    async with town.running(Relay(town.sender, behind).run, town.consumer(copy).run):
+        await town.note("first")
+        await town.received("first")
+        async with link.troubled(Trouble.ONE_WAY):
+            await town.sender.write(add_many)
+            await town.received("first", *(f"n{number}" for number in range(EVENTS)))
+            link.reset()  # all of them arrived, and nobody was told
+        for number in range(EVENTS, 2 * EVENTS):
+            await town.note(f"n{number}")
+            if dice.random() < 0.1:
+                link.reset()
+        await town.received("first", *(f"n{number}" for number in range(2 * EVENTS)))
+        await published(town.sender, 2 + 2 * EVENTS)
+    await behind.close()
+    await link.close()
+    assert await stored(server) == 1 + 2 * EVENTS
 
 
 # --- a wiped bus
