@@ -9,22 +9,15 @@ optimum treats them alike: ten thousand jobs of a few types cost what a few cost
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import highspy
 import numpy as np
 
-from services.scheduler.engine.snapshot import Bools, Floats, Ints
+from services.scheduler.engine.linear import INTERIOR_MIN, TOLERANCE, Groups, cover, solve
+from services.scheduler.engine.snapshot import Bools, Floats
 
-TOLERANCE = 1e-7
 SLACK = 1e-5
 """Part of a level that is given up when it is fixed."""
 LEVELS_MAX = 12
 """Of water-filling. Whoever is left is above all of these, and shares what is left so that the sum is largest."""
-LARGE = 1e9
-"""More than any level: what nothing else bounds."""
-SMALL = 1e-3
-"""Part of the largest price below which a price is none: an interior solution has no exact zeros."""
-INTERIOR_MIN = 3_000
-"""Columns from which on an interior point is found faster than a vertex."""
 BISECTIONS = 40
 
 
@@ -66,7 +59,7 @@ def max_min_unaware(demand: Demand) -> Floats:
 def makespan(demand: Demand, steps: Floats) -> Floats:
     """Whoever needs longest to its end needs as little as can be."""
     value = demand.speeds / np.maximum(steps, TOLERANCE)[:, None]
-    return _by_group(demand, value, lambda groups: _cover(groups, groups.none, groups.ones)[1])
+    return _by_group(demand, value, lambda groups: cover(groups, groups.none, groups.ones)[1])
 
 
 def finish_time_fair(demand: Demand, steps: Floats, elapsed: Floats, isolated: Floats) -> Floats:
@@ -87,8 +80,8 @@ def finish_time_fair(demand: Demand, steps: Floats, elapsed: Floats, isolated: F
         if (left <= 0).any():
             return None
         value = demand.speeds * (left / np.maximum(steps, TOLERANCE))[:, None]
-        groups = _Groups.of(demand, value)
-        reached, shares = _cover(groups, groups.none, groups.ones)
+        groups = Groups.of(value, demand.gangs, demand.capacity)
+        reached, shares = cover(groups, groups.none, groups.ones)
         return groups.spread(shares) if reached >= 1 - TOLERANCE else None
 
     while best is None:
@@ -115,7 +108,16 @@ def max_sum(demand: Demand, value: Floats | None = None) -> Floats:
     if value is None:
         fastest = np.maximum(demand.speeds.max(axis=1, keepdims=True), TOLERANCE)
         value = demand.speeds / fastest * demand.gangs[:, None]
-    return _by_group(demand, value, lambda groups: _cover(groups, groups.none, groups.none)[1])
+    return _by_group(demand, value, lambda groups: cover(groups, groups.none, groups.none)[1])
+
+
+def soonest(demand: Demand, steps: Floats) -> Floats:
+    """Jobs come to their ends as fast as can be: the sum of the parts of what each has left that it makes in a second.
+
+    Shortest remaining time first, for types of device: a job that is nearly done counts for more, and each goes where
+    it is fast unless another gains more there.
+    """
+    return max_sum(demand, demand.speeds / np.maximum(steps, TOLERANCE)[:, None])
 
 
 def equal_speeds(demand: Demand) -> Floats:
@@ -135,46 +137,14 @@ def _normalised(demand: Demand) -> Floats:
     return normalised
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """Jobs of equal rows as one: shares here are of all members together."""
-
-    value: Floats
-    gangs: Floats
-    counts: Floats
-    capacity: Floats
-    member: Ints
-    """Group of each job."""
-
-    @classmethod
-    def of(cls, demand: Demand, value: Floats) -> "_Groups":
-        rows = np.column_stack([value, demand.gangs])
-        found, member, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-        return cls(
-            found[:, :-1], found[:, -1], counts.astype(np.float64), demand.capacity, member.reshape(-1)
-        )
-
-    @property
-    def none(self) -> Floats:
-        return np.zeros(len(self.gangs))
-
-    @property
-    def ones(self) -> Floats:
-        return np.ones(len(self.gangs))
-
-    def spread(self, shares: Floats) -> Floats:
-        """Shares of a group to shares of each of its members."""
-        return np.clip((shares / self.counts[:, None])[self.member], 0.0, 1.0)
-
-
-def _by_group(demand: Demand, value: Floats, solve: Callable[[_Groups], Floats]) -> Floats:
+def _by_group(demand: Demand, value: Floats, solve: Callable[[Groups], Floats]) -> Floats:
     if not len(demand.gangs):
         return np.zeros_like(demand.speeds)
-    groups = _Groups.of(demand, value)
+    groups = Groups.of(value, demand.gangs, demand.capacity)
     return groups.spread(solve(groups))
 
 
-def _water_fill(groups: _Groups) -> Floats:
+def _water_fill(groups: Groups) -> Floats:
     """Raise all together; who can rise no further stays there while the others go on."""
     if groups.value.shape[1] == 1:
         alike = _fill_one(groups.value[:, 0], groups.gangs, float(groups.capacity[0]), groups.counts)
@@ -184,7 +154,7 @@ def _water_fill(groups: _Groups) -> Floats:
     rising: Bools = np.asarray((groups.value > 0).any(axis=1))
     level = 0.0
     for _ in range(LEVELS_MAX):
-        level, shares, held = _solve(groups, floor, rising.astype(np.float64))
+        level, shares, held = solve(groups, floor, rising.astype(np.float64))
         held &= rising
         if not held.any():
             # Degenerate duals name nobody: whoever is at the level now stays.
@@ -196,10 +166,10 @@ def _water_fill(groups: _Groups) -> Floats:
             # An interior solution spreads what is left over all who can use it: near enough, in one solve.
             return shares
     floor[rising] = level * (1 - SLACK)
-    return _cover(groups, floor, groups.none)[1]
+    return cover(groups, floor, groups.none)[1]
 
 
-def _reached(groups: _Groups, shares: Floats) -> Floats:
+def _reached(groups: Groups, shares: Floats) -> Floats:
     reached: Floats = (groups.value * shares).sum(axis=1) / groups.counts
     return reached
 
@@ -223,91 +193,3 @@ def _fill_one(value: Floats, gangs: Floats, capacity: float, counts: Floats | No
     level = (capacity - before) / (rest[at] + slope[at])
     share: Floats = np.minimum(1.0, level / np.maximum(value, TOLERANCE))
     return share
-
-
-def _cover(groups: _Groups, floor: Floats, need: Floats) -> tuple[float, Floats]:
-    level, shares, _ = _solve(groups, floor, need)
-    return level, shares
-
-
-def _solve(groups: _Groups, floor: Floats, need: Floats) -> tuple[float, Floats, Bools]:
-    """The largest t at which every group makes at least `floor + t * need`, the shares, and who keeps t from rising.
-
-    Where nobody needs anything of t, the largest sum of what they make.
-    """
-    jobs, types = groups.value.shape
-    lowest = np.concatenate([floor, np.full(jobs + types, -highspy.kHighsInf)])
-    highest = np.concatenate([np.full(jobs, highspy.kHighsInf), groups.counts, groups.capacity])
-    # Column by column: of the share (i, j) its rows are what i makes, i's time and j's devices; last, t.
-    group, kind = np.divmod(np.arange(jobs * types), types)
-    rows = np.column_stack([group, jobs + group, 2 * jobs + kind])
-    values = np.column_stack(
-        [
-            (groups.value / groups.counts[:, None]).reshape(-1),
-            np.ones(jobs * types),
-            np.repeat(groups.gangs, types),
-        ]
-    )
-    rising = np.flatnonzero(need)
-    cost = np.append(
-        np.zeros(jobs * types) if len(rising) else groups.value.reshape(-1), float(len(rising) > 0)
-    )
-    solution = _highs(
-        cost,
-        np.concatenate([np.arange(jobs * types + 1) * 3, [3 * jobs * types + len(rising)]]),
-        np.concatenate([rows.reshape(-1), rising]),
-        np.concatenate([values.reshape(-1), -need[rising]]),
-        lowest,
-        highest,
-        upper=np.append(
-            np.where(groups.value > 0, groups.counts[:, None], 0.0).reshape(-1), highspy.kHighsInf
-        ),
-    )
-    found = np.array(solution.col_value)
-    prices = np.abs(np.array(solution.row_dual)[:jobs])
-    binding = prices > max(TOLERANCE, SMALL * float(prices.max(initial=0.0)))
-    return float(found[-1]), found[:-1].reshape(jobs, types), binding
-
-
-def _highs(
-    cost: Floats,
-    starts: Ints,
-    rows: Ints,
-    values: Floats,
-    lowest: Floats,
-    highest: Floats,
-    *,
-    upper: Floats,
-) -> highspy.HighsSolution:
-    """Maximise; columns are at least zero."""
-    program = highspy.HighsLp()
-    program.num_col_, program.num_row_ = len(cost), len(lowest)
-    program.sense_ = highspy.ObjSense.kMaximize
-    program.col_cost_ = cost
-    program.col_lower_ = np.zeros(len(cost))
-    program.col_upper_ = upper
-    program.row_lower_ = lowest
-    program.row_upper_ = highest
-    program.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    program.a_matrix_.start_ = starts.astype(np.int32)
-    program.a_matrix_.index_ = rows.astype(np.int32)
-    program.a_matrix_.value_ = values
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
-    solver.setOptionValue("output_flag", False)
-    # One thread, so that the same input gives the same vertex on every machine.
-    solver.setOptionValue("threads", 1)
-    solver.passModel(program)
-    if len(cost) >= INTERIOR_MIN:
-        solver.setOptionValue("solver", "ipm")
-        solver.setOptionValue("run_crossover", "off")
-        solver.run()
-        if solver.getModelStatus() == highspy.HighsModelStatus.kOptimal:
-            return solver.getSolution()
-        # Too imprecise, which happens where much is slack: then a vertex.
-        solver.setOptionValue("solver", "choose")
-        solver.setOptionValue("run_crossover", "on")
-        solver.clearSolver()
-    solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        raise RuntimeError(f"allocation: the solver ended as {solver.getModelStatus()}")
-    return solver.getSolution()

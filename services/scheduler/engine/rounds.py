@@ -49,8 +49,12 @@ class Rounds:
         self._last = self._since = -np.inf
         self._turn = 0
 
-    def plan(self, snapshot: Snapshot, now: float) -> Plan:
-        """Decide the round that begins now."""
+    def plan(self, snapshot: Snapshot, now: float, *, preempt: bool = True) -> Plan:
+        """Decide.
+
+        Args:
+            preempt: Whether a round begins now; within one, what runs stays, and others get what is free.
+        """
         slots = np.flatnonzero(
             (snapshot.state == State.RUNNING) | (snapshot.state == State.WAITING) & (snapshot.due <= now)
         )
@@ -60,8 +64,8 @@ class Rounds:
             return Plan()
         self._account(snapshot, slots, now)
         self._share(snapshot, slots, now)
-        chosen = self._choose(snapshot, slots)
-        self._turn += 1
+        chosen = self._choose(snapshot, slots, preempt)
+        self._turn += preempt
         return _placed(snapshot, chosen)
 
     def _account(self, snapshot: Snapshot, slots: Ints, now: float) -> None:
@@ -91,11 +95,15 @@ class Rounds:
         self.shares[slots] = self.allocate(snapshot, slots, now)
         self._known, self._speeds, self._since = numbers, speeds, now
 
-    def _choose(self, snapshot: Snapshot, slots: Ints) -> dict[int, int]:
+    def _choose(self, snapshot: Snapshot, slots: Ints, preempt: bool) -> dict[int, int]:
         """Slots that run, with the type that each runs on."""
         left = np.maximum(snapshot.capacity, 0).sum(axis=0)
         turns = list(permutations(range(len(snapshot.kinds))))
         chosen: dict[int, int] = {}
+        if not preempt:
+            left = np.maximum(snapshot.free, 0).sum(axis=0)
+            for slot in slots[snapshot.state[slots] == State.RUNNING].tolist():
+                chosen[slot] = int(snapshot.kind[slot])
         for kind in turns[0 if self.aware else self._turn % len(turns)]:
             share = self.shares[slots, kind]
             keys = (-share, -self.owed[slots, kind], -share / self.received[slots, kind])

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.scheduler.engine import allocate
-from services.scheduler.engine.allocate import Demand
+from services.scheduler.engine import allocate, shares
 from services.scheduler.engine.rounds import Allocate, Rounds
+from services.scheduler.engine.shares import demand
 from services.scheduler.engine.snapshot import Floats, Ints, Snapshot
 from services.scheduler.simulate.world import Decide
 
@@ -16,40 +16,9 @@ GAVEL_INTERVAL, SHOCKWAVE_INTERVAL = 1920.0, 1000.0
 """Seconds between two allocations at least, in each simulator."""
 
 
-def demand(snapshot: Snapshot, slots: Ints) -> Demand:
-    """What these jobs ask for, as matrices."""
-    columns = [snapshot.resources.index(kind) for kind in snapshot.kinds]
-    return Demand(
-        snapshot.speeds[slots],
-        snapshot.devices[slots],
-        snapshot.capacity[:, columns].sum(axis=0).astype(np.float64),
-        snapshot.weight[slots],
-    )
-
-
 def las(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
     """Max-min fairness of time."""
     return allocate.max_min_unaware(demand(snapshot, slots))
-
-
-def las_aware(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
-    """Max-min fairness of normalised throughput."""
-    return allocate.max_min(demand(snapshot, slots))
-
-
-def makespan(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
-    """Least makespan."""
-    left = snapshot.work[slots] - snapshot.done[slots]
-    return allocate.makespan(demand(snapshot, slots), left)
-
-
-def ftf_aware(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
-    """Least worst finish-time fairness."""
-    asked = demand(snapshot, slots)
-    equal = np.maximum(allocate.equal_speeds(asked), 1e-9)
-    isolated = snapshot.work[slots] / equal
-    left = snapshot.work[slots] - snapshot.done[slots]
-    return allocate.finish_time_fair(asked, left, now - snapshot.submitted[slots], isolated)
 
 
 def max_sum(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
@@ -65,7 +34,7 @@ class Fifo:
     def __call__(self, snapshot: Snapshot, slots: Ints, now: float) -> Floats:
         asked = demand(snapshot, slots)
         left = asked.capacity.copy()
-        shares = np.zeros_like(asked.speeds)
+        found = np.zeros_like(asked.speeds)
         for row, gang in enumerate(asked.gangs):
             fits = np.flatnonzero(left >= gang)
             if not len(fits):
@@ -73,8 +42,8 @@ class Fifo:
             kind = int(fits[np.argmax(asked.speeds[row, fits])])
             if asked.speeds[row, kind] > 0:
                 left[kind] -= gang
-                shares[row, kind] = 1.0
-        return shares
+                found[row, kind] = 1.0
+        return found
 
 
 @dataclass
@@ -119,10 +88,10 @@ class FifoUnaware:
                 left[used] -= gang
                 if left[used] == 0:
                     listed.remove(drawn)
-        shares = np.zeros_like(asked.speeds)
+        found = np.zeros_like(asked.speeds)
         for number, kind in self._types.items():
-            shares[rows[number], kind] = 1.0
-        return shares
+            found[rows[number], kind] = 1.0
+        return found
 
 
 def rounds(
@@ -130,17 +99,17 @@ def rounds(
 ) -> Decide:
     """Rounds of that length by that allocation, as a simulation asks for them."""
     keeper = Rounds(allocation, interval, seconds / 2, strict, aware)
-    return lambda snapshot, now, preempt: keeper.plan(snapshot, now)
+    return lambda snapshot, now, preempt: keeper.plan(snapshot, now, preempt=preempt)
 
 
 POLICIES: dict[str, tuple[Callable[[int], Allocate], bool, bool]] = {
     "fifo": (FifoUnaware, False, True),
     "fifo_perf": (lambda seed: Fifo(), True, True),
     "max_min_fairness": (lambda seed: las, False, False),
-    "max_min_fairness_water_filling_perf": (lambda seed: las_aware, True, False),
-    "finish_time_fairness_perf": (lambda seed: ftf_aware, True, False),
-    "min_total_duration": (lambda seed: makespan, False, False),
-    "min_total_duration_perf": (lambda seed: makespan, True, False),
+    "max_min_fairness_water_filling_perf": (lambda seed: shares.max_min, True, False),
+    "finish_time_fairness_perf": (lambda seed: shares.finish_time_fair, True, False),
+    "min_total_duration": (lambda seed: shares.makespan, False, False),
+    "min_total_duration_perf": (lambda seed: shares.makespan, True, False),
     "max_sum_throughput_perf": (lambda seed: max_sum, True, False),
 }
 """By the anchors' names: the allocation, whether it knows types apart, whether what has no share may not run."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from services.scheduler.engine import balanced, fair, order
+from services.scheduler.engine import balanced, fair, order, shares
 from services.scheduler.engine.plan import Policy, plan
 from services.scheduler.engine.rounds import Allocate
 from services.scheduler.simulate import anchors
@@ -63,7 +63,8 @@ POLICIES: Mapping[str, Choice] = {
         _planned(Policy("balanced", balanced.balanced, preempt=True)),
         True,
     ),
-    "max-min": Choice("Max-min fair throughput over types of device", _shared(anchors.las_aware), True),
-    "makespan": Choice("Soonest last end over types of device", _shared(anchors.makespan), True),
-    "finish-time-fair": Choice("Least worst finish-time ratio", _shared(anchors.ftf_aware), True),
+    "max-min": Choice("Max-min fair throughput over types of device", _shared(shares.max_min), True),
+    "makespan": Choice("Soonest last end over types of device", _shared(shares.makespan), True),
+    "finish-time-fair": Choice("Least worst finish-time ratio", _shared(shares.finish_time_fair), True),
+    "soonest": Choice("Soonest ends over types of device", _shared(shares.soonest), True),
 }

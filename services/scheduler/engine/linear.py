@@ -1,0 +1,136 @@
+"""Linear programs over groups of jobs and types of accelerator. Pure: the same input gives the same answer."""
+
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+
+from services.scheduler.engine.snapshot import Bools, Floats, Ints
+
+TOLERANCE = 1e-7
+SMALL = 1e-3
+"""Part of the largest price below which a price is none: an interior solution has no exact zeros."""
+INTERIOR_MIN = 3_000
+"""Columns from which on an interior point is found faster than a vertex."""
+LARGE = 1e9
+"""More than any level: what nothing else bounds."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Jobs of equal rows as one: shares here are of all members together."""
+
+    value: Floats
+    gangs: Floats
+    counts: Floats
+    capacity: Floats
+    member: Ints
+    """Group of each job."""
+
+    @classmethod
+    def of(cls, value: Floats, gangs: Floats, capacity: Floats) -> "Groups":
+        """Group jobs by what they make on each type and by their size."""
+        rows = np.column_stack([value, gangs])
+        found, member, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+        return cls(found[:, :-1], found[:, -1], counts.astype(np.float64), capacity, member.reshape(-1))
+
+    @property
+    def none(self) -> Floats:
+        return np.zeros(len(self.gangs))
+
+    @property
+    def ones(self) -> Floats:
+        return np.ones(len(self.gangs))
+
+    def spread(self, shares: Floats) -> Floats:
+        """Shares of a group to shares of each of its members."""
+        return np.clip((shares / self.counts[:, None])[self.member], 0.0, 1.0)
+
+
+def cover(groups: Groups, floor: Floats, need: Floats) -> tuple[float, Floats]:
+    """`solve` without its third answer."""
+    level, shares, _ = solve(groups, floor, need)
+    return level, shares
+
+
+def solve(groups: Groups, floor: Floats, need: Floats) -> tuple[float, Floats, Bools]:
+    """The largest t at which every group makes at least `floor + t * need`, the shares, and who keeps t from rising.
+
+    Where nobody needs anything of t, the largest sum of what they make.
+    """
+    jobs, types = groups.value.shape
+    lowest = np.concatenate([floor, np.full(jobs + types, -highspy.kHighsInf)])
+    highest = np.concatenate([np.full(jobs, highspy.kHighsInf), groups.counts, groups.capacity])
+    # Column by column: of the share (i, j) its rows are what i makes, i's time and j's devices; last, t.
+    group, kind = np.divmod(np.arange(jobs * types), types)
+    rows = np.column_stack([group, jobs + group, 2 * jobs + kind])
+    values = np.column_stack(
+        [
+            (groups.value / groups.counts[:, None]).reshape(-1),
+            np.ones(jobs * types),
+            np.repeat(groups.gangs, types),
+        ]
+    )
+    rising = np.flatnonzero(need)
+    cost = np.append(
+        np.zeros(jobs * types) if len(rising) else groups.value.reshape(-1), float(len(rising) > 0)
+    )
+    solution = _highs(
+        cost,
+        np.concatenate([np.arange(jobs * types + 1) * 3, [3 * jobs * types + len(rising)]]),
+        np.concatenate([rows.reshape(-1), rising]),
+        np.concatenate([values.reshape(-1), -need[rising]]),
+        lowest,
+        highest,
+        upper=np.append(
+            np.where(groups.value > 0, groups.counts[:, None], 0.0).reshape(-1), highspy.kHighsInf
+        ),
+    )
+    found = np.array(solution.col_value)
+    prices = np.abs(np.array(solution.row_dual)[:jobs])
+    binding = prices > max(TOLERANCE, SMALL * float(prices.max(initial=0.0)))
+    return float(found[-1]), found[:-1].reshape(jobs, types), binding
+
+
+def _highs(
+    cost: Floats,
+    starts: Ints,
+    rows: Ints,
+    values: Floats,
+    lowest: Floats,
+    highest: Floats,
+    *,
+    upper: Floats,
+) -> highspy.HighsSolution:
+    """Maximise; columns are at least zero."""
+    program = highspy.HighsLp()
+    program.num_col_, program.num_row_ = len(cost), len(lowest)
+    program.sense_ = highspy.ObjSense.kMaximize
+    program.col_cost_ = cost
+    program.col_lower_ = np.zeros(len(cost))
+    program.col_upper_ = upper
+    program.row_lower_ = lowest
+    program.row_upper_ = highest
+    program.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    program.a_matrix_.start_ = starts.astype(np.int32)
+    program.a_matrix_.index_ = rows.astype(np.int32)
+    program.a_matrix_.value_ = values
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
+    solver.setOptionValue("output_flag", False)
+    # One thread, so that the same input gives the same vertex on every machine.
+    solver.setOptionValue("threads", 1)
+    solver.passModel(program)
+    if len(cost) >= INTERIOR_MIN:
+        solver.setOptionValue("solver", "ipm")
+        solver.setOptionValue("run_crossover", "off")
+        solver.run()
+        if solver.getModelStatus() == highspy.HighsModelStatus.kOptimal:
+            return solver.getSolution()
+        # Too imprecise, which happens where much is slack: then a vertex.
+        solver.setOptionValue("solver", "choose")
+        solver.setOptionValue("run_crossover", "on")
+        solver.clearSolver()
+    solver.run()
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise RuntimeError(f"allocation: the solver ended as {solver.getModelStatus()}")
+    return solver.getSolution()
