@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.scheduler.engine.linear import INTERIOR_MIN, TOLERANCE, Groups, cover, solve
+from services.scheduler.engine.linear import INTERIOR_MIN, TOLERANCE, Groups, solve
 from services.scheduler.engine.snapshot import Bools, Floats
 
 SLACK = 1e-5
@@ -59,7 +59,7 @@ def max_min_unaware(demand: Demand) -> Floats:
 def makespan(demand: Demand, steps: Floats) -> Floats:
     """Whoever needs longest to its end needs as little as can be."""
     value = demand.speeds / np.maximum(steps, TOLERANCE)[:, None]
-    return _by_group(demand, value, lambda groups: cover(groups, groups.none, groups.ones)[1])
+    return _by_group(demand, value, lambda groups: solve(groups, groups.none, groups.ones).shares)
 
 
 def finish_time_fair(demand: Demand, steps: Floats, elapsed: Floats, isolated: Floats) -> Floats:
@@ -81,8 +81,8 @@ def finish_time_fair(demand: Demand, steps: Floats, elapsed: Floats, isolated: F
             return None
         value = demand.speeds * (left / np.maximum(steps, TOLERANCE))[:, None]
         groups = Groups.of(value, demand.gangs, demand.capacity)
-        reached, shares = cover(groups, groups.none, groups.ones)
-        return groups.spread(shares) if reached >= 1 - TOLERANCE else None
+        found = solve(groups, groups.none, groups.ones)
+        return groups.spread(found.shares) if found.level >= 1 - TOLERANCE else None
 
     while best is None:
         high = max(high, low) * 2
@@ -108,7 +108,7 @@ def max_sum(demand: Demand, value: Floats | None = None) -> Floats:
     if value is None:
         fastest = np.maximum(demand.speeds.max(axis=1, keepdims=True), TOLERANCE)
         value = demand.speeds / fastest * demand.gangs[:, None]
-    return _by_group(demand, value, lambda groups: cover(groups, groups.none, groups.none)[1])
+    return _by_group(demand, value, lambda groups: solve(groups, groups.none, groups.none).shares)
 
 
 def soonest(demand: Demand, steps: Floats) -> Floats:
@@ -154,8 +154,8 @@ def _water_fill(groups: Groups) -> Floats:
     rising: Bools = np.asarray((groups.value > 0).any(axis=1))
     level = 0.0
     for _ in range(LEVELS_MAX):
-        level, shares, held = solve(groups, floor, rising.astype(np.float64))
-        held &= rising
+        found = solve(groups, floor, rising.astype(np.float64))
+        level, shares, held = found.level, found.shares, found.binding & rising
         if not held.any():
             # Degenerate duals name nobody: whoever is at the level now stays.
             held = rising & (_reached(groups, shares) <= level * (1 + TOLERANCE))
@@ -166,7 +166,7 @@ def _water_fill(groups: Groups) -> Floats:
             # An interior solution spreads what is left over all who can use it: near enough, in one solve.
             return shares
     floor[rising] = level * (1 - SLACK)
-    return cover(groups, floor, groups.none)[1]
+    return solve(groups, floor, groups.none).shares
 
 
 def _reached(groups: Groups, shares: Floats) -> Floats:

@@ -47,14 +47,31 @@ class Groups:
         return np.clip((shares / self.counts[:, None])[self.member], 0.0, 1.0)
 
 
-def cover(groups: Groups, floor: Floats, need: Floats) -> tuple[float, Floats]:
-    """`solve` without its third answer."""
-    level, shares, _ = solve(groups, floor, need)
-    return level, shares
+@dataclass(frozen=True)
+class Solution:
+    """An optimum, and the prices that prove it.
+
+    Attributes:
+        level: The t that was reached.
+        shares: Of each group's members together, on each type.
+        job_prices: What t would gain if a group had to make one less.
+        device_prices: What it would gain by one more device of a type.
+    """
+
+    level: float
+    shares: Floats
+    job_prices: Floats
+    device_prices: Floats
+
+    @property
+    def binding(self) -> Bools:
+        """Groups that keep t from rising."""
+        least = max(TOLERANCE, SMALL * float(self.job_prices.max(initial=0.0)))
+        return np.asarray(self.job_prices > least)
 
 
-def solve(groups: Groups, floor: Floats, need: Floats) -> tuple[float, Floats, Bools]:
-    """The largest t at which every group makes at least `floor + t * need`, the shares, and who keeps t from rising.
+def solve(groups: Groups, floor: Floats, need: Floats) -> Solution:
+    """The largest t at which every group makes at least `floor + t * need`.
 
     Where nobody needs anything of t, the largest sum of what they make.
     """
@@ -86,10 +103,25 @@ def solve(groups: Groups, floor: Floats, need: Floats) -> tuple[float, Floats, B
             np.where(groups.value > 0, groups.counts[:, None], 0.0).reshape(-1), highspy.kHighsInf
         ),
     )
-    found = np.array(solution.col_value)
-    prices = np.abs(np.array(solution.row_dual)[:jobs])
-    binding = prices > max(TOLERANCE, SMALL * float(prices.max(initial=0.0)))
-    return float(found[-1]), found[:-1].reshape(jobs, types), binding
+    found, prices = np.array(solution.col_value), np.abs(np.array(solution.row_dual))
+    return Solution(float(found[-1]), found[:-1].reshape(jobs, types), prices[:jobs], prices[2 * jobs :])
+
+
+def bound(groups: Groups, solution: Solution) -> float:
+    """A level that no shares go beyond when all need alike, by the prices of a solution: an optimum reaches it.
+
+    Whatever the prices are, it holds (weak duality): a group whose worth is above what its devices cost is held
+    back by its own time alone, which counts for the difference.
+    """
+    worth = solution.job_prices / solution.job_prices.sum()
+    gain = worth[:, None] / groups.counts[:, None] * groups.value - groups.gangs[:, None] * _scaled(solution)
+    time = np.maximum(0.0, gain.max(axis=1))
+    return float((groups.counts * time).sum() + groups.capacity @ _scaled(solution))
+
+
+def _scaled(solution: Solution) -> Floats:
+    prices: Floats = solution.device_prices / solution.job_prices.sum()
+    return prices
 
 
 def _highs(
