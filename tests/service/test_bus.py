@@ -49,7 +49,7 @@ class Town:
 
     async def received(self, *notes: str) -> None:
         """Wait until the receiver has exactly these notes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (found := await self.receiver.read(ids)) != sorted(notes):
                 assert set(found) <= set(notes), found
                 await asyncio.sleep(0.02)
@@ -304,7 +304,7 @@ async def acknowledged(server: NatsServer, count: int) -> None:
     """Wait until the consumer has settled this many messages."""
     client = await connect(server)
     assert EVENTS.name is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             info = await client.jetstream().consumer_info(EVENTS.name, "receiver-notes")
             if info.ack_floor is not None and info.ack_floor.stream_seq >= count:

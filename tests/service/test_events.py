@@ -379,6 +379,6 @@ async def listed(stub: Any, count: int) -> list[pb.DeadEvent]:
 async def published(db: Database, revision: int) -> None:
     """Wait until the sender has noted that this is on the bus."""
     seen = select(feed.c.published)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await db.read(lambda tx: tx.execute(seen).scalar_one()) < revision:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
