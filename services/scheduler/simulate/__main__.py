@@ -46,7 +46,8 @@ def _results(asked: argparse.Namespace) -> "list[Result]":
     jobs = traces.read(asked.trace)[: asked.limit or None]
     others = {name for job in jobs for name in job.replica if not name.startswith("gpu")}
     nodes = cluster.parse(asked.cluster, sorted(others))
-    return [_simulated(name, jobs, nodes, asked) for name in dict.fromkeys(asked.policy)]
+    names = POLICIES if "all" in asked.policy else dict.fromkeys(asked.policy)
+    return [_simulated(name, jobs, nodes, asked) for name in names]
 
 
 def _simulated(
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="simulate", description="Run the scheduler over a trace.")
     parser.add_argument("--trace", type=Path, required=True)
     parser.add_argument("--cluster", required=True, help="NODESxGPUS[:TYPE], with commas between parts")
-    parser.add_argument("--policy", action="append", choices=list(POLICIES), required=True)
+    parser.add_argument("--policy", action="append", choices=[*POLICIES, "all"], required=True)
     parser.add_argument("--round", type=_positive, default=ROUND_SECONDS, help="seconds between preemptions")
     parser.add_argument("--restart", type=_not_negative, default=30.0, help="seconds that a start costs")
     parser.add_argument("--knows", choices=get_args(Knows), default="steps")
