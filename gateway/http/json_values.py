@@ -77,12 +77,16 @@ def parse(body: bytes) -> Any:
         InvalidArgument: saying where it stops being JSON.
     """
     try:
-        return json.loads(
+        value = json.loads(
             body.decode("utf-8"),
             parse_constant=_no_constant,
             parse_float=_finite,
             object_pairs_hook=_no_duplicates,
         )
+        if b"\\ud" in body or b"\\uD" in body:
+            # Half of a pair is no text: nothing could send it on, nor say in an error what is wrong with it.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except UnicodeDecodeError as error:
         raise InvalidArgument(
             f"the body is not UTF-8 at byte {error.start}", reason="MALFORMED_JSON"

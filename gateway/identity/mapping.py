@@ -25,7 +25,8 @@ def role_to_proto(name: str) -> "identity_pb2.Role.ValueType":
 
 
 def duration(value: Duration) -> timedelta:
-    return value.ToTimedelta()
+    """Kept within what timedelta can hold; the rule for the field says what is allowed."""
+    return timedelta(seconds=max(-1, min(value.seconds, 10**9)), microseconds=value.nanos / 1000)
 
 
 def timestamp(value: datetime) -> Timestamp:

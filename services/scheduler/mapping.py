@@ -174,4 +174,7 @@ def _moment(proto: job_pb2.Attempt, field: str) -> datetime | None:
     if not proto.HasField(field):  # type: ignore[arg-type]
         return None
     stamp: Timestamp = getattr(proto, field)
-    return stamp.ToDatetime(UTC)
+    try:
+        return stamp.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument.of(field, "must lie in the years 1 to 9999") from None

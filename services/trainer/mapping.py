@@ -126,8 +126,15 @@ def news_from_proto(job: job_pb2.Job, version: int = 0) -> JobNews:
 
 
 def points_from_proto(points: Sequence[run_pb2.MetricPoint]) -> list[Point]:
-    """Metric points as reported."""
-    return [Point(point.key, point.value, point.step, point.time.ToDatetime(UTC)) for point in points]
+    """Metric points as reported.
+
+    Raises:
+        InvalidArgument: a time that no calendar has.
+    """
+    try:
+        return [Point(point.key, point.value, point.step, point.time.ToDatetime(UTC)) for point in points]
+    except (ValueError, OverflowError):
+        raise InvalidArgument.of("points", "each time must lie in the years 1 to 9999") from None
 
 
 def point_to_proto(point: Point) -> run_pb2.MetricPoint:

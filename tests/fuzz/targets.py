@@ -141,7 +141,7 @@ def accept(data: bytes) -> None:
 def json_text(data: bytes) -> None:
     """JSON is what the standard library reads, without its extensions."""
     with suppress(InvalidArgument):
-        json.dumps(json_values.parse(data), allow_nan=False)
+        json.dumps(json_values.parse(data), allow_nan=False, ensure_ascii=False).encode()
 
 
 TARGETS: dict[str, Target] = {
@@ -157,7 +157,13 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b'\x02{"name":"a","files":[{"path":"x","sizeBytes":"1"}]}',
         b'\x10{"spec":{"command":["a"],"timeout":"1s"}}',
     ),
-    "json_text": (b'{"a":[1,2.5e3,null,true,"\\u00e9"]}', b"[" * 100, b"1e999", b'{"a":1,"a":2}'),
+    "json_text": (
+        b'{"a":[1,2.5e3,null,true,"\\u00e9"]}',
+        b"[" * 100,
+        b"1e999",
+        b'{"a":1,"a":2}',
+        b'["\\ud800"]',
+    ),
     "query": (b"\x05pageSize=5\npageToken=x", b"\x09filter=a\nfilter=b", b"\x01spec.kind=1"),
     "path": (
         b"GET /v1/projects/a/jobs/b",
