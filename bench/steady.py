@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import httpx
@@ -22,9 +22,9 @@ from aios.identity.v1 import identity_pb2
 from aios.identity.v1 import identity_service_pb2 as identity
 from aios.inference.v1 import inference_service_pb2 as inference
 from aios.scheduler.v1 import scheduler_service_pb2 as scheduler
+from aios.stack.state import StackState
 from aios.trainer.v1 import trainer_service_pb2 as trainer
 from bench import model
-from bench.stack import Stack
 
 PROJECT = "projects/default"
 CALL_SECONDS = 20.0
@@ -40,6 +40,16 @@ READS: Sequence[tuple[str, Message]] = (
 PATHS = ("jobs", "datasets", "runs", "deployments", "members")
 
 Call = Callable[[], Awaitable[object]]
+
+
+class Stack(Protocol):
+    """What answers."""
+
+    @property
+    def state(self) -> StackState: ...
+
+    @property
+    def token(self) -> str: ...
 
 
 @dataclass(frozen=True)

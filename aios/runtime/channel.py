@@ -112,7 +112,8 @@ class _Channel(grpc.aio.Channel):
                 except grpc.RpcError as raw:
                     error = from_rpc_error(raw)
                     pause = random.uniform(0, min(BACKOFF_SECONDS * 2**number, BACKOFF_SECONDS_MAX))
-                    again = safe and self._may_retry(raw, error, number, clock.time() - started)
+                    elapsed = clock.time() - started
+                    again = _unbegun(raw, elapsed) or (safe and self._may_retry(raw, error, number, elapsed))
                     if not again or clock.time() + pause > deadline:
                         raise error from None
                     await asyncio.sleep(pause)
@@ -227,6 +228,12 @@ class _Channel(grpc.aio.Channel):
             return False
         self._budget = max(0.0, self._budget - 1)
         return self._budget > BUDGET_TOKENS / 2
+
+
+def _unbegun(raw: grpc.RpcError, elapsed: float) -> bool:
+    """Whether a server that stops has let go of the call before anything was done (`Server.stop`)."""
+    call: Any = raw  # the library raises one object that is both
+    return call.code() is grpc.StatusCode.CANCELLED and not was_answered(raw) and elapsed < PATIENCE_SECONDS
 
 
 async def _receive(start: Callable[[], Any]) -> AsyncIterator[Any]:

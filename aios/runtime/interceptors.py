@@ -6,7 +6,7 @@ with INVALID_ARGUMENT by us and not with INTERNAL by the library.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ from aios.runtime.gate import Gate
 from aios.runtime.status import to_status
 from aios.runtime.tokens import Verifier
 
+MESSAGE_SECONDS_MAX = 0.5
 UNARY_SECONDS_MAX = 30.0  # a unary call is short work; longer work answers at once and is watched
 
 _log = logging.getLogger(__name__)
@@ -50,12 +51,20 @@ class Chain:
     gate: Gate = field(default_factory=Gate)
     streams: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
     """Calls that answer with a stream, which may last for days."""
+    others: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
     _ended: dict[asyncio.Task[Any], AiosError] = field(default_factory=dict)
 
     def end_streams(self, error: AiosError, which: Callable[[Call], bool] = lambda _: True) -> None:
         """End streams from this side; their callers get `error`."""
-        for task, call in self.streams.items():
-            if which(call) and task not in self._ended:
+        self._end([task for task, call in self.streams.items() if which(call)], error)
+
+    def end_calls(self, error: AiosError) -> None:
+        """End everything that is under way."""
+        self._end([*self.streams, *self.others], error)
+
+    def _end(self, tasks: Iterable[asyncio.Task[Any]], error: AiosError) -> None:
+        for task in tasks:
+            if task not in self._ended:
                 self._ended[task] = error
                 task.cancel()
 
@@ -139,8 +148,7 @@ class Chain:
                 current_call.set(call)
                 if call.principal is not None and not call.principal.everywhere:
                     get_current_span().set_attribute("aios.project", call.principal.project)
-                if stream:
-                    self.streams[task] = call
+                (self.streams if stream else self.others)[task] = call
                 yield call
             except AiosError as error:
                 get_current_span().set_status(Status(StatusCode.ERROR, error.reason))
@@ -163,10 +171,10 @@ class Chain:
                     )
                 )
             finally:
-                self.streams.pop(task, None)
+                (self.streams if stream else self.others).pop(task, None)
                 self._ended.pop(task, None)
         if status is not None:
-            await context.abort_with_status(rpc_status.to_status(status))
+            await _abort(context, rpc_status.to_status(status))
 
     def _caller(self, metadata: Mapping[str, Any], permission: str) -> Principal | None:
         if permission == roles.PUBLIC:
@@ -220,6 +228,18 @@ class Chain:
         else:
             async with self.gate.inside():
                 yield
+
+
+async def _abort(context: Context, status: Any) -> None:
+    """End a call. One that was ended in the middle of a message can say why only once that is on its way."""
+    until = asyncio.get_running_loop().time() + MESSAGE_SECONDS_MAX
+    while True:
+        try:
+            await context.abort_with_status(status)
+        except grpc.aio.InternalError:
+            if asyncio.get_running_loop().time() > until:
+                raise
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

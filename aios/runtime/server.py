@@ -1,5 +1,6 @@
 """The gRPC server of every process: our interceptors around every method, health, reflection, drain."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from aios.runtime.status import RETRY_SOON
 from aios.runtime.tokens import Verifier
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # gRPC's own default, stated: tensors do not pass here
+CUT_OFF_SECONDS = 1.0  # for calls that a stopping server ends to say so
 KEEPALIVE_MILLIS = (
     20_000  # a peer that is stopped is noticed within half a minute, whatever the call's deadline
 )
@@ -94,12 +96,26 @@ class Server:
         _log.info("serving gRPC on %s", self._address)
 
     async def stop(self, drain_seconds: float) -> None:
-        """Report NOT_SERVING, end the streams, refuse new calls, wait for those under way, then end the rest."""
+        """Report NOT_SERVING, end the streams, refuse new calls, wait for those under way, then end the rest.
+
+        What was begun never ends as CANCELLED: so the library ends calls that come while it stops, and that nobody
+        has begun, and callers may send those again whatever they do.
+        """
         await self.report(serving=False)
         self._chain.end_streams(
             Unavailable("The service is restarting: watch again.", retry_after=RETRY_SOON)
         )
-        await self._server.stop(drain_seconds)
+        stopping = asyncio.create_task(self._server.stop(drain_seconds + CUT_OFF_SECONDS))
+        await asyncio.wait({stopping}, timeout=drain_seconds)
+        if not stopping.done():
+            self._chain.end_calls(
+                Unavailable(
+                    "The service stopped before it had answered. Whether it took effect is unknown: read before you "
+                    "repeat it.",
+                    reason="CUT_OFF",
+                )
+            )
+        await stopping
 
     def revoke(self, token_ids: frozenset[str]) -> None:
         """Refuse these tokens from now on, and end the streams that they opened."""

@@ -18,7 +18,8 @@ _UNSENT = "reset-before-request,connect-failure,refused-stream"
 def hold() -> Json:
     """For a service, which is one process: a call that finds it restarting waits until it is back."""
     return {
-        "retry_on": _UNSENT,
+        # Our servers end so only what they have not begun (`aios.runtime.server.Server.stop`).
+        "retry_on": f"{_UNSENT},cancelled",
         "num_retries": limits.HOLD_RETRIES,
         "retry_back_off": {
             "base_interval": f"{limits.HOLD_BACKOFF_SECONDS}s",

@@ -240,7 +240,7 @@ DOORS = st.sampled_from(["Envoy", "gateway"])
 def test_no_path_breaks_the_door_or_the_gateway(
     watched: Watched, http: httpx.Client, live: Live, everyone: dict[str, Caller]
 ) -> None:
-    @settings(sized, max_examples=5 * EXAMPLES)
+    @settings(sized, max_examples=5 * sized.max_examples)
     @given(PATHS, st.sampled_from(METHODS), DOORS)
     def survives(path: str, method: str, door: str) -> None:
         url = httpx.URL(address(live, door)).copy_with(raw_path=path.encode())
@@ -265,7 +265,7 @@ TOKENS = st.one_of(
 
 
 def test_no_authorization_breaks_a_door_or_opens_it(watched: Watched, http: httpx.Client, live: Live) -> None:
-    @settings(sized, max_examples=5 * EXAMPLES)
+    @settings(sized, max_examples=5 * sized.max_examples)
     @given(TOKENS, st.sampled_from(["Bearer ", "bearer ", "Basic ", ""]), DOORS)
     def refuses(token: str, scheme: str, door: str) -> None:
         headers = {b"authorization": (scheme + token).strip().encode("latin-1")}
@@ -312,7 +312,7 @@ def test_no_bytes_on_a_connection_break_a_door(
         ]
     )
 
-    @settings(sized, max_examples=5 * EXAMPLES)
+    @settings(sized, max_examples=5 * sized.max_examples)
     @given(
         st.one_of(odd, malformed.damaged(whole), malformed.damaged(chunked + b"2\r\n{}\r\n0\r\n\r\n")), DOORS
     )
@@ -370,7 +370,7 @@ def test_no_prediction_over_http_breaks_a_model_server(
 ) -> None:
     caller = everyone["others' admin"]
 
-    @settings(sized, max_examples=20 * EXAMPLES)
+    @settings(sized, max_examples=20 * sized.max_examples)
     @given(
         PREDICT_BODIES,
         st.sampled_from(VERBS),
@@ -393,7 +393,7 @@ def test_no_prediction_over_grpc_breaks_a_model_server(
     by_name = {method.name: method for method in malformed.PREDICT.methods}
     unary: Any = channels["Envoy"].unary_unary
 
-    @settings(sized, max_examples=20 * EXAMPLES)
+    @settings(sized, max_examples=20 * sized.max_examples)
     @given(
         st.one_of(
             malformed.predictions(DEPLOYMENT), malformed.predictions(DEPLOYMENT).flatmap(malformed.damaged)

@@ -40,9 +40,15 @@ class Jobs(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         match request.name.rpartition("/")[2]:
             case "broken":
                 raise RuntimeError("the password is hunter2")
+            case "slow":
+                await asyncio.sleep(60)
             case "flaky" if self.calls < 3:
                 raise Unavailable("come back")
         return job_pb2.Job(name=request.name, state_message=principal().subject)
+
+    async def CreateJob(self, request: scheduler_service_pb2.CreateJobRequest, context: Any) -> job_pb2.Job:
+        self.calls += 1
+        return job_pb2.Job()
 
     async def CancelJob(self, request: scheduler_service_pb2.CancelJobRequest, context: Any) -> job_pb2.Job:
         raise FailedPrecondition("not now", reason="NOT_NOW", fields={"name": "wait"}, job=request.name)
@@ -251,3 +257,46 @@ async def test_what_the_token_may_not_say_is_no_role(tmp_path: Path) -> None:
     async with serving(tmp_path) as (server, _, _):
         with pytest.raises(PermissionDenied):
             await stub(server, token("root")).GetJob(get())
+
+
+async def test_a_call_that_comes_while_its_server_stops_is_done_once_by_the_next_one(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (server, jobs, verifier):
+        port, stop = server.port, asyncio.Event()
+        add = scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server
+        caller, calls = stub(server, token()), 0
+
+        async def keep_calling() -> None:
+            nonlocal calls
+            while not stop.is_set():
+                # No request_id: it may not be done twice.
+                await caller.CreateJob(scheduler_service_pb2.CreateJobRequest(parent="projects/demo"))
+                calls += 1
+
+        calling = [asyncio.create_task(keep_calling()) for _ in range(8)]
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            await server.stop(1)
+            server = Server(f"127.0.0.1:{port}", [Service(add, jobs)], verifier)
+            await server.start()
+        stop.set()
+        await asyncio.gather(*calling)
+        await server.stop(0)
+    assert jobs.calls == calls
+
+
+async def test_a_call_that_a_stopping_server_cuts_off_says_that_its_effect_is_unknown(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path) as (server, _, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as raw,
+    ):
+        send: Any = raw.unary_unary(
+            "/aios.scheduler.v1.SchedulerService/GetJob",
+            scheduler_service_pb2.GetJobRequest.SerializeToString,
+        )
+        call = send(get("projects/demo/jobs/slow"), metadata=(("authorization", f"Bearer {token()}"),))
+        await asyncio.sleep(0.3)
+        began = asyncio.get_running_loop().time()
+        await server.stop(0.1)
+        assert asyncio.get_running_loop().time() - began < 2
+        with pytest.raises(grpc.aio.AioRpcError, match="unknown"):
+            await call
