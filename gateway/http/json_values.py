@@ -77,16 +77,12 @@ def parse(body: bytes) -> Any:
         InvalidArgument: saying where it stops being JSON.
     """
     try:
-        value = json.loads(
+        return json.loads(
             body.decode("utf-8"),
             parse_constant=_no_constant,
             parse_float=_finite,
-            object_pairs_hook=_no_duplicates,
+            object_pairs_hook=_object,
         )
-        if b"\\ud" in body or b"\\uD" in body:
-            # Half of a pair is no text: nothing could send it on, nor say in an error what is wrong with it.
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
     except UnicodeDecodeError as error:
         raise InvalidArgument(
             f"the body is not UTF-8 at byte {error.start}", reason="MALFORMED_JSON"
@@ -322,10 +318,13 @@ def _finite(text: str) -> float:
     return number
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"{twice[:80]!r} is given twice in one object")
+    for key in result:
+        if not key.isascii():
+            key.encode()  # half of a pair is no text: an error that names the key could not be sent
     return result
