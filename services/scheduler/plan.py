@@ -1,14 +1,21 @@
-"""Which waiting jobs start now, and where. Pure, so a logged input replays to the same plan."""
+"""Which waiting jobs start now, where, and why the others wait. Pure, so a logged input replays to the same plan."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from aios.errors import InvalidArgument
 from aios.names import JobName
+from services.scheduler.engine import model
+from services.scheduler.engine.order import fcfs
+from services.scheduler.engine.plan import Policy
 from services.scheduler.jobs import Job, due
 from services.scheduler.nodes import Node, NodeState
-from services.scheduler.resources import Resources, grant, resolve, shortages
+from services.scheduler.pool import Pool
+from services.scheduler.resources import Resources, grant, shortages
+
+DEFAULT = Policy("fcfs", fcfs, reservations=8)
+"""First come, first served, with room kept for the eight oldest that do not fit: small jobs pass where they delay none."""
 
 
 class Unplaceable(InvalidArgument):
@@ -24,8 +31,8 @@ class Snapshot:
     queue: Sequence[Job]
     """Jobs that wait, in any order."""
     nodes: Sequence[Node]
-    held: Mapping[str, Resources] = field(default_factory=dict)
-    """By node: what attempts that have not ended hold."""
+    holding: Sequence[Job] = ()
+    """Jobs with an attempt that has not ended."""
 
 
 @dataclass(frozen=True)
@@ -53,32 +60,21 @@ class Plan:
     reasons: Mapping[JobName, Reason]
 
 
-def plan(snapshot: Snapshot, now: datetime) -> Plan:
-    """First come, first served, on the node where least is left over.
-
-    A job that fits nowhere claims what is free on the node nearest to holding it. Younger jobs start only on what no
-    one older claims: small jobs pass a large one where they cannot delay it, and no job starves. The shortage of the
-    node claimed never grows, so the claim may move to a better node without losing ground.
-
-    Age is the order of acceptance, then name: a total order makes ties testable.
+def plan(snapshot: Snapshot, now: datetime, policy: Policy = DEFAULT, pool: Pool | None = None) -> Plan:
+    """What the engine decides of these jobs and nodes.
 
     Args:
-        now: UTC. Used only to see whose pause is over.
+        now: UTC.
+        pool: One that has followed earlier snapshots, so that only changes are taken over.
     """
-    pool = {node.name: _Room(node, snapshot) for node in snapshot.nodes if node.state is NodeState.READY}
-    starts: list[Start] = []
-    reasons: dict[JobName, Reason] = {}
-    for job in sorted(snapshot.queue, key=lambda job: (job.number, job.name)):
-        if not due(job, now):
-            reasons[job.name] = Reason("PAUSED", f"{job.message}: pauses before it starts again")
-            continue
-        room, granted = _best_fit(job.spec.resources, pool.values())
-        if room is not None and granted is not None:
-            room.free, room.open = room.free - granted, room.open - granted
-            starts.append(Start(job.name, room.node.name, granted))
-        else:
-            reasons[job.name] = _wait(job, pool.values(), snapshot.nodes)
-    return Plan(starts, reasons)
+    pool = pool or Pool()
+    pool.follow([*snapshot.queue, *snapshot.holding], snapshot.nodes, now)
+    decided = pool.decide(policy, now, preempt=False)
+    starts = [
+        Start(JobName.parse(start.job), start.placement.nodes[0][0], pool.granted(start))
+        for start in decided.starts
+    ]
+    return Plan(starts, _reasons(snapshot, starts, decided.reservations, now))
 
 
 def check_placeable(request: Resources, nodes: Sequence[Node]) -> None:
@@ -92,51 +88,61 @@ def check_placeable(request: Resources, nodes: Sequence[Node]) -> None:
         raise Unplaceable(f"The job {message}.", fields={"job.spec.resources": message})
 
 
-class _Room:
-    """What a node has left while a plan is being made."""
+def _reasons(
+    snapshot: Snapshot, starts: Sequence[Start], kept: Sequence[model.Reservation], now: datetime
+) -> dict[JobName, Reason]:
+    """Why each job that does not start waits."""
+    held: dict[str, Resources] = {}
+    for job in snapshot.holding:
+        assert job.attempt is not None
+        held[job.attempt.node] = held.get(job.attempt.node, Resources()) + job.attempt.granted
+    for start in starts:
+        held[start.node] = held.get(start.node, Resources()) + start.granted
+    rooms = [
+        _Room(node, node.capacity - held.get(node.name, Resources()))
+        for node in snapshot.nodes
+        if node.state is NodeState.READY
+    ]
+    started = {start.job for start in starts}
+    next_on = {reservation.job: reservation.placement.nodes[0][0] for reservation in kept}
+    reasons: dict[JobName, Reason] = {}
+    for job in sorted(snapshot.queue, key=lambda job: (job.number, job.name)):
+        if job.name in started:
+            continue
+        if not due(job, now):
+            reasons[job.name] = Reason("PAUSED", f"{job.message}: pauses before it starts again")
+        else:
+            reasons[job.name] = _wait(job, rooms, snapshot.nodes, next_on)
+    return reasons
 
-    def __init__(self, node: Node, snapshot: Snapshot) -> None:
-        self.node = node
-        self.free = node.capacity - snapshot.held.get(node.name, Resources())
-        self.open = self.free
-        """Free and claimed by no older job."""
-        self.claimed_by: JobName | None = None
+
+@dataclass(frozen=True)
+class _Room:
+    """What a ready node has left."""
+
+    node: Node
+    free: Resources
 
     def missing(self, request: Resources) -> float:
-        return sum(shortage.fraction for shortage in shortages(request, self.open, self.node.capacity))
+        return sum(shortage.fraction for shortage in shortages(request, self.free, self.node.capacity))
 
 
-def _best_fit(request: Resources, rooms: Iterable[_Room]) -> tuple[_Room | None, Resources | None]:
-    """The room with the fewest devices, then the least processor and memory left over."""
-    best: tuple[tuple[int, float, str], _Room, Resources] | None = None
-    for room in rooms:
-        granted = grant(room.open, request)
-        if granted is None:
-            continue
-        left, whole = room.open - granted, room.node.capacity
-        spare = left.cpu_millis / max(1, whole.cpu_millis) + left.memory_bytes / max(1, whole.memory_bytes)
-        rank = (sum(left.accelerators.values()), spare, room.node.name)
-        if best is None or rank < best[0]:
-            best = (rank, room, granted)
-    return (best[1], best[2]) if best else (None, None)
-
-
-def _wait(job: Job, rooms: Iterable[_Room], known: Sequence[Node]) -> Reason:
-    """Claim room for a job that does not fit, and say what it waits for."""
+def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapping[str, str]) -> Reason:
+    """What a job waits for, on the node that is kept for it, else on the one that comes nearest."""
     request = job.spec.resources
-    rooms = list(rooms)
     able = [room for room in rooms if grant(room.node.capacity, request)]
     if not rooms:
         return Reason("WAITS_FOR_NODE", _no_node(known))
     if not able:
         return Reason("WAITS_FOR_NODE", _beyond(request, [room.node for room in rooms]))
-    near = min(able, key=lambda room: (room.missing(request), room.node.name))
+    mine = next_on.get(str(job.name))
+    near = min(able, key=lambda room: (room.node.name != mine, room.missing(request), room.node.name))
     name, of = near.node.name, f" (the nearest of {len(able)} nodes)" if len(able) > 1 else ""
     lacking = shortages(request, near.free, near.node.capacity)
-    older, near.claimed_by = near.claimed_by, near.claimed_by or job.name
-    claim = resolve(near.open, request, near.node.capacity.accelerators)
-    near.open = near.open - near.open.overlap(claim)
     if not lacking:
+        older = next(
+            (each for each, node in next_on.items() if node == name and each != str(job.name)), "others"
+        )
         return Reason(
             "WAITS_BEHIND", f"waits behind {older}, which came earlier and is next on node {name}{of}"
         )

@@ -20,6 +20,7 @@ from services.scheduler import jobs, mapping, store
 from services.scheduler.jobs import Attempt, AttemptState, Job, State
 from services.scheduler.nodes import Leases, Node, NodeState
 from services.scheduler.plan import Plan, Reason, Snapshot, plan
+from services.scheduler.pool import Pool
 from services.scheduler.sessions import Session, Sessions
 from services.scheduler.signing import Signer
 
@@ -49,6 +50,7 @@ class Reconciler:
         self._heard_at: dict[str, datetime] = {}
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
+        self._pool = Pool()
         self._wake = asyncio.Event()
         self._membership = asyncio.Lock()
         """Held while a node is taken in or given up: neither may be decided on what the other is about to change."""
@@ -85,7 +87,7 @@ class Reconciler:
         snapshot = await self._db.read(store.snapshot)
         if await self._give_up(snapshot):
             snapshot = await self._db.read(store.snapshot)
-        decided = plan(snapshot, self._clock.now())
+        decided = plan(snapshot, self._clock.now(), pool=self._pool)
         if decided.starts:
             await self._db.write(lambda tx: self._apply(tx, snapshot, decided))
         self.waits = decided.reasons
@@ -132,7 +134,8 @@ class Reconciler:
 
     async def _give_up(self, seen: Snapshot) -> bool:
         """Lose the nodes whose lease ran out, and what they held. True when there were any."""
-        watched = [n.name for n in seen.nodes if n.state is NodeState.READY or n.name in seen.held]
+        held = {job.attempt.node for job in seen.holding if job.attempt is not None}
+        watched = [n.name for n in seen.nodes if n.state is NodeState.READY or n.name in held]
         if not self._leases.expired(watched, self._clock.monotonic()):
             return False
         async with self._membership:

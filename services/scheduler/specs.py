@@ -105,6 +105,9 @@ def _resources(asked: Resources) -> list[tuple[str, str]]:
             found.append((path, "must be a type such as `gpu` or `gpu/H100`"))
         elif count < 0:
             found.append((path, "must not be negative"))
+    families = [kind for kind in asked.accelerators if "/" not in kind]
+    if len(families) > 1:
+        found.append(("resources.accelerators", f"name at most one family without its type, not {families}"))
     return found
 
 

@@ -179,7 +179,7 @@ def holding(tx: Tx, node: str | None = None) -> list[Job]:
 
 def snapshot(tx: Tx) -> Snapshot:
     """What a plan rests on."""
-    return Snapshot(_jobs(tx, _JOBS.where(jobs.c.state == State.QUEUED)), all_nodes(tx), held(tx))
+    return Snapshot(_jobs(tx, _JOBS.where(jobs.c.state == State.QUEUED)), all_nodes(tx), holding(tx))
 
 
 def held(tx: Tx) -> dict[str, Resources]:

@@ -37,20 +37,32 @@ def job(number: int, resources: Resources) -> Job:
     return replace(made, number=number)
 
 
+def holder(number: int, node: str, resources: Resources) -> Job:
+    """A job that runs there."""
+    return jobs.assign(job(1000 + number, resources), node, resources, NOW)
+
+
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
     nodes = [
         Node(name, draw(st.sampled_from(NodeState)), draw(capacities))
         for name in "abc"[: draw(st.integers(0, 3))]
     ]
-    held = {node.name: node.capacity.overlap(draw(capacities)) for node in nodes if draw(st.booleans())}
+    holding = [
+        holder(number, node.name, held)
+        for number, node in enumerate(nodes)
+        if draw(st.booleans()) and (held := node.capacity.overlap(draw(capacities))) != Resources()
+    ]
     queue = [job(number, request) for number, request in enumerate(draw(st.lists(requests, max_size=8)))]
-    return Snapshot(draw(st.permutations(queue)), nodes, held)
+    return Snapshot(draw(st.permutations(queue)), nodes, holding)
 
 
 @given(snapshots())
 def test_no_node_is_given_more_than_it_has(snapshot: Snapshot) -> None:
-    used = dict(snapshot.held)
+    used: dict[str, Resources] = {}
+    for each in snapshot.holding:
+        assert each.attempt is not None
+        used[each.attempt.node] = each.attempt.granted
     for start in plan(snapshot, NOW).starts:
         used[start.node] = used.get(start.node, Resources()) + start.granted
     for node in snapshot.nodes:
@@ -71,7 +83,7 @@ def test_a_younger_job_changes_nothing_for_an_older_one(snapshot: Snapshot) -> N
     oldest_first = sorted(snapshot.queue, key=lambda job: job.number)
     whole = plan(snapshot, NOW)
     for count in range(len(oldest_first)):
-        part = plan(Snapshot(oldest_first[:count], snapshot.nodes, snapshot.held), NOW)
+        part = plan(Snapshot(oldest_first[:count], snapshot.nodes, snapshot.holding), NOW)
         older = {job.name for job in oldest_first[:count]}
         assert [start for start in whole.starts if start.job in older] == list(part.starts)
         assert {name: whole.reasons[name] for name in part.reasons} == part.reasons
@@ -97,14 +109,14 @@ def test_small_jobs_do_not_starve_a_large_one() -> None:
     # Two small jobs hold half each; one ends at a time and small ones keep coming.
     node, small, large = Node("a", NodeState.READY, Resources(2000)), Resources(1000), Resources(2000)
     queue = [job(1, large), *(job(number, small) for number in range(2, 9))]
-    assert plan(Snapshot(queue, [node], {"a": Resources(1000)}), NOW).starts == []
+    assert plan(Snapshot(queue, [node], [holder(1, "a", Resources(1000))]), NOW).starts == []
     assert [start.job.job for start in plan(Snapshot(queue, [node]), NOW).starts] == ["j1"]
 
 
 def test_a_job_that_needs_none_of_what_is_awaited_goes_ahead() -> None:
     node = Node("a", NodeState.READY, Resources(2000, 100, {"gpu/A": 1}))
     queue = [job(1, Resources(500, 0, {"gpu": 1})), job(2, Resources(1500))]
-    made = plan(Snapshot(queue, [node], {"a": Resources(0, 0, {"gpu/A": 1})}), NOW)
+    made = plan(Snapshot(queue, [node], [holder(1, "a", Resources(0, 0, {"gpu/A": 1}))]), NOW)
     assert [start.job.job for start in made.starts] == ["j2"]
     assert made.reasons[queue[0].name].message == "waits for 1 gpu/A: node a has 0 free of 1"
 
@@ -121,7 +133,7 @@ def test_best_fit_keeps_devices_and_room_for_those_who_need_them() -> None:
 def test_reasons_name_the_figures() -> None:
     node = Node("a", NodeState.READY, Resources(2000, 4 * 2**30))
     queue = [job(1, Resources(2000)), job(2, Resources(500)), job(3, Resources(100, 2**40))]
-    made = plan(Snapshot(queue, [node], {"a": Resources(1500, 2**30)}), NOW)
+    made = plan(Snapshot(queue, [node], [holder(1, "a", Resources(1500, 2**30))]), NOW)
     assert [made.reasons[each.name].message for each in queue] == [
         "waits for 2000 cpu millicores: node a has 500 free of 2000",
         "waits behind projects/p/jobs/j1, which came earlier and is next on node a",

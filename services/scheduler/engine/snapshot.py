@@ -192,7 +192,7 @@ class Snapshot:
         self.slots[job.name] = slot
         self.names[slot] = job.name
         for name in job.replica:
-            if "/" in name:
+            if "/" in name or not _is_device(name):
                 self._resource(name)
         shape = self._shape(job)
         values = {
@@ -353,6 +353,21 @@ class Snapshot:
             known = self._variants[shape] = tuple(self._variants_of(self.shapes[shape]))
         return known
 
+    def amounts(self, name: str, kind: str) -> dict[str, int]:
+        """What one replica of a job takes on a type of accelerator."""
+        index = self._kind(kind) if kind else -1
+        [variant] = (each for each in self.variants(int(self.shape[self.slots[name]])) if each.kind == index)
+        return {self.resources[column]: int(variant.need[column]) for column in variant.columns}
+
+    def kind_of(self, name: str, amounts: Amounts) -> str:
+        """The type of accelerator on which one replica of a job takes exactly this; empty without one."""
+        for resource in amounts:
+            self._resource(resource)
+        row = self._row({resource: amount for resource, amount in amounts.items() if amount})
+        variants = self.variants(int(self.shape[self.slots[name]]))
+        kind = next(each.kind for each in variants if np.array_equal(wide(each.need, len(row)), row))
+        return self.kinds[kind] if kind >= 0 else ""
+
     def eligible(self, shape: int) -> Bools | None:
         """Nodes whose labels a shape selects; None for all."""
         if shape not in self._eligible:
@@ -373,17 +388,16 @@ class Snapshot:
 
     def _variants_of(self, shape: Shape) -> Iterable[Variant]:
         asked = dict(shape.replica)
-        generic = [name for name in asked if _is_device(name) and "/" not in name]
-        fixed = [name for name in asked if _is_device(name) and "/" in name]
-        plain = {name: amount for name, amount in asked.items() if not _is_device(name)}
-        if fixed:
-            yield self._variant(self.kinds.index(fixed[0]), plain | {name: asked[name] for name in fixed})
-        elif generic:
+        generic = [name for name in asked if _is_device(name) and "/" not in name and name not in self.kinds]
+        fixed = [name for name in asked if _is_device(name) and name not in generic]
+        base = {name: amount for name, amount in asked.items() if name not in generic}
+        if generic:
+            any_of, amount = generic[0], asked[generic[0]]
             for index, kind in enumerate(self.kinds):
-                if kind == generic[0] or kind.startswith(generic[0] + "/"):
-                    yield self._variant(index, plain | {kind: asked[generic[0]]})
+                if kind.startswith(any_of + "/"):
+                    yield self._variant(index, base | {kind: base.get(kind, 0) + amount})
         else:
-            yield self._variant(-1, plain)
+            yield self._variant(self.kinds.index(fixed[0]) if fixed else -1, base)
 
     def _variant(self, kind: int, amounts: Amounts) -> Variant:
         need = self._row(amounts)
@@ -396,9 +410,9 @@ class Snapshot:
             self.holds[slot] = 0
 
     def _row(self, amounts: Amounts) -> Ints:
+        columns = [self._resource(name) for name in amounts]
         row = np.zeros(len(self.resources), np.int64)
-        for name, amount in amounts.items():
-            row[self._resource(name)] = amount
+        row[columns] = list(amounts.values())
         return row
 
     def _resource(self, name: str) -> int:

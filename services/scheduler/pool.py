@@ -1,0 +1,102 @@
+"""The engine's snapshot of the pool, kept in step with the records: each change of a job or node is one change of it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+
+from aios.names import JobName
+from services.scheduler.engine import model
+from services.scheduler.engine import plan as engine
+from services.scheduler.engine.snapshot import Snapshot
+from services.scheduler.jobs import Job, State, due
+from services.scheduler.nodes import Node, NodeState
+from services.scheduler.resources import Resources
+from services.scheduler.specs import Kind
+
+
+class Pool:
+    """What the scheduler plans from. Jobs are named as people name them."""
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self._jobs: dict[JobName, Job] = {}
+        self._nodes: dict[str, Node] = {}
+
+    def follow(self, jobs: Sequence[Job], nodes: Sequence[Node], now: datetime) -> None:
+        """Take over what has changed.
+
+        Args:
+            jobs: All that wait or hold something.
+            nodes: All that ever registered.
+        """
+        for node in nodes:
+            if self._nodes.get(node.name) != node:
+                self._put_node(node)
+        present = {job.name: job for job in jobs}
+        for name in self._jobs.keys() - present.keys():
+            self.snapshot.remove(str(name))
+            del self._jobs[name]
+        # What holds something first: what was freed is free before anything takes it.
+        for job in sorted(jobs, key=lambda job: job.state is not State.QUEUED):
+            self._put_job(job, now)
+
+    def decide(self, policy: engine.Policy, now: datetime, *, preempt: bool) -> model.Plan:
+        """The engine's plan."""
+        return engine.plan(self.snapshot, policy, now.timestamp(), preempt=preempt)
+
+    def granted(self, start: model.Start) -> Resources:
+        """What a job gets where it starts."""
+        return _resources(self.snapshot.amounts(start.job, start.placement.kind))
+
+    def _put_node(self, node: Node) -> None:
+        self.snapshot.put_node(model.Node(node.name, _amounts(node.capacity), node.labels))
+        if node.state is not NodeState.READY:
+            self.snapshot.remove_node(node.name)
+        self._nodes[node.name] = node
+
+    def _put_job(self, job: Job, now: datetime) -> None:
+        name, before = str(job.name), self._jobs.get(job.name)
+        if before is None:
+            self.snapshot.add(_asked(job))
+        if before != job:
+            self._move(name, before, job, now)
+            self._jobs[job.name] = job
+        if job.retry_time is not None:
+            self.snapshot.due[self.snapshot.slots[name]] = -np.inf if due(job, now) else np.inf
+
+    def _move(self, name: str, before: Job | None, job: Job, now: datetime) -> None:
+        if job.state is State.QUEUED:
+            if before is not None and before.state is not State.QUEUED:
+                self.snapshot.wait(name, now.timestamp())
+            return
+        assert job.attempt is not None
+        if before is None or before.epoch != job.epoch or before.state is State.QUEUED:
+            kind = self.snapshot.kind_of(name, _amounts(job.attempt.granted))
+            since = job.attempt.start_time or job.attempt.assign_time or now
+            placement = model.Placement(((job.attempt.node, 1),), kind)
+            self.snapshot.start(name, placement, since.timestamp())
+        if job.state is State.STOPPING:
+            self.snapshot.stopping(name)
+
+
+def _asked(job: Job) -> model.Job:
+    return model.Job(
+        name=str(job.name),
+        number=job.number,
+        submitted=job.create_time.timestamp(),
+        replica=_amounts(job.spec.resources),
+        queue=job.name.project,
+        # A service answers people: it is stopped by those who started it, never to make room.
+        preemptible=job.spec.kind is Kind.BATCH,
+    )
+
+
+def _amounts(resources: Resources) -> dict[str, int]:
+    plain = {"cpu": resources.cpu_millis, "memory": resources.memory_bytes}
+    return {name: amount for name, amount in plain.items() if amount} | dict(resources.accelerators)
+
+
+def _resources(amounts: model.Amounts) -> Resources:
+    devices = {name: amount for name, amount in amounts.items() if name not in ("cpu", "memory")}
+    return Resources(amounts.get("cpu", 0), amounts.get("memory", 0), devices)
