@@ -49,11 +49,13 @@ def max_min(demand: Demand) -> Floats:
 
 def max_min_unaware(demand: Demand) -> Floats:
     """The same for jobs that are taken to be equally fast on every type: only how much time they get counts."""
-    able = demand.speeds > 0
     level = _fill_one(demand.gangs / demand.weights, demand.gangs, float(demand.capacity.sum()))
-    split = np.where(able, demand.capacity, 0.0)
-    shares: Floats = level[:, None] * split / np.maximum(split.sum(axis=1, keepdims=True), TOLERANCE)
-    return shares
+    split = np.where(demand.speeds > 0, demand.capacity, 0.0)
+    shares = level[:, None] * split / np.maximum(split.sum(axis=1, keepdims=True), TOLERANCE)
+    used = (shares * demand.gangs[:, None]).sum(axis=0)
+    # Who cannot run on one type asks more of the others, which may then be too much.
+    within: Floats = shares * np.minimum(1.0, demand.capacity / np.maximum(used, TOLERANCE))
+    return within
 
 
 def makespan(demand: Demand, steps: Floats) -> Floats:
