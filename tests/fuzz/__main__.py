@@ -26,7 +26,7 @@ def main() -> int:
     """Every target in turn, or one of them in this process."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=int, default=60, help="for all targets together")
-    options.add_argument("--target", choices=TARGETS, help="this one alone, without an end")
+    options.add_argument("--target", choices=TARGETS, help="this one alone, in this process")
     chosen = options.parse_args()
     if chosen.target:
         search(chosen.target, chosen.seconds)

@@ -193,6 +193,9 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "traceparent": (b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", b"00-0-0-0"),
     "token": (b'{"alg":"EdDSA","kid":"a"}\n{"sub":"a","exp":1}', b'{"alg":"none"}\n{}', b"{}\n[]", b"[]\n{}"),
     "replica_spans": (
+        b'{"start":1,"end":2,"attributes":"a","error":"","spans":[]}',
+        b'{"start":1e999,"end":2,"attributes":{},"error":"","spans":[]}',
+        b"[" * 100_000,
         b'{"start":1,"end":2,"attributes":{"a":1},"error":"","spans":[["'
         + b"a" * 32
         + b'","'

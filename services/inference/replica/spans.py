@@ -69,9 +69,13 @@ def parse(data: bytes, resource: Resource) -> list[ReadableSpan]:
     Raises:
         ValueError, KeyError, TypeError: not what `model.py` sends.
     """
-    batch = json.loads(data)
-    began, ended = int(batch["start"]), int(batch["end"])
-    attributes = {str(key): value for key, value in batch["attributes"].items()}
+    try:
+        batch = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    began, ended, attributes = batch["start"], batch["end"], batch["attributes"]
+    if not (isinstance(began, int) and isinstance(ended, int) and isinstance(attributes, dict)):
+        raise ValueError("start and end are nanoseconds, attributes a table")
     if not all(isinstance(value, str | int | float | bool) for value in attributes.values()):
         raise ValueError("attributes must be scalars")
     status = Status(StatusCode.ERROR, batch["error"]) if batch["error"] else Status(StatusCode.UNSET)
