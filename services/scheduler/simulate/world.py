@@ -37,6 +37,7 @@ class Rules:
         round_seconds: Between two steps that may preempt; 0 makes every step one.
         between: Whether arrivals and ends within a round are seen at once, to fill what is free. Without it nothing
             happens but at rounds; one ends early when nothing runs any more.
+        every: Seconds between two plans at least: what happens meanwhile is seen together, as a busy scheduler sees it.
         restart: Seconds of its devices that every start costs a job.
         knows: What the scheduler knows of a job: how many steps it has and how fast it is, or how long its submitter
             says it takes, or neither.
@@ -45,6 +46,7 @@ class Rules:
 
     round_seconds: float = 0.0
     between: bool = True
+    every: float = 0.0
     restart: float = 0.0
     knows: Knows = "steps"
     error: float = 1.0
@@ -134,34 +136,36 @@ class World:
             Stuck: The scheduler leaves jobs waiting for ever.
         """
         rules, jobs = self.rules, self._jobs
-        tick = -math.inf
+        # When the next round begins, and when what was seen since the last plan is planned for.
+        tick = due = math.inf
+        last = -math.inf
         while self._ended < len(jobs):
-            now = min(
-                jobs[self._next].arrival if self._next < len(jobs) else math.inf,
-                self._events[0][0] if self._events else math.inf,
-                tick if self._live and tick > -math.inf else math.inf,
-            )
+            idle = not self._live
+            now = min(self._next_event(), tick, due)
             if math.isinf(now):
                 raise Stuck(f"job {next(iter(self._live))} never starts")
-            idle = not self._live
-            seen = self._happen(now)
-            if rules.round_seconds <= 0:
-                if seen:
-                    self._plan(now, True)
-                if self._waiting and not self._events and self._next == len(jobs):
+            if self._happen(now) and (rules.between or rules.round_seconds <= 0):
+                due = min(due, max(now, last + rules.every))
+            if rules.round_seconds > 0 and self._live and (idle or (self._empty() and not rules.between)):
+                # A round begins with the first job of all, and early where none has anything to run.
+                tick = min(tick, now)
+            if now >= min(tick, due):
+                begins = now >= tick
+                waited = self._waiting
+                self._plan(now, begins or rules.round_seconds <= 0)
+                last, due = now, math.inf
+                if begins:
+                    tick = now + rules.round_seconds
+                if self._waiting == waited and self._next_event() == math.inf and waited:
                     raise Stuck(f"job {next(iter(self._live))} never starts")
-                continue
-            if idle or (self._empty() and not rules.between):
-                tick = now
-            if now >= tick:
-                before = self.outcome.moments, self._waiting
-                self._plan(now, True)
-                tick = now + rules.round_seconds
-                if not self._events and self._next == len(jobs) and before[1] and self._waiting == before[1]:
-                    raise Stuck(f"job {next(iter(self._live))} never starts")
-            elif seen and rules.between:
-                self._plan(now, False)
+            if not self._live:
+                tick = math.inf
         return self.outcome
+
+    def _next_event(self) -> float:
+        """When something next happens by itself."""
+        arrival = self._jobs[self._next].arrival if self._next < len(self._jobs) else math.inf
+        return min(arrival, self._events[0][0]) if self._events else arrival
 
     # What happens by itself.
 
