@@ -48,6 +48,9 @@ HEADINGS = (
     help="Policy to try; repeat it, or `all`.",
 )
 @click.option("--round", "seconds", type=float, help="Seconds between two steps that may preempt.")
+@click.option(
+    "--every", type=float, help="Seconds between two plans at least: 60 makes long histories quick."
+)
 @click.option("--restart", type=float, help="Seconds of its devices that a start costs a job.")
 @click.option(
     "--knows",
@@ -66,6 +69,7 @@ def simulate(
     cluster: str,
     policies: tuple[str, ...],
     seconds: float | None,
+    every: float | None,
     restart: float | None,
     knows: str | None,
     error: float | None,
@@ -80,6 +84,7 @@ def simulate(
         )
     given = {
         "round": seconds,
+        "every": every,
         "restart": restart,
         "knows": knows,
         "error": error,

@@ -55,7 +55,14 @@ def _simulated(
 ) -> Result:
     choice = POLICIES[name]
     seconds = asked.round if choice.preempts else 0.0
-    rules = Rules(seconds, restart=asked.restart, knows=asked.knows, error=asked.error, seed=asked.seed)
+    rules = Rules(
+        seconds,
+        every=asked.every,
+        restart=asked.restart,
+        knows=asked.knows,
+        error=asked.error,
+        seed=asked.seed,
+    )
     began = time.monotonic()
     outcome = World(jobs, nodes, choice.make(seconds), rules).run()
     took = time.monotonic() - began
@@ -71,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policy", action="append", choices=[*POLICIES, "all"], required=True)
     parser.add_argument("--round", type=_positive, default=ROUND_SECONDS, help="seconds between preemptions")
     parser.add_argument("--restart", type=_not_negative, default=30.0, help="seconds that a start costs")
+    parser.add_argument("--every", type=_not_negative, default=0.0, help="seconds between two plans at least")
     parser.add_argument("--knows", choices=get_args(Knows), default="steps")
     parser.add_argument(
         "--error", type=_positive, default=1.0, help="what is told is wrong by up to this factor"

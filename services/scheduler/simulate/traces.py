@@ -194,7 +194,9 @@ def _csv(path: Path) -> Iterator[TraceJob]:
         )
 
 
-# Our own history: one object a line.
+# Our own history: one object a line, with `name`, `submit`, `runs` (pairs of start and stop) and `end`, all times in
+# seconds; and optionally `queue`, `replica` (resources), `replicas`, `work` (steps), `kind` (type that it ran on),
+# `priority` and `weight`. Without an end it is left out: nobody knows how long it would have been.
 
 
 def _history(path: Path) -> Iterator[TraceJob]:
