@@ -4,6 +4,7 @@ Source: google.aip.dev/193.
 """
 
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -18,18 +19,30 @@ DOMAIN = "aios"
 GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
+MESSAGE_CHARS_MAX = 1000  # percent-encoded, a character may take three bytes and more
+DETAIL_CHARS_MAX = 200
+FIELDS_MAX = 12  # mistakes told at once over gRPC
+
+
 def to_status(error: AiosError) -> status_pb2.Status:
-    """The full answer for an error."""
-    status = status_pb2.Status(code=error.code.value, message=error.message)
+    """The answer for an error: all of it, or as much as fits into the 8 KiB of headers that clients of gRPC read."""
+    status = status_pb2.Status(code=error.code.value, message=_clipped(error.message, MESSAGE_CHARS_MAX))
     details: list[object] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+        error_details_pb2.ErrorInfo(
+            reason=error.reason,
+            domain=DOMAIN,
+            metadata={key: _clipped(value, DETAIL_CHARS_MAX) for key, value in error.metadata.items()},
+        )
     ]
     if error.fields:
         details.append(
             error_details_pb2.BadRequest(
                 field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
-                    for field, problem in error.fields.items()
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=_clipped(field, DETAIL_CHARS_MAX),
+                        description=_clipped(problem, DETAIL_CHARS_MAX),
+                    )
+                    for field, problem in islice(error.fields.items(), FIELDS_MAX)
                 ]
             )
         )
@@ -88,3 +101,7 @@ def _is(detail: any_pb2.Any, kind: type[Message]) -> bool:
 
 RETRY_SOON = timedelta(seconds=1)
 """What a shed call is told to wait."""
+
+
+def _clipped(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
