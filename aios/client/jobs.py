@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from aios.client.connection import Connection, pages
 from aios.errors import Unavailable
 from aios.names import JobName, NodeName
-from aios.scheduler.v1 import job_pb2, node_pb2, scheduler_service_pb2_grpc
+from aios.scheduler.v1 import job_pb2, node_pb2, policy_pb2, scheduler_service_pb2_grpc
 from aios.scheduler.v1 import scheduler_service_pb2 as pb
 
 RECONNECTS_MAX = 10
@@ -65,5 +65,23 @@ class Jobs:
         full = self._connection.name(NodeName, name)
         return await self._stub.GetNode(pb.GetNodeRequest(name=str(full)))
 
+    async def policy(self) -> policy_pb2.Policy:
+        """How the pool is shared now."""
+        return await self._stub.GetPolicy(pb.GetPolicyRequest(name="policy"))
+
+    async def set_policy(self, policy: policy_pb2.Policy) -> policy_pb2.Policy:
+        """Share the pool in another way from now on. Operators only."""
+        return await self._stub.UpdatePolicy(pb.UpdatePolicyRequest(policy=_named(policy)))
+
+    async def preview_policy(self, policy: policy_pb2.Policy) -> pb.PreviewPolicyResponse:
+        """What another policy would do now. Operators only."""
+        return await self._stub.PreviewPolicy(pb.PreviewPolicyRequest(policy=_named(policy)))
+
     def _name(self, name: str) -> str:
         return str(self._connection.name(JobName, name))
+
+
+def _named(policy: policy_pb2.Policy) -> policy_pb2.Policy:
+    named = policy_pb2.Policy(name="policy")
+    named.MergeFrom(policy)
+    return named

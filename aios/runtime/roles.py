@@ -18,6 +18,7 @@ _VIEWER = frozenset(
         "jobs.logs",
         "nodes.get",
         "nodes.list",
+        "policy.get",
         "downloads.list",
         "datasets.get",
         "datasets.list",
@@ -116,7 +117,16 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 INTERNAL = ("service", "node", "worker")
 """The platform's own processes: their calls keep it going, and wait for nobody else's."""
-OPERATOR = frozenset({"projects.create", "dead_events.list", "dead_events.redeliver", "dead_events.delete"})
+OPERATOR = frozenset(
+    {
+        "projects.create",
+        "policy.update",
+        "policy.preview",
+        "dead_events.list",
+        "dead_events.redeliver",
+        "dead_events.delete",
+    }
+)
 """What an operator may do beyond the role in the token."""
 
 KNOWN = frozenset().union(*ROLES.values(), OPERATOR, {PUBLIC})

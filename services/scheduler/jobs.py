@@ -22,6 +22,7 @@ STABLE = timedelta(seconds=60)
 """An attempt that ran this long was fine: the next restart is the first again."""
 
 CANCEL_REQUESTED = "CANCEL_REQUESTED"
+PREEMPTED = "PREEMPTED"
 NODE_LOST = "NODE_LOST"
 PLATFORM_ENDS = frozenset(
     {"NODE_STOPPED", "LEASE_EXPIRED", "SUPERVISOR_LOST", "NOT_STARTED", "TOKEN_UNAVAILABLE", "BAD_SIGNATURE"}
@@ -69,7 +70,7 @@ NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
             {State.RUNNING, State.STOPPING, State.QUEUED, State.SUCCEEDED, State.FAILED}
         ),
         State.RUNNING: frozenset({State.STOPPING, State.QUEUED, State.SUCCEEDED, State.FAILED}),
-        State.STOPPING: frozenset({State.CANCELLED}),
+        State.STOPPING: frozenset({State.CANCELLED, State.QUEUED}),
         State.SUCCEEDED: frozenset(),
         State.FAILED: frozenset(),
         State.CANCELLED: frozenset(),
@@ -153,14 +154,23 @@ def assign(job: Job, node: str, granted: Resources, now: datetime) -> Job:
 
 
 def cancel(job: Job, now: datetime) -> Job:
-    """Ask a job to stop. A job that has ended, or is stopping, stays as it is."""
-    if job.state in FINAL or job.state is State.STOPPING:
+    """Ask a job to stop. A job that has ended, or is stopping on request, stays as it is."""
+    if job.state in FINAL or (job.state is State.STOPPING and job.reason == CANCEL_REQUESTED):
         return job
     if job.state is State.QUEUED:
         return _move(job, State.CANCELLED, now, CANCEL_REQUESTED, "was cancelled before it started")
     grace = job.spec.stop_grace.total_seconds()
     message = f"was asked to stop; killed {grace:g} s after that"
+    if job.state is State.STOPPING:
+        return replace(job, reason=CANCEL_REQUESTED, message=message, update_time=now)
     return _move(job, State.STOPPING, now, CANCEL_REQUESTED, message)
+
+
+def preempt(job: Job, now: datetime) -> Job:
+    """Stop what runs to make room: it waits again, and goes on from its last checkpoint. No failure of the job."""
+    if job.state not in (State.STARTING, State.RUNNING):
+        return job
+    return _move(job, State.STOPPING, now, PREEMPTED, "is stopped to make room for others")
 
 
 def report(job: Job, said: Attempt, now: datetime) -> Job:
@@ -218,7 +228,7 @@ def lose(job: Job, now: datetime, reason: str = NODE_LOST, message: str = "") ->
     attempt = replace(job.attempt, state=AttemptState.LOST, end_reason="LEASE_EXPIRED", end_time=now)
     lost = replace(job, attempt=attempt)
     message = message or f"node {attempt.node} fell silent during attempt {attempt.epoch}"
-    if job.state is State.STOPPING:
+    if job.state is State.STOPPING and job.reason != PREEMPTED:
         return _move(lost, State.CANCELLED, now, reason, message)
     return _requeue(lost, now, reason, message)
 
@@ -230,8 +240,11 @@ def due(job: Job, now: datetime) -> bool:
 
 def _after_end(job: Job, attempt: Attempt, now: datetime) -> Job:
     said = _told(attempt)
-    if job.state is State.STOPPING:
+    if job.state is State.STOPPING and job.reason != PREEMPTED:
         return _move(job, State.CANCELLED, now, job.reason, f"stopped on request: {said}")
+    if job.state is State.STOPPING:
+        # Even with exit code 0: a process that saved its work and left is not one that has finished it.
+        return _requeue(job, now, PREEMPTED, "was stopped to make room for others")
     job = replace(job, streak=1 if _was_stable(attempt) else job.streak + 1)
     if attempt.end_reason in PLATFORM_ENDS:
         return _requeue(job, now, attempt.end_reason, said, _pause(job.streak))

@@ -9,16 +9,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aios.common.v1 import resources_pb2
 from aios.errors import InvalidArgument
 from aios.names import JobName, NodeName
-from aios.scheduler.v1 import agent_service_pb2, job_pb2, node_pb2
+from aios.scheduler.v1 import agent_service_pb2, job_pb2, node_pb2, policy_pb2
 from services.scheduler.jobs import Attempt, AttemptState, Job, State
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.plan import Reason
+from services.scheduler.policies import PREEMPT_INTERVAL, RESERVATIONS, Policy
 from services.scheduler.resources import Resources
 from services.scheduler.specs import STOP_GRACE, JobSpec, Kind
 
 _ATTEMPT_STATES: Mapping[int, AttemptState] = {
     job_pb2.Attempt.State.Value(f"STATE_{state}"): state for state in AttemptState
 }
+POLICY = "policy"
+"""The one policy's resource name."""
 ENDED = job_pb2.Attempt.STATE_ENDED
 
 
@@ -40,6 +43,26 @@ def job_to_proto(job: Job, waits: Reason | None = None) -> job_pb2.Job:
     )
 
 
+def policy_to_proto(policy: Policy, update_time: datetime | None = None) -> policy_pb2.Policy:
+    return policy_pb2.Policy(
+        name=POLICY,
+        algorithm=policy.algorithm,
+        preempt_interval=duration(policy.preempt_interval),
+        reservations=policy.reservations,
+        update_time=_stamp(update_time),
+    )
+
+
+def policy_from_proto(proto: policy_pb2.Policy) -> Policy:
+    return Policy(
+        algorithm=proto.algorithm,
+        preempt_interval=_span(proto.preempt_interval)
+        if proto.HasField("preempt_interval")
+        else PREEMPT_INTERVAL,
+        reservations=proto.reservations or RESERVATIONS,
+    )
+
+
 def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
     return job_pb2.JobSpec(
         kind=job_pb2.JobSpec.Kind.Value(f"KIND_{spec.kind}"),
@@ -50,6 +73,7 @@ def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
         max_restarts=spec.max_restarts,
         stop_grace=duration(spec.stop_grace),
         owner=spec.owner,
+        priority=spec.priority,
     )
 
 
@@ -63,6 +87,7 @@ def spec_from_proto(proto: job_pb2.JobSpec) -> JobSpec:
         max_restarts=proto.max_restarts,
         stop_grace=_span(proto.stop_grace) if proto.HasField("stop_grace") else STOP_GRACE,
         owner=proto.owner,
+        priority=proto.priority,
     )
 
 

@@ -7,15 +7,11 @@ from datetime import datetime
 from aios.errors import InvalidArgument
 from aios.names import JobName
 from services.scheduler.engine import model
-from services.scheduler.engine.order import fcfs
-from services.scheduler.engine.plan import Policy
 from services.scheduler.jobs import Job, due
 from services.scheduler.nodes import Node, NodeState
+from services.scheduler.policies import Policy, compose
 from services.scheduler.pool import Pool
 from services.scheduler.resources import Resources, grant, shortages
-
-DEFAULT = Policy("fcfs", fcfs, reservations=8)
-"""First come, first served, with room kept for the eight oldest that do not fit: small jobs pass where they delay none."""
 
 
 class Unplaceable(InvalidArgument):
@@ -33,6 +29,7 @@ class Snapshot:
     nodes: Sequence[Node]
     holding: Sequence[Job] = ()
     """Jobs with an attempt that has not ended."""
+    policy: Policy = Policy()  # noqa: RUF009  # frozen
 
 
 @dataclass(frozen=True)
@@ -54,27 +51,32 @@ class Reason:
 
 @dataclass(frozen=True)
 class Plan:
-    """Starts in the order they were decided; a reason for every job that goes on waiting."""
+    """Starts in the order they were decided; running jobs to stop for others; why each other waiting job waits."""
 
     starts: Sequence[Start]
     reasons: Mapping[JobName, Reason]
+    stops: Sequence[JobName] = ()
 
 
-def plan(snapshot: Snapshot, now: datetime, policy: Policy = DEFAULT, pool: Pool | None = None) -> Plan:
+def plan(snapshot: Snapshot, now: datetime, *, preempt: bool = False, pool: Pool | None = None) -> Plan:
     """What the engine decides of these jobs and nodes.
+
+    A job that is to start where another is stopped first starts in a later step, when that one is gone.
 
     Args:
         now: UTC.
+        preempt: Whether running jobs may be stopped, where the policy does so.
         pool: One that has followed earlier snapshots, so that only changes are taken over.
     """
     pool = pool or Pool()
     pool.follow([*snapshot.queue, *snapshot.holding], snapshot.nodes, now)
-    decided = pool.decide(policy, now, preempt=False)
+    decided = pool.decide(compose(snapshot.policy), now, preempt=preempt)
     starts = [
         Start(JobName.parse(start.job), start.placement.nodes[0][0], pool.granted(start))
         for start in decided.starts
     ]
-    return Plan(starts, _reasons(snapshot, starts, decided.reservations, now))
+    stops = tuple(JobName.parse(name) for name in decided.stops)
+    return Plan(starts, _reasons(snapshot, starts, decided.reservations, now), stops)
 
 
 def check_placeable(request: Resources, nodes: Sequence[Node]) -> None:

@@ -1,6 +1,7 @@
 """The engine's snapshot of the pool, kept in step with the records: each change of a job or node is one change of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -42,12 +43,24 @@ class Pool:
             self._put_job(job, now)
 
     def decide(self, policy: engine.Policy, now: datetime, *, preempt: bool) -> model.Plan:
-        """The engine's plan."""
-        return engine.plan(self.snapshot, policy, now.timestamp(), preempt=preempt)
+        """The engine's plan, with only those starts that have room before anything has stopped."""
+        decided = engine.plan(self.snapshot, policy, now.timestamp(), preempt=preempt)
+        return replace(decided, starts=self._roomy(decided.starts)) if decided.stops else decided
 
     def granted(self, start: model.Start) -> Resources:
         """What a job gets where it starts."""
         return _resources(self.snapshot.amounts(start.job, start.placement.kind))
+
+    def _roomy(self, starts: Sequence[model.Start]) -> tuple[model.Start, ...]:
+        free, found = self.snapshot.free.copy(), []
+        for start in starts:
+            need = self.snapshot.row(self.snapshot.amounts(start.job, start.placement.kind))
+            rows = [(self.snapshot.node_rows[node], count) for node, count in start.placement.nodes]
+            if all((free[row] >= count * need).all() for row, count in rows):
+                for row, count in rows:
+                    free[row] -= count * need
+                found.append(start)
+        return tuple(found)
 
     def _put_node(self, node: Node) -> None:
         self.snapshot.put_node(model.Node(node.name, _amounts(node.capacity), node.labels))
@@ -87,6 +100,7 @@ def _asked(job: Job) -> model.Job:
         submitted=job.create_time.timestamp(),
         replica=_amounts(job.spec.resources),
         queue=job.name.project,
+        priority=job.spec.priority,
         # A service answers people: it is stopped by those who started it, never to make room.
         preemptible=job.spec.kind is Kind.BATCH,
     )

@@ -6,7 +6,9 @@ at any time, and one after a crash goes on where the last one stopped.
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -20,6 +22,7 @@ from services.scheduler import jobs, mapping, store
 from services.scheduler.jobs import Attempt, AttemptState, Job, State
 from services.scheduler.nodes import Leases, Node, NodeState
 from services.scheduler.plan import Plan, Reason, Snapshot, plan
+from services.scheduler.policies import Policy
 from services.scheduler.pool import Pool
 from services.scheduler.sessions import Session, Sessions
 from services.scheduler.signing import Signer
@@ -51,6 +54,7 @@ class Reconciler:
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
         self._pool = Pool()
+        self._preempted_at = -math.inf
         self._wake = asyncio.Event()
         self._membership = asyncio.Lock()
         """Held while a node is taken in or given up: neither may be decided on what the other is about to change."""
@@ -87,8 +91,12 @@ class Reconciler:
         snapshot = await self._db.read(store.snapshot)
         if await self._give_up(snapshot):
             snapshot = await self._db.read(store.snapshot)
-        decided = plan(snapshot, self._clock.now(), pool=self._pool)
-        if decided.starts:
+        interval = snapshot.policy.preempt_interval.total_seconds()
+        may_preempt = self._clock.monotonic() - self._preempted_at >= interval
+        decided = plan(snapshot, self._clock.now(), preempt=may_preempt, pool=self._pool)
+        if decided.stops:
+            self._preempted_at = self._clock.monotonic()
+        if decided.starts or decided.stops:
             await self._db.write(lambda tx: self._apply(tx, snapshot, decided))
         self.waits = decided.reasons
         if connected:
@@ -128,6 +136,11 @@ class Reconciler:
         self.wake()
         return counts
 
+    async def preview(self, policy: Policy) -> Plan:
+        """What the next step would do under another policy."""
+        snapshot = await self._db.read(store.snapshot)
+        return plan(replace(snapshot, policy=policy), self._clock.now(), preempt=True)
+
     async def leave(self, node: str) -> None:
         """A node is shutting down: nothing more starts on it."""
         await self._db.write(lambda tx: _set_state(tx, node, NodeState.STOPPED))
@@ -161,6 +174,10 @@ class Reconciler:
     def _apply(self, tx: Tx, snapshot: Snapshot, decided: Plan) -> None:
         """Open the attempts that are still as they were planned; the next step plans the others again."""
         now = self._clock.now()
+        holding = {job.name: job for job in snapshot.holding}
+        for name in decided.stops:
+            with suppress(Aborted):
+                store.save(tx, holding[name], jobs.preempt(holding[name], now))
         planned = {job.name: job for job in snapshot.queue}
         same = {node.name for node in snapshot.nodes if store.find_node(tx, node.name) == node}
         for start in decided.starts:

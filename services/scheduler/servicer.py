@@ -5,13 +5,20 @@ from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
+from aios.errors import InvalidArgument
 from aios.names import JobName, NodeName, ProjectName, check_id, new_id
 from aios.records import Database, Event, Feed, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
 from aios.runtime.watch import serve_watch
-from aios.scheduler.v1 import job_pb2, node_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
-from services.scheduler import jobs, mapping, specs, store
+from aios.scheduler.v1 import (
+    job_pb2,
+    node_pb2,
+    policy_pb2,
+    scheduler_service_pb2,
+    scheduler_service_pb2_grpc,
+)
+from services.scheduler import jobs, mapping, policies, specs, store
 from services.scheduler.logs import Logs
 from services.scheduler.plan import check_placeable
 from services.scheduler.reconciler import Reconciler
@@ -116,8 +123,45 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
             next_page_token=token,
         )
 
+    async def GetPolicy(
+        self, request: scheduler_service_pb2.GetPolicyRequest, context: Context
+    ) -> policy_pb2.Policy:
+        _require_policy(request.name, "name")
+        return mapping.policy_to_proto(*await self._db.read(store.policy))
+
+    async def UpdatePolicy(
+        self, request: scheduler_service_pb2.UpdatePolicyRequest, context: Context
+    ) -> policy_pb2.Policy:
+        chosen = _policy(request.policy)
+
+        def write(tx: Tx) -> policy_pb2.Policy:
+            store.put_policy(tx, chosen, self._clock.now())
+            return mapping.policy_to_proto(*store.policy(tx))
+
+        made = await self._db.write(write)
+        self._reconciler.wake()
+        return made
+
+    async def PreviewPolicy(
+        self, request: scheduler_service_pb2.PreviewPolicyRequest, context: Context
+    ) -> scheduler_service_pb2.PreviewPolicyResponse:
+        found = await self._reconciler.preview(_policy(request.policy))
+        return scheduler_service_pb2.PreviewPolicyResponse(
+            starts=[str(start.job) for start in found.starts], stops=[str(name) for name in found.stops]
+        )
+
     def _shown(self, job: jobs.Job) -> job_pb2.Job:
         return mapping.job_to_proto(job, self._reconciler.waits.get(job.name))
+
+
+def _policy(proto: policy_pb2.Policy) -> policies.Policy:
+    _require_policy(proto.name, "policy.name")
+    return policies.check(mapping.policy_from_proto(proto))
+
+
+def _require_policy(name: str, field: str) -> None:
+    if name != mapping.POLICY:
+        raise InvalidArgument.of(field, f"must be `{mapping.POLICY}`: the pool has one")
 
 
 def _changes(events: Sequence[Event], revision: int) -> scheduler_service_pb2.WatchJobsResponse:

@@ -19,6 +19,7 @@ SPEC_BYTES_MAX = 256 * 1024  # command and environment together: a spec passes t
 ENVIRONMENT_MAX = 256
 PORTS_MAX = 16
 RESTARTS_MAX = 1000
+PRIORITY_MAX = 100
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PORT = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -44,6 +45,7 @@ class JobSpec:
     max_restarts: int = 0
     stop_grace: timedelta = STOP_GRACE
     owner: str = ""
+    priority: int = 0
 
 
 def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:
@@ -124,6 +126,8 @@ def _rest(spec: JobSpec) -> list[tuple[str, str]]:
         found.append(("max_restarts", f"must be 0 to {RESTARTS_MAX}"))
     if not timedelta() <= spec.stop_grace <= STOP_GRACE_MAX:
         found.append(("stop_grace", f"must be 0 to {STOP_GRACE_MAX.total_seconds():g} s"))
+    if abs(spec.priority) > PRIORITY_MAX:
+        found.append(("priority", f"must be {-PRIORITY_MAX} to {PRIORITY_MAX}"))
     if len(spec.owner) > 512:
         found.append(("owner", "must be a resource name of at most 512 characters"))
     return found

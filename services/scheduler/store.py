@@ -1,6 +1,7 @@
 """Jobs, attempts and nodes in SQL. Plain functions of a transaction; each change is one row's, guarded by its version."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    delete,
     insert,
     select,
     update,
@@ -30,7 +32,7 @@ from aios.names import JobName
 from aios.records import Json, Page, Proto, Tx, UtcTime
 from aios.records.pages import ListRequest
 from aios.runtime import telemetry
-from aios.scheduler.v1 import job_pb2
+from aios.scheduler.v1 import job_pb2, policy_pb2
 from services.scheduler import mapping
 from services.scheduler.jobs import (
     EVENT,
@@ -45,6 +47,7 @@ from services.scheduler.jobs import (
 )
 from services.scheduler.nodes import Node, NodeNotFound, NodeState
 from services.scheduler.plan import Snapshot
+from services.scheduler.policies import Policy
 from services.scheduler.resources import Resources
 
 metadata = MetaData()
@@ -100,6 +103,14 @@ nodes = Table(
     Column("host", String(255), nullable=False),
     Column("labels", Json, nullable=False),
 )
+policies = Table(
+    "policies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("policy", Proto(policy_pb2.Policy), nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+)
+"""One row at most; none while nobody has chosen."""
 records.add_to(metadata)
 
 _OF_ATTEMPT = [column.label(f"attempt_{column.name}") for column in attempts.c]
@@ -179,7 +190,20 @@ def holding(tx: Tx, node: str | None = None) -> list[Job]:
 
 def snapshot(tx: Tx) -> Snapshot:
     """What a plan rests on."""
-    return Snapshot(_jobs(tx, _JOBS.where(jobs.c.state == State.QUEUED)), all_nodes(tx), holding(tx))
+    waiting = _jobs(tx, _JOBS.where(jobs.c.state == State.QUEUED))
+    return Snapshot(waiting, all_nodes(tx), holding(tx), policy(tx)[0])
+
+
+def policy(tx: Tx) -> tuple[Policy, datetime | None]:
+    """The policy in force, and since when; without a time while nobody has chosen one."""
+    row = tx.execute(select(policies)).one_or_none()
+    return (mapping.policy_from_proto(row.policy), row.update_time) if row else (Policy(), None)
+
+
+def put_policy(tx: Tx, chosen: Policy, now: datetime) -> None:
+    """Put a policy in force."""
+    tx.execute(delete(policies))
+    tx.execute(insert(policies).values(id=1, policy=mapping.policy_to_proto(chosen), update_time=now))
 
 
 def held(tx: Tx) -> dict[str, Resources]:

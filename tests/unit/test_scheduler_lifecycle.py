@@ -60,6 +60,10 @@ class Lifecycle(RuleBasedStateMachine):
         self.become(jobs.assign(self.job, "a", HELD, NOW))
         assert self.job.epoch == before + 1
 
+    @rule()
+    def preempt(self) -> None:
+        self.become(jobs.preempt(self.job, NOW))
+
     @precondition(lambda self: self.job.attempt is not None)
     @rule(
         behind=st.integers(0, 2),
@@ -168,3 +172,23 @@ def test_a_node_cannot_speak_for_an_attempt_of_another() -> None:
     job = running()
     with pytest.raises(StaleEpoch):
         jobs.report(job, replace(said(job, AttemptState.ENDED), node="b"), NOW)
+
+
+def test_a_job_stopped_for_others_waits_again_whatever_its_exit_code() -> None:
+    for code in (0, 143, None):
+        job = ended(jobs.preempt(running(), NOW), code)
+        assert (job.state, job.reason, job.failures) == (State.QUEUED, jobs.PREEMPTED, 0)
+        assert job.retry_time is None
+
+
+def test_a_job_stopped_for_others_can_still_be_cancelled() -> None:
+    job = jobs.cancel(jobs.preempt(running(), NOW), NOW)
+    assert (job.state, job.reason) == (State.STOPPING, jobs.CANCEL_REQUESTED)
+    assert ended(job, 143).state is State.CANCELLED
+    assert jobs.lose(jobs.preempt(running(), NOW), NOW).state is State.QUEUED
+
+
+def test_only_what_runs_is_stopped_for_others() -> None:
+    assert jobs.preempt(queued(), NOW) == queued()
+    stopping = jobs.cancel(running(), NOW)
+    assert jobs.preempt(stopping, NOW) == stopping

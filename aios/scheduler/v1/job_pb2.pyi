@@ -45,7 +45,9 @@ class Job(_message.Message):
         STATE_RUNNING: Job._State.ValueType  # 3
         """Its process runs."""
         STATE_STOPPING: Job._State.ValueType  # 4
-        """Was asked to stop; still holds its resources until the process is gone."""
+        """Was asked to stop; still holds its resources until the process is gone. With reason `PREEMPTED` it waits again
+        after that.
+        """
         STATE_SUCCEEDED: Job._State.ValueType  # 5
         """Exit code 0. Final."""
         STATE_FAILED: Job._State.ValueType  # 6
@@ -65,7 +67,9 @@ class Job(_message.Message):
     STATE_RUNNING: Job.State.ValueType  # 3
     """Its process runs."""
     STATE_STOPPING: Job.State.ValueType  # 4
-    """Was asked to stop; still holds its resources until the process is gone."""
+    """Was asked to stop; still holds its resources until the process is gone. With reason `PREEMPTED` it waits again
+    after that.
+    """
     STATE_SUCCEEDED: Job.State.ValueType  # 5
     """Exit code 0. Final."""
     STATE_FAILED: Job.State.ValueType  # 6
@@ -88,7 +92,7 @@ class Job(_message.Message):
     """`projects/{project}/jobs/{job}`."""
     state: Global___Job.State.ValueType
     state_reason: _builtins.str
-    """Stable code for why it is in this state: `WAITS_FOR_CPU`, `EXIT_CODE`, `NODE_LOST` ..."""
+    """Stable code for why it is in this state: `WAITS_FOR_CPU`, `EXIT_CODE`, `NODE_LOST`, `PREEMPTED` ..."""
     state_message: _builtins.str
     """The same for people, with figures."""
     epoch: _builtins.int
@@ -188,6 +192,7 @@ class JobSpec(_message.Message):
     MAX_RESTARTS_FIELD_NUMBER: _builtins.int
     STOP_GRACE_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     kind: Global___JobSpec.Kind.ValueType
     max_restarts: _builtins.int
     """How often a failed attempt of a BATCH job is started again. An attempt that ended because its node was lost or
@@ -195,6 +200,8 @@ class JobSpec(_message.Message):
     """
     owner: _builtins.str
     """The resource this job works for, such as `projects/p/runs/r`: shown to people and put into its spans."""
+    priority: _builtins.int
+    """-100 to 100; higher goes first under the policies that look at it."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Program and arguments; not a shell line. `python` is the platform's interpreter on that node."""
@@ -224,10 +231,11 @@ class JobSpec(_message.Message):
         max_restarts: _builtins.int = ...,
         stop_grace: _duration_pb2.Duration | None = ...,
         owner: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "owner", b"owner", "ports", b"ports", "resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "owner", b"owner", "ports", b"ports", "priority", b"priority", "resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

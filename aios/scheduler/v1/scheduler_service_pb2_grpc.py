@@ -5,6 +5,7 @@ import warnings
 
 from aios.scheduler.v1 import job_pb2 as aios_dot_scheduler_dot_v1_dot_job__pb2
 from aios.scheduler.v1 import node_pb2 as aios_dot_scheduler_dot_v1_dot_node__pb2
+from aios.scheduler.v1 import policy_pb2 as aios_dot_scheduler_dot_v1_dot_policy__pb2
 from aios.scheduler.v1 import scheduler_service_pb2 as aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -77,6 +78,21 @@ class SchedulerServiceStub:
                 request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/aios.scheduler.v1.SchedulerService/GetPolicy',
+                request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=aios_dot_scheduler_dot_v1_dot_policy__pb2.Policy.FromString,
+                _registered_method=True)
+        self.UpdatePolicy = channel.unary_unary(
+                '/aios.scheduler.v1.SchedulerService/UpdatePolicy',
+                request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdatePolicyRequest.SerializeToString,
+                response_deserializer=aios_dot_scheduler_dot_v1_dot_policy__pb2.Policy.FromString,
+                _registered_method=True)
+        self.PreviewPolicy = channel.unary_unary(
+                '/aios.scheduler.v1.SchedulerService/PreviewPolicy',
+                request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewPolicyRequest.SerializeToString,
+                response_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -143,6 +159,27 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPolicy(self, request, context):
+        """The policy in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePolicy(self, request, context):
+        """Puts another policy in force, at the next step and without a restart. Operators only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewPolicy(self, request, context):
+        """What another policy would do now, and does not: which jobs it would start and stop at its next step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -185,6 +222,21 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListNodes,
                     request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListNodesRequest.FromString,
                     response_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetPolicyRequest.FromString,
+                    response_serializer=aios_dot_scheduler_dot_v1_dot_policy__pb2.Policy.SerializeToString,
+            ),
+            'UpdatePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePolicy,
+                    request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdatePolicyRequest.FromString,
+                    response_serializer=aios_dot_scheduler_dot_v1_dot_policy__pb2.Policy.SerializeToString,
+            ),
+            'PreviewPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewPolicy,
+                    request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewPolicyRequest.FromString,
+                    response_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -404,6 +456,87 @@ class SchedulerService:
             '/aios.scheduler.v1.SchedulerService/ListNodes',
             aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListNodesRequest.SerializeToString,
             aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.scheduler.v1.SchedulerService/GetPolicy',
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetPolicyRequest.SerializeToString,
+            aios_dot_scheduler_dot_v1_dot_policy__pb2.Policy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.scheduler.v1.SchedulerService/UpdatePolicy',
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdatePolicyRequest.SerializeToString,
+            aios_dot_scheduler_dot_v1_dot_policy__pb2.Policy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.scheduler.v1.SchedulerService/PreviewPolicy',
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewPolicyRequest.SerializeToString,
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from aios.scheduler.v1 import job_pb2 as _job_pb2
 from aios.scheduler.v1 import node_pb2 as _node_pb2
+from aios.scheduler.v1 import policy_pb2 as _policy_pb2
 from aios.scheduler.v1 import scheduler_service_pb2 as _scheduler_service_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -42,6 +43,12 @@ class SchedulerServiceStub:
     """One machine of the pool."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListNodesRequest, _scheduler_service_pb2.ListNodesResponse]
     """The machines of the pool, by name."""
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetPolicyRequest, _policy_pb2.Policy]
+    """The policy in force."""
+    UpdatePolicy: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdatePolicyRequest, _policy_pb2.Policy]
+    """Puts another policy in force, at the next step and without a restart. Operators only."""
+    PreviewPolicy: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.PreviewPolicyRequest, _scheduler_service_pb2.PreviewPolicyResponse]
+    """What another policy would do now, and does not: which jobs it would start and stop at its next step."""
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who runs where and when."""
@@ -117,5 +124,29 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_scheduler_service_pb2.ListNodesRequest, _abc.Awaitable[_scheduler_service_pb2.ListNodesResponse]],
     ) -> _abc.Awaitable[_scheduler_service_pb2.ListNodesResponse]:
         """The machines of the pool, by name."""
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _scheduler_service_pb2.GetPolicyRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.GetPolicyRequest, _abc.Awaitable[_policy_pb2.Policy]],
+    ) -> _abc.Awaitable[_policy_pb2.Policy]:
+        """The policy in force."""
+
+    @_abc_1.abstractmethod
+    def UpdatePolicy(
+        self,
+        request: _scheduler_service_pb2.UpdatePolicyRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.UpdatePolicyRequest, _abc.Awaitable[_policy_pb2.Policy]],
+    ) -> _abc.Awaitable[_policy_pb2.Policy]:
+        """Puts another policy in force, at the next step and without a restart. Operators only."""
+
+    @_abc_1.abstractmethod
+    def PreviewPolicy(
+        self,
+        request: _scheduler_service_pb2.PreviewPolicyRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.PreviewPolicyRequest, _abc.Awaitable[_scheduler_service_pb2.PreviewPolicyResponse]],
+    ) -> _abc.Awaitable[_scheduler_service_pb2.PreviewPolicyResponse]:
+        """What another policy would do now, and does not: which jobs it would start and stop at its next step."""
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _aio.Server) -> None: ...

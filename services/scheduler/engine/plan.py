@@ -23,7 +23,8 @@ class Policy:
     Attributes:
         order: Who comes first.
         preempt: Whether what runs is stopped for what comes before it.
-        quantum: Seconds between two steps that preempt; between them resources that become free are filled.
+        quantum: Seconds between two steps that preempt; between them resources that become free are filled. What has
+            run for less is not stopped.
         reservations: For how many jobs that do not fit resources are kept: 1 is EASY backfill, more is conservative.
     """
 
@@ -108,7 +109,7 @@ class _Selection:
         self._now = now
         busy = np.flatnonzero(snapshot.state >= State.RUNNING)
         running = busy[snapshot.state[busy] == State.RUNNING]
-        stays = now - snapshot.started[running] < snapshot.min_runtime[running]
+        stays = now - snapshot.started[running] < np.maximum(snapshot.min_runtime[running], policy.quantum)
         self._movable = running[snapshot.preemptible[running] & ~stays]
         fixed = np.setdiff1d(busy, self._movable, assume_unique=True)
         self._quota = Quota(snapshot, fixed)

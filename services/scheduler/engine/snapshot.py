@@ -164,7 +164,7 @@ class Snapshot:
             self.free = np.vstack([self.free, np.zeros((1, width), np.int64)])
             self.racks = np.append(self.racks, 0)
         self.nodes[row] = node
-        amounts = self._row(node.capacity)
+        amounts = self.row(node.capacity)
         self.free[row] += amounts - self.capacity[row]
         self.capacity[row] = amounts
         self.racks[row] = hash_of(node.rack)
@@ -363,7 +363,7 @@ class Snapshot:
         """The type of accelerator on which one replica of a job takes exactly this; empty without one."""
         for resource in amounts:
             self._resource(resource)
-        row = self._row({resource: amount for resource, amount in amounts.items() if amount})
+        row = self.row({resource: amount for resource, amount in amounts.items() if amount})
         variants = self.variants(int(self.shape[self.slots[name]]))
         kind = next(each.kind for each in variants if np.array_equal(wide(each.need, len(row)), row))
         return self.kinds[kind] if kind >= 0 else ""
@@ -400,7 +400,7 @@ class Snapshot:
             yield self._variant(self.kinds.index(fixed[0]) if fixed else -1, base)
 
     def _variant(self, kind: int, amounts: Amounts) -> Variant:
-        need = self._row(amounts)
+        need = self.row(amounts)
         return Variant(kind, need, np.flatnonzero(need))
 
     def _release(self, slot: int) -> None:
@@ -409,7 +409,8 @@ class Snapshot:
             np.add.at(self.free, held.rows, held.counts[:, None] * wide(held.need, len(self.resources)))
             self.holds[slot] = 0
 
-    def _row(self, amounts: Amounts) -> Ints:
+    def row(self, amounts: Amounts) -> Ints:
+        """Amounts as a row of the matrices."""
         columns = [self._resource(name) for name in amounts]
         row = np.zeros(len(self.resources), np.int64)
         row[columns] = list(amounts.values())
