@@ -262,3 +262,40 @@ def test_the_state_survives_its_file(layout: Layout) -> None:
     assert state.read(layout.state) == now
     layout.state.write_text("half a fi")
     assert state.read(layout.state) == state.StackState()
+
+
+async def test_a_restart_is_another_process_and_no_death(layout: Layout) -> None:
+    async with running(layout, server("one")):
+        before = await until(layout, "one", State.READY)
+        await asyncio.to_thread(control.restart, layout, "one", 20)
+        after = await until(layout, "one", State.READY)
+        assert after.pid != before.pid
+        assert after.restarts == 0
+        with pytest.raises(control.StackFailed, match="no service 'two'"):
+            await asyncio.to_thread(control.restart, layout, "two", 20)
+
+
+async def test_a_process_goes_on_until_its_successor_can_take_over(layout: Layout) -> None:
+    sign, broken = layout.home / "sign", layout.home / "broken"
+    text = f"""
+        import pathlib, signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: (print("told to end", flush=True), sys.exit()))
+        if pathlib.Path({str(broken)!r}).exists():
+            sys.exit("does not load")
+        pathlib.Path({str(sign)!r}).touch()
+        print("loaded", flush=True)
+        while True: time.sleep(0.01)
+    """
+    async with running(layout, script("one", text, hand_over=sign), pace=Pace(pause=0.05)):
+        before = await until(layout, "one", State.READY)
+        await said(layout, "one", "loaded")
+        broken.touch()
+        restart = asyncio.create_task(asyncio.to_thread(control.restart, layout, "one", 20))
+        await until(layout, "one", State.FAILING)
+        assert start_ticks(before.pid) == before.start_ticks, "an upgrade that does not load ends nothing"
+        broken.unlink()
+        await said(layout, "one", "told to end")
+        await restart
+        async with asyncio.timeout(20):
+            while start_ticks(before.pid) == before.start_ticks:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
