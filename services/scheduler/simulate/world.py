@@ -97,7 +97,8 @@ class _Live:
     since: float = 0.0
     """From when on it makes steps, of those that it had at that time."""
     rate: float = 0.0
-    speed: float = 0.0
+    wrong: float = 1.0
+    """What is told of it is its true value times this."""
     started: float = 0.0
     version: int = 0
     placement: Placement | None = None
@@ -207,7 +208,7 @@ class World:
         )
         live = self._live[self._name(index)] = _Live(index, slot)
         live.until = trace.phases[0].steps if trace.phases else trace.steps
-        live.speed = factor
+        live.wrong = factor
         self._waiting += 1
 
     def _turn(self, live: _Live, at: float) -> bool:
@@ -274,8 +275,7 @@ class World:
         if trace.phases:
             rate *= trace.phases[live.phase].factor
             if self.rules.knows == "steps" and live.phase:
-                # `speed` holds the error that everything of this job is told with.
-                self.snapshot.measured(self._name(live.index), placement.kind, rate * live.speed)
+                self.snapshot.measured(self._name(live.index), placement.kind, rate * live.wrong)
         live.since, live.rate = since, rate
         live.version += 1
         heapq.heappush(self._events, (since + (live.until - live.done) / rate, live.index, live.version))
