@@ -23,9 +23,7 @@ HEADERS_MAX = 100  # number of headers.
 CONNECTIONS_MAX = 10_000  # file descriptors: each may need one upstream, and 2^16 is a common hard limit.
 UPSTREAM_CONNECTIONS_MAX = 4096  # to one cluster, HTTP/1.1 included: one request each.
 UPSTREAM_REQUESTS_MAX = 8192  # of one cluster, watches included: eight full client connections.
-CALLS_AT_ONCE = (
-    64  # of people, unary, in one service: it works on a few and lets the others wait (aios.runtime.gate).
-)
+CALLS_AT_ONCE = 64  # of people, unary, in one service: what a restart held up fits (aios.runtime.gate).
 HEAP_BYTES_MAX = 1024 * MIB  # sixteen full tensor bodies; beyond it requests are refused, not Envoy killed.
 
 CALLS_PER_SECOND = 2000  # of one token, where not set: one busy client makes fewer.
