@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 24, 10, 40
 COLOURS = 10
 """Series that the page has colours for."""
 SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86400.0

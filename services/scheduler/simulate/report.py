@@ -120,10 +120,10 @@ def _table(results: Sequence[Result]) -> str:
     for n, result in enumerate(results):
         cells: list[str] = []
         for _, read, write, less in COLUMNS:
-            values = [read(each.figures) for each in results]
-            value = read(result.figures)
-            mark = " class=best" if len(results) > 1 and value == (min if less else max)(values) else ""
-            cells.append(f"<td{mark}>{write(value)}")
+            best = (min if less else max)(read(each.figures) for each in results)
+            text = write(read(result.figures))
+            mark = " class=best" if len(results) > 1 and text == write(best) else ""
+            cells.append(f"<td{mark}>{text}")
         rows.append(f"<tr><th><i class=k{n % charts.COLOURS}></i>{html.escape(result.name)}{''.join(cells)}")
     return f"<div class=wide><table><thead><tr><th>policy{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
 
@@ -243,7 +243,7 @@ main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}h1{font-size:24px;mar
 .legend b{color:var(--fg)}i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:6px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:13.5px;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:5px 9px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
-th:first-child{text-align:left}thead th{color:var(--dim);font-weight:500}tbody th{font-weight:600}.best{background:var(--best);font-weight:600}
+th:first-child{text-align:left}thead th{color:var(--dim);font-weight:500}thead tr+tr th{text-align:right}tbody th{font-weight:600}.best{background:var(--best);font-weight:600}
 .grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(520px,100%),1fr));gap:18px 26px}
 figure{margin:0}figcaption{font-size:13px;color:var(--dim);margin-bottom:4px}svg{width:100%;height:auto;display:block}
 .grid{stroke:var(--rule);stroke-width:1}.axis{stroke:var(--dim);stroke-width:1}.mark{fill:var(--dim);font-size:11px}
