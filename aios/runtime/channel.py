@@ -20,6 +20,7 @@ from aios.runtime.tokens import TokenSource, token_file
 
 UNARY_SECONDS = 10.0  # where the caller names no timeout
 PATIENCE_SECONDS = 8.0  # a service that restarts is back within this; the caller need not notice
+FIRST_SECONDS = 2.0  # for somebody's first connection: a wrong address, or a platform that is down, is soon told
 ATTEMPTS_MAX = 4  # of calls that the service itself turned away
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.1, 1.0  # doubles, with full jitter
 # A budget keeps retries from drowning a service that is coming back. Source: gRFC A6, retry throttling.
@@ -79,6 +80,8 @@ class _Channel(grpc.aio.Channel):
         self._token = token
         self._background = background
         self._budget = BUDGET_TOKENS
+        self._reached = background  # the platform's own processes know that the other side is coming
+        """Whether it was connected before."""
 
     def unary_unary(
         self,
@@ -100,7 +103,8 @@ class _Channel(grpc.aio.Channel):
             started = clock.time()
             deadline = started + (timeout or UNARY_SECONDS)
             for number in itertools.count(1):
-                await self._reach(min(deadline, started + PATIENCE_SECONDS) - clock.time())
+                patience = PATIENCE_SECONDS if self._reached else FIRST_SECONDS
+                await self._reach(min(deadline, started + patience) - clock.time())
                 try:
                     response = await call(
                         request,
@@ -211,13 +215,13 @@ class _Channel(grpc.aio.Channel):
         Raises:
             Unavailable: there is none after `seconds`.
         """
-        if self._inner.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._inner.channel_ready()
-        except TimeoutError:
-            raise Unavailable(f"{self._address} cannot be reached.") from None
+        if self._inner.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._inner.channel_ready()
+            except TimeoutError:
+                raise Unavailable(f"{self._address} cannot be reached.") from None
+        self._reached = True
 
     def _may_retry(self, raw: grpc.RpcError, error: AiosError, attempt: int, elapsed: float) -> bool:
         if not isinstance(error, Unavailable):
