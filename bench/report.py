@@ -70,4 +70,4 @@ def millis(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.3g}") if abs(value) < 1000 else round(value)
+    return round(value) if 1000 <= abs(value) < math.inf else float(f"{value:.3g}")
