@@ -100,7 +100,7 @@ def _replicas(name: str, protocol: str, endpoints_path: str) -> Json:
         },
         "health_checks": [_health_check()],
         "outlier_detection": _outlier_detection(),
-        "circuit_breakers": _circuit_breakers(limits.UPSTREAM_REQUESTS_MAX, limits.RETRIES_CONCURRENT_MIN),
+        "circuit_breakers": _circuit_breakers(limits.PREDICTIONS_AT_ONCE, limits.RETRIES_CONCURRENT_MIN),
     }
 
 

@@ -24,6 +24,9 @@ CONNECTIONS_MAX = 10_000  # file descriptors: each may need one upstream, and 2^
 UPSTREAM_CONNECTIONS_MAX = 4096  # to one cluster, HTTP/1.1 included: one request each.
 UPSTREAM_REQUESTS_MAX = 8192  # of one cluster, watches included: eight full client connections.
 CALLS_AT_ONCE = 64  # of people, unary, in one service: what a restart held up fits (aios.runtime.gate).
+PREDICTIONS_AT_ONCE = (
+    256  # of one deployment, on all its replicas: more only wait inside Triton, and all for longer.
+)
 HEAP_BYTES_MAX = 1024 * MIB  # sixteen full tensor bodies; beyond it requests are refused, not Envoy killed.
 
 CALLS_PER_SECOND = 2000  # of one token, where not set: one busy client makes fewer.
