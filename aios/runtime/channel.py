@@ -20,7 +20,7 @@ from aios.runtime.tokens import TokenSource, token_file
 
 UNARY_SECONDS = 10.0  # where the caller names no timeout
 PATIENCE_SECONDS = 8.0  # a service that restarts is back within this; the caller need not notice
-FIRST_SECONDS = 2.0  # for somebody's first connection: a wrong address, or a platform that is down, is soon told
+FIRST_SECONDS = 2.0  # for a first connection: a wrong address, or a platform that is down, is soon told
 ATTEMPTS_MAX = 4  # of calls that the service itself turned away
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.1, 1.0  # doubles, with full jitter
 # A budget keeps retries from drowning a service that is coming back. Source: gRFC A6, retry throttling.
