@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.scheduler.engine.fair import fair
-from services.scheduler.engine.model import Job, Node, Placement, Plan, Queue, State
+from services.scheduler.engine.model import WAITING, Job, Node, Placement, Plan, Queue
 from services.scheduler.engine.order import ORDERS, fcfs
 from services.scheduler.engine.plan import Policy, plan
 from services.scheduler.engine.snapshot import Snapshot, filled
@@ -262,4 +262,4 @@ def test_what_is_stopping_holds_its_devices() -> None:
     assert plan(snapshot, Policy("fcfs"), 1.0).starts == ()
     snapshot.wait("j0", 2.0, due=10.0)
     assert started(snapshot, Policy("fcfs"), 3.0) == ["j1"]
-    assert snapshot.state[snapshot.slots["j0"]] == State.WAITING
+    assert snapshot.state[snapshot.slots["j0"]] == WAITING

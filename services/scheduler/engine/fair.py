@@ -7,7 +7,7 @@ Source: Ghodsi et al., Dominant Resource Fairness, NSDI 2011; hierarchical as in
 
 import numpy as np
 
-from services.scheduler.engine.model import ROOT, State
+from services.scheduler.engine.model import ROOT, RUNNING, WAITING
 from services.scheduler.engine.order import Walk
 from services.scheduler.engine.quota import Quota
 from services.scheduler.engine.snapshot import Ints, Snapshot
@@ -15,9 +15,9 @@ from services.scheduler.engine.snapshot import Ints, Snapshot
 
 def fair(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
     """The queue furthest behind first; within a queue by priority, what runs before what waits, then by acceptance."""
-    others = np.setdiff1d(np.flatnonzero(snapshot.state >= State.RUNNING), slots)
+    others = np.setdiff1d(np.flatnonzero(snapshot.state >= RUNNING), slots)
     quota = Quota(snapshot, others)
-    waits = snapshot.state[slots] == State.WAITING
+    waits = snapshot.state[slots] == WAITING
     order = np.lexsort((snapshot.number[slots], waits, -snapshot.priority[slots]))
     tree = _Tree(snapshot, quota, slots[order])
     while (slot := tree.next()) is not None:

@@ -6,7 +6,6 @@ devices, and any other name that a node declares. Times are seconds on one clock
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 Amounts = Mapping[str, int]
 
@@ -14,13 +13,11 @@ ROOT = ""
 """The queue above all others."""
 
 
-class State(IntEnum):
-    """Where a job stands with the engine."""
-
-    WAITING = 1
-    RUNNING = 2
-    STOPPING = 3
-    """Told to stop; holds its resources until it has."""
+# Where a job stands with the engine: a column of numbers, so these are plain ones.
+WAITING = 1
+RUNNING = 2
+STOPPING = 3
+"""Told to stop; holds its resources until it has."""
 
 
 @dataclass(frozen=True, slots=True)

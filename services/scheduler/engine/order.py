@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 
 import numpy as np
 
-from services.scheduler.engine.model import State
+from services.scheduler.engine.model import WAITING
 from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot
 
 Walk = Generator[int, bool | None, None]
@@ -95,13 +95,13 @@ def known(snapshot: Snapshot, slots: Ints) -> Bools:
 def remaining_with_costs(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
     """`remaining`, and a start's cost for what would have to be started."""
     snapshot.touch(slots, now)
-    starts = snapshot.state[slots] == State.WAITING
+    starts = snapshot.state[slots] == WAITING
     return remaining(snapshot, slots) + np.where(starts, snapshot.restart[slots], 0.0)
 
 
 def waited(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
     """Seconds that each has waited, all its waits together."""
-    waits = snapshot.state[slots] == State.WAITING
+    waits = snapshot.state[slots] == WAITING
     return snapshot.waited[slots] + np.where(waits, now - snapshot.since[slots], 0.0)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.scheduler.engine.model import Plan, Start, State
+from services.scheduler.engine.model import RUNNING, WAITING, Plan, Start
 from services.scheduler.engine.order import Order, Walk, fcfs, known, remaining
 from services.scheduler.engine.place import Room
 from services.scheduler.engine.quota import Quota
@@ -56,7 +56,7 @@ class _Filling:
         self._waiting = _waiting(snapshot, now)
         self._room = Room(snapshot)
         self._kept = Reservations(snapshot, self._room, now)
-        self._quota = Quota(snapshot, np.flatnonzero(snapshot.state >= State.RUNNING))
+        self._quota = Quota(snapshot, np.flatnonzero(snapshot.state >= RUNNING))
         self._ends = np.full(len(snapshot.state), np.inf)
         """When each is expected to end if it starts now; infinity where nobody can tell."""
         sure = self._waiting[known(snapshot, self._waiting)]
@@ -107,8 +107,8 @@ class _Selection:
         self._snapshot = snapshot
         self._policy = policy
         self._now = now
-        busy = np.flatnonzero(snapshot.state >= State.RUNNING)
-        running = busy[snapshot.state[busy] == State.RUNNING]
+        busy = np.flatnonzero(snapshot.state >= RUNNING)
+        running = busy[snapshot.state[busy] == RUNNING]
         stays = now - snapshot.started[running] < np.maximum(snapshot.min_runtime[running], policy.quantum)
         self._movable = running[snapshot.preemptible[running] & ~stays]
         fixed = np.setdiff1d(busy, self._movable, assume_unique=True)
@@ -148,20 +148,18 @@ class _Selection:
                     self._chosen.append(slot)
                     return True
         # What runs counts on its own type alone: others of its shape may still fit on another.
-        if not fits and snapshot.state[slot] == State.WAITING:
+        if not fits and snapshot.state[slot] == WAITING:
             self._small[shape] = True
             return None
         return False
 
     def _dead(self, slots: Ints) -> Bools:
-        dead: Bools = self._small[self._snapshot.shape[slots]] & (
-            self._snapshot.state[slots] == State.WAITING
-        )
+        dead: Bools = self._small[self._snapshot.shape[slots]] & (self._snapshot.state[slots] == WAITING)
         return dead
 
     def _variants(self, slot: int) -> tuple[Variant, ...]:
         variants = self._snapshot.variants(int(self._snapshot.shape[slot]))
-        if self._snapshot.state[slot] == State.RUNNING:
+        if self._snapshot.state[slot] == RUNNING:
             return tuple(each for each in variants if each.kind == self._snapshot.kind[slot])
         return variants
 
@@ -173,7 +171,7 @@ class _Selection:
             room.give(held.rows, held.counts, held.need)
         starts = []
         for slot in self._chosen:
-            if snapshot.state[slot] == State.WAITING:
+            if snapshot.state[slot] == WAITING:
                 shape = int(snapshot.shape[slot])
                 spot = room.find(shape, snapshot.shapes[shape].replicas, kinds=_kinds(snapshot, slot))
                 if spot is not None:
@@ -197,7 +195,7 @@ def _over(ranking: Ints, dead: Callable[[Ints], Bools]) -> Walk:
 
 
 def _waiting(snapshot: Snapshot, now: float) -> Ints:
-    slots = np.flatnonzero((snapshot.state == State.WAITING) & (snapshot.due <= now))
+    slots = np.flatnonzero((snapshot.state == WAITING) & (snapshot.due <= now))
     return slots[np.argsort(snapshot.number[slots], kind="stable")]
 
 

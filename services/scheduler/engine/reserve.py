@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.scheduler.engine.model import Reservation, State
+from services.scheduler.engine.model import RUNNING, Reservation
 from services.scheduler.engine.order import known, remaining
 from services.scheduler.engine.place import Room, Spot
 from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot, wide
@@ -119,7 +119,7 @@ class Reservations:
         """What running jobs will give back, by expected end."""
         snapshot = self._snapshot
         if self._busy is None:
-            busy = np.flatnonzero(snapshot.state >= State.RUNNING)
+            busy = np.flatnonzero(snapshot.state >= RUNNING)
             snapshot.touch(busy, self._now)
             ends = self._now + remaining(snapshot, busy)
             order = np.argsort(ends, kind="stable")

@@ -11,7 +11,7 @@ from itertools import permutations
 
 import numpy as np
 
-from services.scheduler.engine.model import Plan, Start, State
+from services.scheduler.engine.model import RUNNING, WAITING, Plan, Start
 from services.scheduler.engine.place import Room
 from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot
 
@@ -56,7 +56,7 @@ class Rounds:
             preempt: Whether a round begins now; within one, what runs stays, and others get what is free.
         """
         slots = np.flatnonzero(
-            (snapshot.state == State.RUNNING) | (snapshot.state == State.WAITING) & (snapshot.due <= now)
+            (snapshot.state == RUNNING) | (snapshot.state == WAITING) & (snapshot.due <= now)
         )
         slots = slots[np.argsort(snapshot.number[slots], kind="stable")]
         if not len(slots):
@@ -78,7 +78,7 @@ class Rounds:
         new = slots[self._owner[slots] != snapshot.number[slots] + 1]
         self._owner[new] = snapshot.number[new] + 1
         self.shares[new], self.owed[new], self.received[new] = 0.0, 0.0, self.head_start
-        ran = slots[(snapshot.state[slots] == State.RUNNING) & (snapshot.kind[slots] >= 0)]
+        ran = slots[(snapshot.state[slots] == RUNNING) & (snapshot.kind[slots] >= 0)]
         self.received[ran, snapshot.kind[ran]] += now - np.maximum(self._last, snapshot.started[ran])
         self._last = now
 
@@ -102,7 +102,7 @@ class Rounds:
         chosen: dict[int, int] = {}
         if not preempt:
             left = np.maximum(snapshot.free, 0).sum(axis=0)
-            for slot in slots[snapshot.state[slots] == State.RUNNING].tolist():
+            for slot in slots[snapshot.state[slots] == RUNNING].tolist():
                 chosen[slot] = int(snapshot.kind[slot])
         for kind in turns[0 if self.aware else self._turn % len(turns)]:
             share = self.shares[slots, kind]
@@ -125,7 +125,7 @@ class Rounds:
 
 def _placed(snapshot: Snapshot, chosen: dict[int, int]) -> Plan:
     """Whoever runs on its type stays; the others go where there is room once who is not chosen has stopped."""
-    running: Bools = snapshot.state == State.RUNNING
+    running: Bools = snapshot.state == RUNNING
     room = Room(snapshot)
     stops: list[str] = []
     for slot in np.flatnonzero(running).tolist():

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from services.scheduler.engine.model import ROOT, Amounts, Job, Node, Placement, Queue, State
+from services.scheduler.engine.model import (
+    ROOT,
+    RUNNING,
+    STOPPING,
+    WAITING,
+    Amounts,
+    Job,
+    Node,
+    Placement,
+    Queue,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -219,7 +229,7 @@ class Snapshot:
             "number": job.number,
             "queue": self._queue(job.queue),
             "shape": shape,
-            "state": State.WAITING,
+            "state": WAITING,
             "kind": -1,
             "size": 0,
             "size_max": max(job.replicas, job.replicas_max),
@@ -256,9 +266,9 @@ class Snapshot:
         np.subtract.at(self.free, rows, counts[:, None] * variant.need)
         self.holdings[slot] = Holding(placement, rows, counts, variant.need)
         self.holds[slot] = counts.sum() * variant.need
-        if self.state[slot] == State.WAITING:
+        if self.state[slot] == WAITING:
             self.waited[slot] += now - self.since[slot]
-        self.state[slot] = State.RUNNING
+        self.state[slot] = RUNNING
         self.started[slot] = now
         self.begun[slot] = self.done[slot]
         self.kind[slot] = kind
@@ -266,7 +276,7 @@ class Snapshot:
 
     def stopping(self, name: str) -> None:
         """A job was told to stop; it holds what it has until it waits again."""
-        self.state[self.slots[name]] = State.STOPPING
+        self.state[self.slots[name]] = STOPPING
 
     def wait(self, name: str, now: float, *, due: float = 0.0) -> None:
         """A job holds nothing any more and waits, not to start before `due`."""
@@ -276,7 +286,7 @@ class Snapshot:
         if seen > 0 and self.kind[slot] >= 0:
             self.speeds[slot, self.kind[slot]] = seen
         self._release(slot)
-        self.state[slot] = State.WAITING
+        self.state[slot] = WAITING
         self.since[slot] = now
         self.due[slot] = due
         self.size[slot] = 0
@@ -299,7 +309,7 @@ class Snapshot:
 
     def touch(self, slots: "int | Ints", now: float) -> None:
         """Bring the time that jobs ran, and the devices they used it on, up to now."""
-        running = self.state[slots] == State.RUNNING
+        running = self.state[slots] == RUNNING
         passed = np.where(running, now - self.touched[slots], 0.0)
         self.ran[slots] += passed
         self.attained[slots] += passed * self.devices[slots]
@@ -311,7 +321,7 @@ class Snapshot:
         """Steps per second in the present attempt; 0 of what does not run, or not for long enough to tell."""
         made = self.done[slots] - self.begun[slots]
         seconds = self.touched[slots] - self.started[slots] - self.restart[slots]
-        tells = (self.state[slots] >= State.RUNNING) & (seconds >= SEEN_SECONDS) & (made > 0)
+        tells = (self.state[slots] >= RUNNING) & (seconds >= SEEN_SECONDS) & (made > 0)
         seen: Floats = np.where(tells, made / np.maximum(seconds, 1.0), 0.0)
         return seen
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from services.scheduler.engine.model import Job, Node, Placement, Plan, Queue, State
+from services.scheduler.engine.model import RUNNING, Job, Node, Placement, Plan, Queue
 from services.scheduler.engine.snapshot import Floats, Snapshot, filled
 from services.scheduler.simulate.traces import ANY, TraceJob
 
@@ -253,7 +253,7 @@ class World:
         """Progress of all that runs, as their agents would report it."""
         if self.rules.knows != "steps":
             return
-        running = np.flatnonzero(self.snapshot.state == State.RUNNING)
+        running = np.flatnonzero(self.snapshot.state == RUNNING)
         passed = np.maximum(0.0, now - self._since[running])
         self.snapshot.done[running] = self._done[running] + passed * self._rate[running]
 
