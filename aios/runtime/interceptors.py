@@ -7,7 +7,7 @@ with INVALID_ARGUMENT by us and not with INTERNAL by the library.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ from aios.runtime.gate import Gate
 from aios.runtime.status import to_status
 from aios.runtime.tokens import Verifier
 
-MESSAGE_SECONDS_MAX = 0.5
+MESSAGE_SECONDS_MAX = 1.0  # that a stream which is to end may take to get its last message out
 UNARY_SECONDS_MAX = 30.0  # a unary call is short work; longer work answers at once and is watched
 
 _log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class Chain:
     """Calls that answer with a stream, which may last for days."""
     others: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
     _ended: dict[asyncio.Task[Any], AiosError] = field(default_factory=dict)
+    _sending: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Streams whose message is on its way: cancelled there, the library would end them without a word to the caller."""
 
     def end_streams(self, error: AiosError, which: Callable[[Call], bool] = lambda _: True) -> None:
         """End streams from this side; their callers get `error`."""
@@ -66,7 +68,29 @@ class Chain:
         for task in tasks:
             if task not in self._ended:
                 self._ended[task] = error
-                task.cancel()
+                if task in self._sending:
+                    asyncio.get_running_loop().call_later(MESSAGE_SECONDS_MAX, self._cut, task)
+                else:
+                    task.cancel()
+
+    def _cut(self, task: asyncio.Task[Any]) -> None:
+        """End a stream whose reader does not take the message that it was being sent."""
+        if task in self._sending:
+            task.cancel()
+
+    async def _passed_on(self, responses: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """A stream's messages, until it is to end."""
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            async for response in responses:
+                self._sending.add(task)
+                yield response
+                self._sending.discard(task)
+                if task in self._ended:
+                    raise self._ended[task]
+        finally:
+            self._sending.discard(task)
 
     def permission(self, path: str) -> str:
         """What a caller needs for a method.
@@ -103,7 +127,7 @@ class Chain:
                         responses
                     )  # a servicer of another package (health) that writes to the context itself
                     return
-                async for response in responses:
+                async for response in self._passed_on(responses):
                     yield response
 
         async def stream_in(raws: AsyncIterator[bytes], context: Context) -> Any:
@@ -112,7 +136,8 @@ class Chain:
 
         async def stream_in_stream_out(raws: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             async with self._around(path, permission, context, stream=True):
-                async for response in handler.stream_stream(_all_decoded(raws, decode), context):
+                responses = handler.stream_stream(_all_decoded(raws, decode), context)
+                async for response in self._passed_on(responses):
                     yield response
 
         encode = handler.response_serializer
@@ -231,15 +256,9 @@ class Chain:
 
 
 async def _abort(context: Context, status: Any) -> None:
-    """End a call. One that was ended in the middle of a message can say why only once that is on its way."""
-    until = asyncio.get_running_loop().time() + MESSAGE_SECONDS_MAX
-    while True:
-        try:
-            await context.abort_with_status(status)
-        except grpc.aio.InternalError:
-            if asyncio.get_running_loop().time() > until:
-                raise
-            await asyncio.sleep(0.01)
+    """End a call, unless the library has ended it already: in the middle of a message, or at its caller's deadline."""
+    with suppress(grpc.aio.InternalError, grpc.aio.UsageError):
+        await context.abort_with_status(status)
 
 
 @asynccontextmanager

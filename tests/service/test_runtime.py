@@ -204,6 +204,27 @@ async def test_a_stream_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
             await anext(watch)
 
 
+async def test_a_stream_that_is_ended_while_it_sends_says_why(tmp_path: Path) -> None:
+    """Again and again, each time at another moment of the first message's way."""
+    async with serving(tmp_path) as (server, _, _):
+        for turns in range(40):
+            request = scheduler_service_pb2.WatchJobsRequest(parent="projects/demo", start_revision=1)
+            watch: Any = stub(server, token(jti=f"s{turns}")).WatchJobs(request)
+            read = asyncio.ensure_future(read_all(watch))
+            while not server._chain.streams:  # noqa: ASYNC110  # each turn of the loop is a moment
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            server.revoke(frozenset({f"s{turns}"}))
+            with pytest.raises(Unauthenticated, match="revoked"):
+                await asyncio.wait_for(read, 5)
+
+
+async def read_all(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
 async def test_bytes_that_are_no_message_are_the_callers_mistake(tmp_path: Path) -> None:
     async with (
         serving(tmp_path) as (server, _, _),
