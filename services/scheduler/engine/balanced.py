@@ -9,16 +9,20 @@ Three tiers, each for one of the three aims:
    it is what the pool waits for at the end (longest processing time first: Graham 1969). Longest first.
 3. *Short:* everything else by least remaining device time, which makes the mean completion time small.
 
+Before all three comes what has waited beyond patience, longest ago first: no wait is without bound.
+
 It needs to know how far jobs have come, not how long they will take: what is left is judged by progress so far.
 """
 
 import numpy as np
 
-from services.scheduler.engine.order import ranked, remaining_with_costs
+from services.scheduler.engine.order import ranked, remaining_with_costs, waited
 from services.scheduler.engine.snapshot import SEEN_SECONDS, Ints, Snapshot
 
 SLACK_SECONDS = 600.0
 """A fair finish this near is in danger: a few steps that preempt, and a restart."""
+PATIENCE_SECONDS = 14 * 86_400.0
+"""What has waited for longer, all its waits together, comes before everything else."""
 UNSEEN = 0.6
 """Of the time that a job which has hardly run is said to take: it may be shorter, and then is owed an earlier finish."""
 LONG = 0.9
@@ -34,5 +38,7 @@ def balanced(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     fair_finish = snapshot.submitted[slots] + snapshot.contentions(slots, now) * alone
     slack = fair_finish - now - left
     drain = (left * devices).sum() / snapshot.total_devices
-    tier = np.where(slack < SLACK_SECONDS, 0, np.where(left >= LONG * drain, 1, 2))
-    return ranked(slots, tier, np.where(tier == 0, slack, np.where(tier == 1, -left, left * devices)))
+    tier = np.where(slack < SLACK_SECONDS, 1, np.where(left >= LONG * drain, 2, 3))
+    tier[waited(snapshot, slots, now) > PATIENCE_SECONDS] = 0
+    by_tier = [snapshot.submitted[slots], slack, -left, left * devices]
+    return ranked(slots, tier, np.choose(tier, by_tier))
