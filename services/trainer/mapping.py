@@ -112,11 +112,19 @@ def job_of(run: Run) -> job_pb2.Job:
     )
 
 
+PREEMPTED = "PREEMPTED"
+"""The scheduler's reason for a job that is stopped to make room for others."""
+
+
 def news_from_proto(job: job_pb2.Job, version: int = 0) -> JobNews:
     """What a job's state says of its run; `version` where it comes from the log of changes."""
     attempt = job.attempt
+    state = State(job_pb2.Job.State.Name(job.state).removeprefix("STATE_"))
+    if state is State.STOPPING and job.state_reason == PREEMPTED:
+        # Nobody asked for the run to end: it saves its work and goes on later.
+        state = State.RUNNING
     return JobNews(
-        state=State(job_pb2.Job.State.Name(job.state).removeprefix("STATE_")),
+        state=state,
         epoch=job.epoch,
         reason=job.state_reason,
         message=job.state_message,
