@@ -23,7 +23,9 @@ HEADERS_MAX = 100  # number of headers.
 CONNECTIONS_MAX = 10_000  # file descriptors: each may need one upstream, and 2^16 is a common hard limit.
 UPSTREAM_CONNECTIONS_MAX = 4096  # to one cluster, HTTP/1.1 included: one request each.
 UPSTREAM_REQUESTS_MAX = 8192  # of one cluster, watches included: eight full client connections.
-CALLS_AT_ONCE = 64  # of people, unary, in one service: what a restart held up fits (aios.runtime.gate).
+CALLS_AT_ONCE = (
+    256  # of people, unary, in one service: what seconds of a restart hold up fits (aios.runtime.gate)
+)
 PREDICTIONS_AT_ONCE = (
     256  # of one deployment, on all its replicas: more only wait inside Triton, and all for longer.
 )

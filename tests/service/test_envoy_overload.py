@@ -34,7 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def slow(stack: Stack) -> Iterator[Stack]:
     """The same, behind which every answer takes its time."""
-    stack.echo.delay, stack.app_delay = DELAY_SECONDS, 2 * DELAY_SECONDS
+    stack.echo.delay, stack.app_delay = DELAY_SECONDS, 10 * DELAY_SECONDS
     yield stack
     stack.echo.delay = stack.app_delay = 0.0
 

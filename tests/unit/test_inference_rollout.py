@@ -331,4 +331,4 @@ class Rollouts(RuleBasedStateMachine):
 
 
 TestRollouts = Rollouts.TestCase
-TestRollouts.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRollouts.settings = settings(max_examples=60, stateful_step_count=40)
