@@ -127,7 +127,10 @@ def _share_out(rollout: Rollout, facts: Facts) -> Rollout:
     for revision in rollout.revisions:
         weight = WEIGHT if revision is chosen else (None if revision.weight is None else 0)
         if weight != revision.weight:
-            rollout = rollout.replace(replace(revision, weight=weight, routed_in=facts.next_table))
+            # One that none of its replicas answers for has no requests in the table as it is: there will be no next.
+            silent = weight == 0 and not any(each.address for each in revision.replicas if not _over(each))
+            table = revision.routed_in if silent else facts.next_table
+            rollout = rollout.replace(replace(revision, weight=weight, routed_in=table))
     return rollout
 
 

@@ -332,3 +332,23 @@ class Rollouts(RuleBasedStateMachine):
 
 TestRollouts = Rollouts.TestCase
 TestRollouts.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def test_a_chosen_revision_that_fails_before_it_is_live_leaves_nothing_running() -> None:
+    world = World(2)
+    first, second = world.replicas()
+    world.change(first, ready(first))
+    world.change(second, ready(second))
+    world.apply_routes()
+    first, second = world.replicas()
+    world.change(first, replicas.follow(first, CANCELLED))
+    for _ in range(3):
+        failing = next(each for each in world.replicas() if each.job == second.job)
+        world.change(failing, failed(failing))
+    failing = next(each for each in world.replicas() if each.job == second.job)
+    world.change(failing, replicas.follow(failing, CANCELLED))
+    third = next(each for each in world.replicas() if each.job not in (first.job, second.job))
+    world.change(third, replicas.follow(third, CANCELLED))
+    world.settle()
+    assert world.rollout.latest.state is State.FAILED
+    assert world.replicas() == []
