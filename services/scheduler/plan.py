@@ -1,8 +1,9 @@
 """Which waiting jobs start now, where, and why the others wait. Pure, so a logged input replays to the same plan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from aios.errors import InvalidArgument
 from aios.names import JobName
@@ -49,6 +50,47 @@ class Reason:
     message: str
 
 
+class Reasons(Mapping[JobName, Reason]):
+    """Why each job that does not start waits. Found when it is asked for: few are looked at, and a step has no time."""
+
+    def __init__(
+        self, snapshot: Snapshot, starts: Sequence[Start], kept: Sequence[model.Reservation], now: datetime
+    ) -> None:
+        started = {start.job for start in starts}
+        self._waiting = {job.name: job for job in snapshot.queue if job.name not in started}
+        self._snapshot = snapshot
+        self._starts = starts
+        self._next_on = {each.job: each.placement.nodes[0][0] for each in kept}
+        self._now = now
+
+    def __getitem__(self, name: JobName) -> Reason:
+        job = self._waiting[name]
+        if not due(job, self._now):
+            return Reason("PAUSED", f"{job.message}: pauses before it starts again")
+        return _wait(job, self._rooms, self._snapshot.nodes, self._next_on)
+
+    def __iter__(self) -> Iterator[JobName]:
+        return iter(self._waiting)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @cached_property
+    def _rooms(self) -> "list[_Room]":
+        """Ready nodes with what the plan leaves free on them."""
+        held: dict[str, Resources] = {}
+        for job in self._snapshot.holding:
+            assert job.attempt is not None
+            held[job.attempt.node] = held.get(job.attempt.node, Resources()) + job.attempt.granted
+        for start in self._starts:
+            held[start.node] = held.get(start.node, Resources()) + start.granted
+        return [
+            _Room(node, node.capacity - held.get(node.name, Resources()))
+            for node in self._snapshot.nodes
+            if node.state is NodeState.READY
+        ]
+
+
 @dataclass(frozen=True)
 class Plan:
     """Starts in the order they were decided; running jobs to stop for others; why each other waiting job waits."""
@@ -76,7 +118,7 @@ def plan(snapshot: Snapshot, now: datetime, *, preempt: bool = False, pool: Pool
         for start in decided.starts
     ]
     stops = tuple(JobName.parse(name) for name in decided.stops)
-    return Plan(starts, _reasons(snapshot, starts, decided.reservations, now), stops)
+    return Plan(starts, Reasons(snapshot, starts, decided.reservations, now), stops)
 
 
 def check_placeable(request: Resources, nodes: Sequence[Node]) -> None:
@@ -88,34 +130,6 @@ def check_placeable(request: Resources, nodes: Sequence[Node]) -> None:
     if nodes and not any(grant(node.capacity, request) for node in nodes):
         message = _beyond(request, nodes)
         raise Unplaceable(f"The job {message}.", fields={"job.spec.resources": message})
-
-
-def _reasons(
-    snapshot: Snapshot, starts: Sequence[Start], kept: Sequence[model.Reservation], now: datetime
-) -> dict[JobName, Reason]:
-    """Why each job that does not start waits."""
-    held: dict[str, Resources] = {}
-    for job in snapshot.holding:
-        assert job.attempt is not None
-        held[job.attempt.node] = held.get(job.attempt.node, Resources()) + job.attempt.granted
-    for start in starts:
-        held[start.node] = held.get(start.node, Resources()) + start.granted
-    rooms = [
-        _Room(node, node.capacity - held.get(node.name, Resources()))
-        for node in snapshot.nodes
-        if node.state is NodeState.READY
-    ]
-    started = {start.job for start in starts}
-    next_on = {reservation.job: reservation.placement.nodes[0][0] for reservation in kept}
-    reasons: dict[JobName, Reason] = {}
-    for job in sorted(snapshot.queue, key=lambda job: (job.number, job.name)):
-        if job.name in started:
-            continue
-        if not due(job, now):
-            reasons[job.name] = Reason("PAUSED", f"{job.message}: pauses before it starts again")
-        else:
-            reasons[job.name] = _wait(job, rooms, snapshot.nodes, next_on)
-    return reasons
 
 
 @dataclass(frozen=True)
