@@ -38,7 +38,7 @@ class Pool:
         for name in self._jobs.keys() - present.keys():
             self.snapshot.remove(str(name))
             del self._jobs[name]
-        # What holds something first: what was freed is free before anything takes it.
+        # What waits first: what was given back is free before anything takes it.
         for job in sorted(jobs, key=lambda job: job.state is not State.QUEUED):
             self._put_job(job, now)
 

@@ -47,17 +47,6 @@ class Resources:
             and all(self.accelerators.get(name, 0) >= count for name, count in other.accelerators.items())
         )
 
-    def overlap(self, other: "Resources") -> "Resources":
-        """The smaller of each amount, never below zero."""
-        return Resources(
-            max(0, min(self.cpu_millis, other.cpu_millis)),
-            max(0, min(self.memory_bytes, other.memory_bytes)),
-            {
-                name: max(0, min(count, self.accelerators.get(name, 0)))
-                for name, count in other.accelerators.items()
-            },
-        )
-
 
 def serves(kind: str, asked: str) -> bool:
     """Whether a device of type `kind` is one of those `asked` for."""

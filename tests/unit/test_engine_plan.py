@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from services.scheduler.engine.fair import fair
 from services.scheduler.engine.model import WAITING, Job, Node, Placement, Plan, Queue
-from services.scheduler.engine.order import ORDERS, fcfs
+from services.scheduler.engine.order import fcfs, las, priority, sjf
 from services.scheduler.engine.plan import Policy, plan
 from services.scheduler.engine.snapshot import Snapshot, filled
 
-POLICIES = [Policy(name, order) for name, order in ORDERS.items()] + [
-    Policy("las", ORDERS["las"], preempt=True),
-    Policy("srtf", ORDERS["sjf"], preempt=True),
+POLICIES = [
+    *(Policy(order.__name__, order) for order in (fcfs, sjf, priority, las)),
+    Policy("las", las, preempt=True),
+    Policy("srtf", sjf, preempt=True),
     Policy("fair", fair),
     Policy("fair", fair, preempt=True),
     Policy("conservative", fcfs, reservations=8),
@@ -201,27 +202,27 @@ def test_best_fit_leaves_whole_nodes_to_large_jobs() -> None:
 
 
 def test_least_attained_service_takes_turns() -> None:
-    las = Policy("las", ORDERS["las"], preempt=True)
+    turns = Policy("las", las, preempt=True)
     snapshot = filled(pool(1))
     snapshot.add(gang(0, 1))
     snapshot.add(gang(1, 1))
-    assert started(snapshot, las) == ["j0"]
-    assert started(snapshot, las, 3000.0) == []
-    decided = plan(snapshot, las, 4000.0)
+    assert started(snapshot, turns) == ["j0"]
+    assert started(snapshot, turns, 3000.0) == []
+    decided = plan(snapshot, turns, 4000.0)
     assert (decided.stops, [start.job for start in decided.starts]) == (("j0",), ["j1"])
 
 
 def test_a_job_keeps_what_it_has_for_its_minimum_run_time() -> None:
-    las = Policy("las", ORDERS["las"], preempt=True)
+    turns = Policy("las", las, preempt=True)
     snapshot = filled(pool(1))
     snapshot.add(gang(0, 1, min_runtime=5000.0))
     snapshot.add(gang(1, 1))
-    assert started(snapshot, las) == ["j0"]
-    assert plan(snapshot, las, 4000.0) == Plan()
+    assert started(snapshot, turns) == ["j0"]
+    assert plan(snapshot, turns, 4000.0) == Plan()
 
 
 def test_shortest_first_counts_what_a_restart_costs() -> None:
-    srtf = Policy("srtf", ORDERS["sjf"], preempt=True)
+    srtf = Policy("srtf", sjf, preempt=True)
     snapshot = filled(pool(1))
     snapshot.add(gang(0, 1, estimate=100.0))
     assert started(snapshot, srtf) == ["j0"]

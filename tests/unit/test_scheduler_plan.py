@@ -37,6 +37,15 @@ def job(number: int, resources: Resources) -> Job:
     return replace(made, number=number)
 
 
+def overlap(one: Resources, other: Resources) -> Resources:
+    """The smaller of each amount."""
+    return Resources(
+        min(one.cpu_millis, other.cpu_millis),
+        min(one.memory_bytes, other.memory_bytes),
+        {kind: min(count, one.accelerators.get(kind, 0)) for kind, count in other.accelerators.items()},
+    )
+
+
 def holder(number: int, node: str, resources: Resources) -> Job:
     """A job that runs there."""
     return jobs.assign(job(1000 + number, resources), node, resources, NOW)
@@ -51,7 +60,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     holding = [
         holder(number, node.name, held)
         for number, node in enumerate(nodes)
-        if draw(st.booleans()) and (held := node.capacity.overlap(draw(capacities))) != Resources()
+        if draw(st.booleans()) and (held := overlap(node.capacity, draw(capacities))) != Resources()
     ]
     queue = [job(number, request) for number, request in enumerate(draw(st.lists(requests, max_size=8)))]
     return Snapshot(draw(st.permutations(queue)), nodes, holding)

@@ -1,4 +1,4 @@
-"""`balanced`, the default: finish-time fairness, a short queue and a full pool together. Pure.
+"""`balanced`: finish-time fairness, a short queue and a full pool together. Pure.
 
 Three tiers, each for one of the three aims:
 

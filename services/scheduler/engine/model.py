@@ -57,7 +57,6 @@ class Job:
         submitted: When it was accepted.
         replica: Resources of one replica; `gpu` without a type means any type of gpu, one type for the whole gang.
         replicas: Size of the gang: all of it runs or none.
-        replicas_max: More than `replicas` for an elastic job, whose gang may be any size between the two.
         selector: Labels that each of its nodes has.
         work: Steps to its end; 0 when it has none or none is known.
         speeds: Steps per second of the whole gang at `replicas`, by accelerator type; without an entry: not known.
@@ -71,7 +70,6 @@ class Job:
     submitted: float
     replica: Amounts
     replicas: int = 1
-    replicas_max: int = 0
     queue: str = ROOT
     selector: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
@@ -81,7 +79,6 @@ class Job:
     work: float = 0.0
     speeds: Mapping[str, float] = field(default_factory=dict)
     estimate: float = 0.0
-    deadline: float = 0.0
     restart: float = 0.0
 
 
@@ -100,7 +97,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Run a job there. A job that runs now is resized or moved: by checkpoint and restart."""
+    """Run a job there. A job that runs now is moved: by checkpoint and restart."""
 
     job: str
     placement: Placement
@@ -111,7 +108,7 @@ class Reservation:
     """Resources that are kept for a job that waits.
 
     Attributes:
-        at: When it is expected to start; infinity when what it waits for has no known end.
+        at: When it is expected to start, where the ends of what runs are known; else a guess.
     """
 
     job: str

@@ -4,7 +4,7 @@ An order is a ranking of slots, or where it depends on what has just been given 
 that yields slots and is sent back whether the job was given resources (None: neither it nor any of its shape can be).
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -35,8 +35,7 @@ def fcfs(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
 def sjf(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     """Shortest remaining device time: remaining seconds times devices.
 
-    What waits also has its restart to do, and what runs has lost what it did since its checkpoint if it is stopped:
-    both count, so two jobs of nearly the same length never take turns.
+    What waits also has its start's cost to pay, so two jobs of nearly the same length never take turns.
     """
     return ranked(slots, remaining_with_costs(snapshot, slots, now) * snapshot.devices[slots])
 
@@ -103,6 +102,3 @@ def waited(snapshot: Snapshot, slots: Ints, now: float) -> Floats:
     """Seconds that each has waited, all its waits together."""
     waits = snapshot.state[slots] == WAITING
     return snapshot.waited[slots] + np.where(waits, now - snapshot.since[slots], 0.0)
-
-
-ORDERS: Mapping[str, Order] = {"fcfs": fcfs, "sjf": sjf, "priority": priority, "las": las}

@@ -42,18 +42,16 @@ _FLOATS = (
     "ran",  # seconds, as of `touched`
     "touched",  # when the two above were brought up to date
     "started",  # of the present attempt
-    "saved",  # steps at its last checkpoint
     "begun",  # steps when the present attempt started
     "restart",  # seconds that a start costs
     "min_runtime",
-    "deadline",  # 0: none
     "due",  # may not start before
     "waited",  # seconds, of all waits before the present one
     "since",  # when the present wait began
     "met",  # integral of contention when it was accepted
     "contention",  # the highest average that it has met: see `contentions`
 )
-_INTS = ("number", "queue", "shape", "state", "kind", "size", "size_max")
+_INTS = ("number", "queue", "shape", "state", "kind")
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,9 @@ class Snapshot:
     ran: Floats = field(init=False)
     touched: Floats = field(init=False)
     started: Floats = field(init=False)
-    saved: Floats = field(init=False)
     begun: Floats = field(init=False)
     restart: Floats = field(init=False)
     min_runtime: Floats = field(init=False)
-    deadline: Floats = field(init=False)
     due: Floats = field(init=False)
     waited: Floats = field(init=False)
     since: Floats = field(init=False)
@@ -155,8 +151,6 @@ class Snapshot:
     shape: Ints = field(init=False)
     state: Ints = field(init=False)
     kind: Ints = field(init=False)
-    size: Ints = field(init=False)
-    size_max: Ints = field(init=False)
 
     # Nodes.
 
@@ -211,7 +205,6 @@ class Snapshot:
             "weight": job.weight,
             "work": job.work,
             "done": done,
-            "saved": done,
             "begun": done,
             "estimate": job.estimate,
             "attained": 0.0,
@@ -220,7 +213,6 @@ class Snapshot:
             "started": 0.0,
             "restart": job.restart,
             "min_runtime": job.min_runtime,
-            "deadline": job.deadline,
             "due": due,
             "waited": 0.0,
             "since": job.submitted,
@@ -231,8 +223,6 @@ class Snapshot:
             "shape": shape,
             "state": WAITING,
             "kind": -1,
-            "size": 0,
-            "size_max": max(job.replicas, job.replicas_max),
             "devices": job.replicas * _devices(job.replica),
             "preemptible": job.preemptible,
         }
@@ -272,7 +262,6 @@ class Snapshot:
         self.started[slot] = now
         self.begun[slot] = self.done[slot]
         self.kind[slot] = kind
-        self.size[slot] = counts.sum()
 
     def stopping(self, name: str) -> None:
         """A job was told to stop; it holds what it has until it waits again."""
@@ -289,19 +278,11 @@ class Snapshot:
         self.state[slot] = WAITING
         self.since[slot] = now
         self.due[slot] = due
-        self.size[slot] = 0
         self.kind[slot] = -1
 
-    def progress(
-        self, name: str, done: float, *, saved: float | None = None, work: float | None = None
-    ) -> None:
-        """How far a job has come, in steps; `saved` is what its last checkpoint holds."""
-        slot = self.slots[name]
-        self.done[slot] = done
-        if saved is not None:
-            self.saved[slot] = saved
-        if work is not None:
-            self.work[slot] = work
+    def progress(self, name: str, done: float) -> None:
+        """How far a job has come, in steps."""
+        self.done[self.slots[name]] = done
 
     def measured(self, name: str, kind: str, speed: float) -> None:
         """A job was seen to make so many steps per second on that type."""
@@ -350,11 +331,6 @@ class Snapshot:
         if now > self._passed:
             self._integral += (now - self._passed) * max(1.0, self._demand / self.total_devices)
             self._passed = now
-
-    def active(self) -> Ints:
-        """Slots of every job, in order of acceptance."""
-        found = np.flatnonzero(self.state)
-        return found[np.argsort(self.number[found], kind="stable")]
 
     def variants(self, shape: int) -> tuple[Variant, ...]:
         """A shape on each type of accelerator that serves it; one without a type where it asks for none."""

@@ -1,11 +1,14 @@
-"""The policies that a simulation may be asked for, by name: each is what production would run."""
+"""The policies that a simulation may be asked for, by name: those of the pool as they are there, and those to come."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from services.scheduler.engine import balanced, fair, order, shares
+from services.scheduler.engine import shares
+from services.scheduler.engine.balanced import balanced
+from services.scheduler.engine.order import Order, sjf
 from services.scheduler.engine.plan import Policy, plan
 from services.scheduler.engine.rounds import Allocate
+from services.scheduler.policies import ALGORITHMS
 from services.scheduler.simulate import anchors
 from services.scheduler.simulate.world import Decide
 
@@ -28,8 +31,18 @@ class Choice:
     preempts: bool
 
 
-def _planned(policy: Policy) -> Callable[[float], Decide]:
-    return lambda seconds: lambda snapshot, now, preempt: plan(snapshot, policy, now, preempt=preempt)
+def _ordered(line: str, name: str, order: Order, preempts: bool) -> Choice:
+    policy = Policy(name, order, preempts)
+    return Choice(
+        line,
+        lambda seconds: lambda snapshot, now, preempt: plan(snapshot, policy, now, preempt=preempt),
+        preempts,
+    )
+
+
+def _offered(line: str, name: str) -> Choice:
+    """One that the pool may be given."""
+    return _ordered(line, name, *ALGORITHMS[name])
 
 
 def _shared(allocation: Allocate) -> Callable[[float], Decide]:
@@ -40,28 +53,14 @@ def _shared(allocation: Allocate) -> Callable[[float], Decide]:
 
 
 POLICIES: Mapping[str, Choice] = {
-    "fcfs": Choice("First come, first served, with backfill", _planned(Policy("fcfs", order.fcfs)), False),
-    "sjf": Choice("Shortest remaining device time next", _planned(Policy("sjf", order.sjf)), False),
-    "srtf": Choice(
-        "Shortest remaining device time, preempting", _planned(Policy("srtf", order.sjf, preempt=True)), True
-    ),
-    "priority": Choice(
-        "Highest priority, ageing, preempting",
-        _planned(Policy("priority", order.priority, preempt=True)),
-        True,
-    ),
-    "las": Choice(
-        "Least attained service, preempting", _planned(Policy("las", order.las, preempt=True)), True
-    ),
-    "fair": Choice(
-        "Dominant-resource fairness of queues, preempting",
-        _planned(Policy("fair", fair.fair, preempt=True)),
-        True,
-    ),
-    "balanced": Choice(
-        "Fair finishes, short waits and a full pool together",
-        _planned(Policy("balanced", balanced.balanced, preempt=True)),
-        True,
+    "fcfs": _offered("First come, first served, with backfill", "fcfs"),
+    "sjf": _ordered("Shortest remaining device time next", "sjf", sjf, preempts=False),
+    "srtf": _ordered("Shortest remaining device time, preempting", "srtf", sjf, preempts=True),
+    "priority": _offered("Highest priority, ageing", "priority"),
+    "las": _offered("Least attained service, preempting", "las"),
+    "fair": _offered("Dominant-resource fairness of queues, preempting", "fair"),
+    "balanced": _ordered(
+        "Fair finishes, short waits and a full pool together", "balanced", balanced, preempts=True
     ),
     "max-min": Choice("Max-min fair throughput over types of device", _shared(shares.max_min), True),
     "makespan": Choice("Soonest last end over types of device", _shared(shares.makespan), True),

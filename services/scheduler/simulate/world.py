@@ -291,7 +291,7 @@ class World:
         live.version += 1
         name = self._name(live.index)
         if self.rules.knows == "steps":
-            self.snapshot.progress(name, live.done, saved=live.done)
+            self.snapshot.progress(name, live.done)
         self._leave(live, now)
         self.snapshot.wait(name, now)
         self._waiting += 1
