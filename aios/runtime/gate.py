@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from datetime import timedelta
 
 from aios.errors import ResourceExhausted
+from aios.runtime.status import RETRY_SOON
 
 WORKED_ON_MAX = 4
 """Two would do for calls that compute; the others wait for the disk meanwhile, which takes many writes at once."""
@@ -24,7 +24,6 @@ WAIT_SECONDS_MAX = 5.0
 """Half of what clients wait by themselves: time enough for a burst, and for what was held while the service was away."""
 WAITING_MAX = 512
 """Whatever the door lets through."""
-RETRY_AFTER = timedelta(seconds=1)
 
 _held: ContextVar["Gate | None"] = ContextVar("held_gate", default=None)
 
@@ -35,7 +34,7 @@ class Overloaded(ResourceExhausted):
     reason = "OVERLOADED"
 
     def __init__(self) -> None:
-        super().__init__("Too much is asked of the platform now: try again shortly.", retry_after=RETRY_AFTER)
+        super().__init__("Too much is asked of the platform now: try again shortly.", retry_after=RETRY_SOON)
 
 
 class Gate:
