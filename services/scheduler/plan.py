@@ -8,10 +8,11 @@ from functools import cached_property
 from aios.errors import InvalidArgument
 from aios.names import JobName
 from services.scheduler.engine import model
+from services.scheduler.engine.snapshot import Shape
 from services.scheduler.jobs import Job, due
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.policies import Policy, compose
-from services.scheduler.pool import Pool
+from services.scheduler.pool import Pool, asked
 from services.scheduler.resources import Resources, grant, shortages
 
 
@@ -51,23 +52,29 @@ class Reason:
 
 
 class Reasons(Mapping[JobName, Reason]):
-    """Why each job that does not start waits. Found when it is asked for: few are looked at, and a step has no time."""
+    """Why each job that does not start waits. Found when it is asked for: few are looked at, and a step has no time.
+
+    A reason is stated against what is ahead of the job: what runs, and what was decided before its turn came. What
+    starts after its turn delays it not, so it is no reason.
+    """
 
     def __init__(
-        self, snapshot: Snapshot, starts: Sequence[Start], kept: Sequence[model.Reservation], now: datetime
+        self, snapshot: Snapshot, starts: Sequence[Start], decided: model.Plan, now: datetime
     ) -> None:
         started = {start.job for start in starts}
         self._waiting = {job.name: job for job in snapshot.queue if job.name not in started}
         self._snapshot = snapshot
         self._starts = starts
-        self._next_on = {each.job: each.placement.nodes[0][0] for each in kept}
+        self._decided = decided
         self._now = now
+        self._rooms_after: dict[int, list[_Room]] = {}
 
     def __getitem__(self, name: JobName) -> Reason:
         job = self._waiting[name]
         if not due(job, self._now):
             return Reason("PAUSED", f"{job.message}: pauses before it starts again")
-        return _wait(job, self._rooms, self._snapshot.nodes, self._next_on)
+        turn, starts = self._turn(job)
+        return _wait(job, self._rooms(starts), self._snapshot.nodes, self._next_on(turn, job))
 
     def __iter__(self) -> Iterator[JobName]:
         return iter(self._waiting)
@@ -75,20 +82,59 @@ class Reasons(Mapping[JobName, Reason]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def _turn(self, job: Job) -> tuple[int, int]:
+        """How many refusals and how many starts are ahead of a job, as far as is known."""
+        own = self._turns.get(str(job.name))
+        if own is not None:
+            return own, self._decided.refused[own][1]
+        # Not tried, since one of its shape had been refused: that one is ahead of it, with all that was ahead of that.
+        like = self._first_of.get(Shape.of(asked(job)))
+        if like is not None:
+            return like + 1, self._decided.refused[like][1]
+        return len(self._decided.refused), len(self._starts)
+
     @cached_property
-    def _rooms(self) -> "list[_Room]":
-        """Ready nodes with what the plan leaves free on them."""
-        held: dict[str, Resources] = {}
-        for job in self._snapshot.holding:
-            assert job.attempt is not None
-            held[job.attempt.node] = held.get(job.attempt.node, Resources()) + job.attempt.granted
-        for start in self._starts:
+    def _turns(self) -> dict[str, int]:
+        return {name: turn for turn, (name, _) in enumerate(self._decided.refused)}
+
+    @cached_property
+    def _first_of(self) -> dict[Shape, int]:
+        """The first turn at which a job of a shape was refused."""
+        found: dict[Shape, int] = {}
+        for name, turn in self._turns.items():
+            found.setdefault(Shape.of(asked(self._waiting[JobName.parse(name)])), turn)
+        return found
+
+    def _next_on(self, turns: int, job: Job) -> dict[str, str]:
+        """The node that is kept for each job ahead, and for this one."""
+        ahead = {name for name, _ in self._decided.refused[:turns]} | {str(job.name)}
+        kept = self._decided.reservations
+        return {each.job: each.placement.nodes[0][0] for each in kept if each.job in ahead}
+
+    def _rooms(self, starts: int) -> "list[_Room]":
+        """Ready nodes with what is free on them after so many starts."""
+        if starts not in self._rooms_after:
+            self._rooms_after[starts] = self._free_after(starts)
+        return self._rooms_after[starts]
+
+    def _free_after(self, starts: int) -> "list[_Room]":
+        held = dict(self._held)
+        for start in self._starts[:starts]:
             held[start.node] = held.get(start.node, Resources()) + start.granted
         return [
             _Room(node, node.capacity - held.get(node.name, Resources()))
             for node in self._snapshot.nodes
             if node.state is NodeState.READY
         ]
+
+    @cached_property
+    def _held(self) -> dict[str, Resources]:
+        """What runs on each node."""
+        held: dict[str, Resources] = {}
+        for job in self._snapshot.holding:
+            assert job.attempt is not None
+            held[job.attempt.node] = held.get(job.attempt.node, Resources()) + job.attempt.granted
+        return held
 
 
 @dataclass(frozen=True)
@@ -118,7 +164,7 @@ def plan(snapshot: Snapshot, now: datetime, *, preempt: bool = False, pool: Pool
         for start in decided.starts
     ]
     stops = tuple(JobName.parse(name) for name in decided.stops)
-    return Plan(starts, Reasons(snapshot, starts, decided.reservations, now), stops)
+    return Plan(starts, Reasons(snapshot, starts, decided, now), stops)
 
 
 def check_placeable(request: Resources, nodes: Sequence[Node]) -> None:
@@ -156,11 +202,10 @@ def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapp
     name, of = near.node.name, f" (the nearest of {len(able)} nodes)" if len(able) > 1 else ""
     lacking = shortages(request, near.free, near.node.capacity)
     if not lacking:
-        older = next(
-            (each for each, node in next_on.items() if node == name and each != str(job.name)), "others"
-        )
+        ahead = (each for each, node in next_on.items() if node == name and each != str(job.name))
+        first = next(ahead, "others")
         return Reason(
-            "WAITS_BEHIND", f"waits behind {older}, which came earlier and is next on node {name}{of}"
+            "WAITS_BEHIND", f"waits behind {first}, which comes first and is next on node {name}{of}"
         )
     worst = max(lacking, key=lambda shortage: shortage.fraction)
     wanted, free, total = map(worst.figure, (worst.wanted, max(0, worst.free), worst.total))

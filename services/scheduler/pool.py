@@ -71,7 +71,7 @@ class Pool:
     def _put_job(self, job: Job, now: datetime) -> None:
         name, before = str(job.name), self._jobs.get(job.name)
         if before is None:
-            self.snapshot.add(_asked(job))
+            self.snapshot.add(asked(job))
         if before != job:
             self._move(name, before, job, now)
             self._jobs[job.name] = job
@@ -93,7 +93,8 @@ class Pool:
             self.snapshot.stopping(name)
 
 
-def _asked(job: Job) -> model.Job:
+def asked(job: Job) -> model.Job:
+    """A job as the engine sees it."""
     return model.Job(
         name=str(job.name),
         number=job.number,

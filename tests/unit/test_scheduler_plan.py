@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aios.names import JobName
@@ -87,7 +87,16 @@ def test_every_job_starts_on_a_ready_node_or_has_a_reason(snapshot: Snapshot) ->
     assert sorted([*started, *made.reasons]) == sorted(job.name for job in snapshot.queue)
 
 
+BACKFILLED = Snapshot(
+    [job(0, Resources(1, 6, {"gpu/A": 3})), job(1, Resources(1, 1))],
+    [Node("a", NodeState.READY, Resources(2, 7, {"gpu/A": 3}))],
+    [holder(0, "a", Resources(0, 2, {"gpu/A": 1}))],
+)
+"""The younger job takes memory that the older one does not wait for."""
+
+
 @given(snapshots())
+@example(BACKFILLED)
 def test_a_younger_job_changes_nothing_for_an_older_one(snapshot: Snapshot) -> None:
     oldest_first = sorted(snapshot.queue, key=lambda job: job.number)
     whole = plan(snapshot, NOW)
@@ -145,7 +154,7 @@ def test_reasons_name_the_figures() -> None:
     made = plan(Snapshot(queue, [node], [holder(1, "a", Resources(1500, 2**30))]), NOW)
     assert [made.reasons[each.name].message for each in queue] == [
         "waits for 2000 cpu millicores: node a has 500 free of 2000",
-        "waits behind projects/p/jobs/j1, which came earlier and is next on node a",
+        "waits behind projects/p/jobs/j1, which comes first and is next on node a",
         "asks for 1024.0 GiB of memory, more than any node has: a comes nearest with 4.0 GiB",
     ]
 

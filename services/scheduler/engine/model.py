@@ -123,9 +123,12 @@ class Plan:
     Attributes:
         stops: Running jobs to preempt, which go on waiting.
         starts: In the order in which they were decided.
-        reservations: By the order of the jobs that they are for.
+        reservations: By their moment.
+        refused: Jobs that did not fit when their turn came, in the order of their turns, each with the number of
+            starts decided before. Nobody of the same shape fits after one of them, so the others are not tried.
     """
 
     starts: tuple[Start, ...] = ()
     stops: tuple[str, ...] = ()
     reservations: tuple[Reservation, ...] = ()
+    refused: tuple[tuple[str, int], ...] = ()

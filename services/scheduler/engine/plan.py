@@ -64,6 +64,7 @@ class _Filling:
         self._hopeless: Bools = np.zeros((len(snapshot.shapes), policy.reservations + 1), np.bool_)
         """By shape and by the number of reservations that a job would outlive: no job like it fits any more."""
         self._starts: list[Start] = []
+        self._refused: list[tuple[str, int]] = []
 
     def plan(self) -> Plan:
         if len(self._waiting):
@@ -71,7 +72,7 @@ class _Filling:
             slot = next(walk, None)
             while slot is not None and len(self._starts) < STARTS_MAX:
                 slot = _next(walk, self._try(slot))
-        return Plan(tuple(self._starts), (), self._kept.named())
+        return Plan(tuple(self._starts), (), self._kept.named(), tuple(self._refused))
 
     def _try(self, slot: int) -> bool | None:
         """Start a job if it fits. None: no job like it does."""
@@ -84,6 +85,7 @@ class _Filling:
             return False
         spot = self._kept.find(shape, snapshot.shapes[shape].replicas, level, kinds)
         if spot is None:
+            self._refused.append((snapshot.names[slot], len(self._starts)))
             if len(self._kept) < self._policy.reservations and self._kept.reserve(slot, shape):
                 self._hopeless[:, 1:] = self._hopeless[:, :1]
             # What does not even fit into all that is free fits into no part of it.

@@ -62,6 +62,11 @@ class Shape:
     replicas: int
     selector: tuple[tuple[str, str], ...]
 
+    @classmethod
+    def of(cls, job: Job) -> "Shape":
+        """That of a job."""
+        return cls(tuple(sorted(job.replica.items())), job.replicas, tuple(sorted(job.selector.items())))
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -426,7 +431,7 @@ class Snapshot:
         return self._queue_ids[name]
 
     def _shape(self, job: Job) -> int:
-        shape = Shape(tuple(sorted(job.replica.items())), job.replicas, tuple(sorted(job.selector.items())))
+        shape = Shape.of(job)
         if shape not in self._shape_ids:
             self._shape_ids[shape] = len(self.shapes)
             self.shapes.append(shape)
