@@ -4,6 +4,9 @@
 -- Triton counts the elements of a shape in 64 bits: one that overflows to what the data has ends the model's process.
 -- So all shapes together may have no more elements than the message has bytes. Tensors are stepped over, not read.
 --
+-- A header that gRPC's servers cannot read is refused here: the way in which they refuse the first call of a connection
+-- ends the connection, and all callers share it.
+--
 -- gRPC's own servers answer INTERNAL to what they cannot read: that is the request's fault, so INVALID_ARGUMENT. A model
 -- whose process has just died is nobody's: its replica is being replaced, and the call may be made again.
 
@@ -13,6 +16,8 @@ local INPUTS, SHAPE = 5, 3 -- fields of ModelInferRequest and of its inputs
 local PREFIX_BYTES = 5 -- before a message: not compressed, and its size
 local PIECE_BYTES = 4096
 local UNREADABLE = { "Unable to parse request", "Error parsing '", "Compression bit set but", "Decompression failed" }
+local TIMEOUT_LETTERS_MAX = 9 -- eight digits and a unit
+local ENCODINGS = { identity = true, gzip = true, deflate = true }
 local FIELDS_MAX = 65536 -- the time that this takes; one input has five
 
 -- The message's bytes by their position, nil beyond its end.
@@ -108,7 +113,36 @@ local function problem(body)
   end
 end
 
+-- Whether gRPC's servers can read this header.
+local function readable(name, value)
+  if name:sub(-4) == "-bin" then
+    local letters, padding = value:match("^([%w+/]*)(=*)$")
+    return letters ~= nil and #padding <= 2 and #letters % 4 ~= 1
+  elseif name == "grpc-timeout" then
+    return value:match("^%d+[HMSmun]$") ~= nil and #value <= TIMEOUT_LETTERS_MAX
+  elseif name == "grpc-encoding" then
+    return ENCODINGS[value] ~= nil
+  elseif name == "grpc-previous-rpc-attempts" or name == "grpc-retry-pushback-ms" then
+    return value:match("^%d+$") ~= nil
+  end
+  return true
+end
+
+local function headers_readable(headers)
+  local all = true
+  for name, value in pairs(headers) do -- to its end: until then Envoy lets no header be changed
+    all = all and readable(name, value)
+  end
+  return all
+end
+
 function envoy_on_request(request)
+  local type = request:headers():get("content-type")
+  if type and type:sub(1, 16) == "application/grpc" and not headers_readable(request:headers()) then
+    request:headers():replace(REFUSED_HEADER, "HEADER_UNREADABLE")
+    request:respond({ [":status"] = "400" }, "HEADER_UNREADABLE")
+    return
+  end
   local found = request:streamInfo():dynamicMetadata():get(EXTRACTION)
   if found == nil then return end
   local headers = request:headers()

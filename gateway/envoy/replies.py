@@ -184,10 +184,14 @@ def local_replies() -> Json:
 
 
 def _refusal_of_grpc(filters: list[Json], error: AiosError) -> Json:
-    """With the details that a service sends: a client reads the same error from both."""
+    """With the details that a service sends: a client reads the same error from both.
+
+    As a whole answer of gRPC without a body: from any other answer gRPC-web's filter would make a status of its own.
+    """
     details = base64.b64encode(to_status(error).SerializeToString()).decode()
-    headers = {**_grpc(error.code.value), "grpc-status-details-bin": details}
-    return _mapper(filters, _text(error.message), headers)
+    said = {"grpc-message": error.message, "grpc-status-details-bin": details}
+    body = {**_text(""), "content_type": "application/grpc"}
+    return _mapper(filters, body, {**_grpc(error.code.value), **said}) | {"status_code": 200}
 
 
 def _refusal(filters: list[Json], said: _Refusal) -> Json:

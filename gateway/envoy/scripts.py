@@ -34,6 +34,11 @@ REFUSALS = {
         "inference-header-content-length must be the number of bytes of the JSON before the raw tensors.",
         reason="HEADER_INVALID",
     ),
+    "HEADER_UNREADABLE": InvalidArgument(
+        "A header cannot be read: grpc-timeout is at most eight digits and one of HMSmun, grpc-encoding is identity, "
+        "gzip or deflate, and headers that end in -bin are base64.",
+        reason="HEADER_INVALID",
+    ),
     "MESSAGE_INVALID": InvalidArgument(
         "The request's bytes are not the message that this method takes.", reason="MALFORMED_MESSAGE"
     ),

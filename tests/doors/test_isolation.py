@@ -41,7 +41,13 @@ def theirs(live: Live) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "header", [("grpc-timeout", "1x"), ("grpc-encoding", "none such"), ("some-bin", "no base64!")]
+    "header",
+    [
+        ("grpc-timeout", "1x"),
+        ("grpc-encoding", "none such"),
+        ("some-bin", "no base64!"),
+        ("grpc-previous-rpc-attempts", "-"),
+    ],
 )
 def test_a_header_that_nobody_can_read_fails_the_call_that_has_it_and_no_other(
     live: Live, everyone: dict[str, Caller], header: tuple[str, str]
@@ -60,8 +66,8 @@ def test_a_header_that_nobody_can_read_fails_the_call_that_has_it_and_no_other(
             assert refused.headers["grpc-status"] == str(grpc.StatusCode.INVALID_ARGUMENT.value[0]), (
                 refused.headers
             )
-            for _ in range(3):
-                nodes(b"", metadata=metadata, timeout=10)
+            for timeout in (10, None, 99_999):
+                nodes(b"", metadata=metadata, timeout=timeout)
 
 
 async def test_no_field_of_any_request_shows_another_projects_things(
