@@ -63,6 +63,7 @@ _ADMIN = _EDITOR | frozenset(
 _WORKER = frozenset(
     [
         "caller.get",
+        "jobs.report_progress",
         "uploads.begin",
         "uploads.complete",
         "downloads.list",
@@ -84,6 +85,8 @@ _SERVICE = _VIEWER | frozenset(
     [
         "jobs.create",
         "jobs.cancel",
+        "datasets.create",
+        "datasets.commit",
         "models.create",
         "models.register",
         "checkpoints.create",

@@ -1,8 +1,12 @@
 """Protos to runs and back."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,7 +21,9 @@ from services.trainer.metrics import Point
 from services.trainer.runs import (
     CPU_MILLIS,
     MAX_RESTARTS,
+    MAX_RESTARTS_COMMAND,
     MEMORY_BYTES,
+    STOP_GRACE,
     JobNews,
     Progress,
     Run,
@@ -26,7 +32,12 @@ from services.trainer.runs import (
 )
 
 RESTARTS_MAX = 100
+STOP_GRACE_SECONDS_MAX = 3600  # what the scheduler grants at most
+DATASETS_MAX = 32
+HYPERPARAMETER_BYTES_MAX = 64 << 10  # of a command: they are passed in its environment
 JOB_COMMAND = ("python", "-m", "services.trainer.job")
+_DATASET_KEY = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 def run_to_proto(run: Run) -> run_pb2.Run:
@@ -50,11 +61,27 @@ def run_to_proto(run: Run) -> run_pb2.Run:
         update_time=_timestamp(run.update_time),
         end_time=_timestamp(run.end_time),
         creator=run.creator,
+        outputs=run.outputs_version,
     )
 
 
-def dataset_version_asked(project: str, dataset: str) -> DatasetVersionName:
-    """The dataset version that a spec asks for; `latest` where it names none.
+def versions_asked(project: str, spec: run_pb2.RunSpec) -> dict[str, DatasetVersionName]:
+    """Every dataset version that a spec asks for, by the field that does: `dataset`, `code`, `datasets.extra` ...
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    asked = {"dataset": spec.dataset, "code": spec.code}
+    asked |= {f"datasets.{key}": name for key, name in spec.datasets.items()}
+    return {
+        field: dataset_version_asked(project, name, f"spec.{field}")
+        for field, name in asked.items()
+        if name or field.startswith("datasets.")
+    }
+
+
+def dataset_version_asked(project: str, dataset: str, field: str = "spec.dataset") -> DatasetVersionName:
+    """The dataset version that a name means; `latest` where it names none.
 
     Raises:
         InvalidArgument: it is no dataset of the project.
@@ -64,19 +91,30 @@ def dataset_version_asked(project: str, dataset: str) -> DatasetVersionName:
         full += "/versions/latest"
     if not DatasetVersionName.matches(full) or DatasetVersionName.parse(full).project != project:
         raise InvalidArgument.of(
-            "spec.dataset",
+            field,
             f"must be datasets/{{dataset}} or datasets/{{dataset}}/versions/{{version}} of {project}, not {dataset!r}",
         )
     return DatasetVersionName.parse(full)
 
 
-def spec_from_proto(spec: run_pb2.RunSpec, dataset_version: str) -> RunSpec:
+def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSpec:
     """The spec with every default filled in.
+
+    Args:
+        versions: What the fields of `versions_asked` mean now.
 
     Raises:
         InvalidArgument: naming the wrong field.
     """
+    if bool(spec.recipe) == bool(spec.command):
+        raise InvalidArgument.of("spec.recipe", "name either a recipe or a command")
     given = MessageToDict(spec.hyperparameters)
+    if spec.recipe:
+        _check_recipe(spec)
+        hyperparameters: Mapping[str, Any] = catalog.hyperparameters(spec.recipe, given)
+    else:
+        _check_command(spec)
+        hyperparameters = whole_numbers(given)
     resources = spec.resources
     if resources.cpu_millis < 0 or resources.memory_bytes < 0:
         raise InvalidArgument.of("spec.resources", "must not be negative")
@@ -84,19 +122,73 @@ def spec_from_proto(spec: run_pb2.RunSpec, dataset_version: str) -> RunSpec:
         raise InvalidArgument.of("spec.max_restarts", f"must be between 0 and {RESTARTS_MAX}")
     if spec.checkpoint_steps < 0:
         raise InvalidArgument.of("spec.checkpoint_steps", "must not be negative")
+    grace = spec.stop_grace.ToTimedelta() if spec.HasField("stop_grace") else STOP_GRACE
+    if not 0 <= grace.total_seconds() <= STOP_GRACE_SECONDS_MAX:
+        raise InvalidArgument.of("spec.stop_grace", f"must be 0 to {STOP_GRACE_SECONDS_MAX} s")
+    restarts = MAX_RESTARTS if spec.recipe else MAX_RESTARTS_COMMAND
     return RunSpec(
         recipe=spec.recipe,
-        dataset_version=dataset_version,
-        hyperparameters=catalog.hyperparameters(spec.recipe, given),
+        dataset_version=versions.get("dataset", ""),
+        hyperparameters=hyperparameters,
         cpu_millis=resources.cpu_millis or CPU_MILLIS,
         memory_bytes=resources.memory_bytes or MEMORY_BYTES,
         accelerators=dict(resources.accelerators),
         seed=spec.seed,
         model=check_id(spec.model, "spec.model") if spec.model else "",
         checkpoint_steps=spec.checkpoint_steps,
-        max_restarts=spec.max_restarts if spec.HasField("max_restarts") else MAX_RESTARTS,
+        max_restarts=spec.max_restarts if spec.HasField("max_restarts") else restarts,
         description=spec.description,
+        command=tuple(spec.command),
+        code_version=versions.get("code", ""),
+        dataset_versions={key: versions[f"datasets.{key}"] for key in sorted(spec.datasets)},
+        environment=dict(spec.environment),
+        stop_grace_seconds=grace.total_seconds(),
     )
+
+
+def _check_recipe(spec: run_pb2.RunSpec) -> None:
+    """What a recipe needs, and what only a command may have."""
+    for field in ("code", "datasets", "environment"):
+        if getattr(spec, field):
+            raise InvalidArgument.of(f"spec.{field}", "is for a command: a recipe has its own")
+    recipe = catalog.recipe(spec.recipe)
+    if bool(recipe.files) is not bool(spec.dataset):
+        problem = f"is required: {spec.recipe} learns from one" if recipe.files else "is nothing it reads"
+        raise InvalidArgument.of("spec.dataset", problem)
+
+
+def _check_command(spec: run_pb2.RunSpec) -> None:
+    """Names that become variables of the command's environment. The scheduler checks their size."""
+    if len(spec.datasets) > DATASETS_MAX:
+        raise InvalidArgument.of("spec.datasets", f"at most {DATASETS_MAX}")
+    for key in spec.datasets:
+        if not _DATASET_KEY.fullmatch(key) or key == "dir":
+            raise InvalidArgument.of(
+                f"spec.datasets.{key[:80]}",
+                "must be named by 1-32 lower-case letters, digits and `_`, and not `dir`",
+            )
+    for key, value in spec.environment.items():
+        if not _VARIABLE.fullmatch(key) or key.startswith("AIOS_") or "\0" in value:
+            raise InvalidArgument.of(
+                f"spec.environment.{key[:80]}",
+                "must be a variable of letters, digits and `_` that does not start with AIOS_, without NUL",
+            )
+    if any("\0" in word for word in spec.command):
+        raise InvalidArgument.of("spec.command", "must have no NUL")
+    size = len(json.dumps(MessageToDict(spec.hyperparameters)))
+    if size > HYPERPARAMETER_BYTES_MAX:
+        raise InvalidArgument.of(
+            "spec.hyperparameters", f"at most {HYPERPARAMETER_BYTES_MAX} bytes, not {size}"
+        )
+
+
+def whole_numbers(value: Any) -> Any:
+    """JSON has one number type: whole numbers come back as int, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: whole_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [whole_numbers(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def job_of(run: Run) -> job_pb2.Job:
@@ -108,6 +200,7 @@ def job_of(run: Run) -> job_pb2.Job:
             resources=_resources_to_proto(run.spec),
             max_restarts=run.spec.max_restarts,
             owner=str(run.name),
+            stop_grace=_duration(run.spec.stop_grace_seconds),
         )
     )
 
@@ -133,21 +226,25 @@ def news_from_proto(job: job_pb2.Job, version: int = 0) -> JobNews:
     )
 
 
-def points_from_proto(points: Sequence[run_pb2.MetricPoint]) -> list[Point]:
-    """Metric points as reported.
+def points_from_proto(points: Sequence[run_pb2.MetricPoint], epoch: int) -> list[Point]:
+    """Metric points as attempt `epoch` reports them.
 
     Raises:
         InvalidArgument: a time that no calendar has.
     """
     try:
-        return [Point(point.key, point.value, point.step, point.time.ToDatetime(UTC)) for point in points]
+        return [
+            Point(point.key, point.value, point.step, point.time.ToDatetime(UTC), epoch) for point in points
+        ]
     except (ValueError, OverflowError):
         raise InvalidArgument.of("points", "each time must lie in the years 1 to 9999") from None
 
 
 def point_to_proto(point: Point) -> run_pb2.MetricPoint:
     """One metric point."""
-    return run_pb2.MetricPoint(key=point.key, value=point.value, step=point.step, time=_timestamp(point.time))
+    return run_pb2.MetricPoint(
+        key=point.key, value=point.value, step=point.step, time=_timestamp(point.time), epoch=point.epoch
+    )
 
 
 def progress_from_proto(progress: run_pb2.Progress) -> Progress:
@@ -158,16 +255,32 @@ def progress_from_proto(progress: run_pb2.Progress) -> Progress:
 def _spec_to_proto(spec: RunSpec) -> run_pb2.RunSpec:
     proto = run_pb2.RunSpec(
         recipe=spec.recipe,
-        dataset=spec.dataset_version.split("/", 2)[2],
+        dataset=_in_project(spec.dataset_version),
         resources=_resources_to_proto(spec),
         seed=spec.seed,
         model=spec.model,
         checkpoint_steps=spec.checkpoint_steps,
         max_restarts=spec.max_restarts,
         description=spec.description,
+        command=spec.command,
+        code=_in_project(spec.code_version),
+        datasets={key: _in_project(version) for key, version in spec.dataset_versions.items()},
+        environment=spec.environment,
+        stop_grace=_duration(spec.stop_grace_seconds),
     )
     proto.hyperparameters.update(dict(spec.hyperparameters))
     return proto
+
+
+def _in_project(version: str) -> str:
+    """`datasets/{dataset}/versions/{version}` of a full name."""
+    return version.split("/", 2)[2] if version else ""
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(seconds=seconds))
+    return duration
 
 
 def _resources_to_proto(spec: RunSpec) -> resources_pb2.Resources:

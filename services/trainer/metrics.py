@@ -20,6 +20,8 @@ class Point:
     value: float
     step: int
     time: datetime
+    epoch: int = 0
+    """The attempt that measured it."""
 
 
 def check(points: list[Point]) -> list[Point]:

@@ -76,9 +76,10 @@ class Reconciler:
 
     async def _create_job(self, run: Run) -> None:
         """Record where the run gets its data, then hand it to the scheduler. Both may repeat."""
-        edge = data_service_pb2.LineageEdge(
-            source=run.spec.dataset_version, target=str(run.name), relation="input"
-        )
+        edges = [
+            data_service_pb2.LineageEdge(source=version, target=str(run.name), relation="input")
+            for version in run.spec.inputs
+        ]
         parent = f"projects/{run.name.project}"
         request = scheduler_service_pb2.CreateJobRequest(
             parent=parent,
@@ -87,7 +88,10 @@ class Reconciler:
             request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run.name}/job/{run.create_time.isoformat()}")),
         )
         with telemetry.span("hand to scheduler", traceparent=run.traceparent):
-            await self._data.RecordLineage(data_service_pb2.RecordLineageRequest(parent=parent, edges=[edge]))
+            if edges:
+                await self._data.RecordLineage(
+                    data_service_pb2.RecordLineageRequest(parent=parent, edges=edges)
+                )
             try:
                 await self._scheduler.CreateJob(request)
             except AlreadyExists:

@@ -4,18 +4,22 @@ A run follows its scheduler job; what the job cannot know (what was trained, res
 training process of the newest attempt. Reports of an older attempt are refused.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 from aios.errors import AlreadyExists, FailedPrecondition, NotFound, StaleEpoch
 from aios.names import JobName, RunName
-from services.trainer.catalog import Value
 
 CPU_MILLIS, MEMORY_BYTES = 1000, 1 << 30  # of a run that asks for nothing
-MAX_RESTARTS = 2  # of a run that says nothing
+MAX_RESTARTS, MAX_RESTARTS_COMMAND = (
+    2,
+    0,
+)  # of a run that says nothing: a script that fails mostly fails again
+STOP_GRACE = timedelta(seconds=10)  # the same
 
 
 class RunNotFound(NotFound):
@@ -78,8 +82,10 @@ class RunSpec:
     """What to train, on what, with what. Everything is filled in: nothing is left to a default of the day."""
 
     recipe: str
+    """Empty where it has a command."""
     dataset_version: str
-    hyperparameters: Mapping[str, Value]
+    """Empty where it has none."""
+    hyperparameters: Mapping[str, Any]
     cpu_millis: int = CPU_MILLIS
     memory_bytes: int = MEMORY_BYTES
     accelerators: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -88,6 +94,20 @@ class RunSpec:
     checkpoint_steps: int = 0
     max_restarts: int = MAX_RESTARTS
     description: str = ""
+    command: Sequence[str] = ()
+    """Program and arguments of the caller's own."""
+    code_version: str = ""
+    """The dataset version that holds the command's code."""
+    dataset_versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """More data of a command, by name."""
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    stop_grace_seconds: float = STOP_GRACE.total_seconds()
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Everything that it reads, as versions."""
+        named = (self.dataset_version, self.code_version, *self.dataset_versions.values())
+        return [version for version in dict.fromkeys(named) if version]
 
 
 @dataclass(frozen=True)
@@ -124,6 +144,7 @@ class Run:
     """Serialised ModelOutput of the completion, kept until it is registered."""
     completed: bool = False
     model_version: str = ""
+    outputs_version: str = ""
     exit_code: int | None = None
     end_time: datetime | None = None
 
@@ -209,8 +230,12 @@ def cancel(run: Run, now: datetime) -> Run:
     )
 
 
-def begin(run: Run, epoch: int, restored_step: int, now: datetime) -> Run:
-    """The run taken over by the training process of attempt `epoch`, from `restored_step` on."""
+def begin(run: Run, epoch: int, restored_step: int, metrics: Mapping[str, float], now: datetime) -> Run:
+    """The run taken over by the training process of attempt `epoch`, from `restored_step` on.
+
+    Args:
+        metrics: The newest of those that were measured up to that step.
+    """
     check_epoch(run, epoch)
     state = State.RUNNING if State.RUNNING in NEXT[run.state] else run.state
     return replace(
@@ -221,6 +246,7 @@ def begin(run: Run, epoch: int, restored_step: int, now: datetime) -> Run:
         epoch=epoch,
         job_epoch=max(epoch, run.job_epoch),
         progress=replace(run.progress, step=restored_step, phase="start"),
+        metrics=MappingProxyType(dict(metrics)),
         update_time=now,
     )
 
@@ -238,12 +264,12 @@ def report(
     )
 
 
-def complete(run: Run, epoch: int, output: bytes, now: datetime) -> Run:
+def complete(run: Run, epoch: int, output: bytes, outputs_version: str, now: datetime) -> Run:
     """The run with what it made. The first completion counts."""
     if run.completed:
         return run
     check_epoch(run, epoch)
-    return replace(run, completed=True, output=output, update_time=now)
+    return replace(run, completed=True, output=output, outputs_version=outputs_version, update_time=now)
 
 
 def register(run: Run, model_version: str, now: datetime) -> Run:

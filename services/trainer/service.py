@@ -2,10 +2,12 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
 
-from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
-from aios.errors import InvalidArgument, NotFound
+from aios.common.v1 import file_pb2
+from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, model_pb2
+from aios.errors import AlreadyExists, InvalidArgument, NotFound
 from aios.names import RunName, check_id, new_id, project_of
 from aios.records import Database, Feed, Tx
 from aios.runtime import telemetry
@@ -17,6 +19,10 @@ from services.trainer.metrics import Point
 from services.trainer.runs import FINAL, Progress, Run, State
 
 RUN_ID_LENGTH_MAX = 40  # leaves room for the prefixes of what is named after a run
+CODE_FILE = "code.tar"
+"""What a version of code holds; `aios.code` packs and unpacks it."""
+OUTPUTS = "run-outputs"
+"""The dataset of a project whose versions are what its runs left behind."""
 WATCH_SECONDS = 1.0  # how often a watcher looks by itself, where another process took the report
 
 
@@ -40,8 +46,7 @@ class Trainer:
         check_id(project, "parent")
         run_id = request.run_id or new_id("run")
         check_id(run_id, "run_id", RUN_ID_LENGTH_MAX)
-        version = await self._dataset_version(project, request.run.spec)
-        spec = mapping.spec_from_proto(request.run.spec, version)
+        spec = mapping.spec_from_proto(request.run.spec, await self._versions(project, request.run.spec))
         now = self._clock.now()
         run = Run(
             name=RunName(project, run_id),
@@ -78,8 +83,9 @@ class Trainer:
 
         def write(tx: Tx) -> Run:
             before = store.get(tx, name)
-            after = runs.begin(before, epoch, restored_step, self._clock.now())
-            store.rewind(tx, name, restored_step)
+            runs.check_epoch(before, epoch)
+            metrics = store.rewind(tx, name, restored_step)
+            after = runs.begin(before, epoch, restored_step, metrics, self._clock.now())
             return store.save(tx, before, after)
 
         return await self._write(write)
@@ -96,14 +102,43 @@ class Trainer:
 
         return (await self._write(write)).state is State.STOPPING
 
-    async def complete(self, name: RunName, epoch: int, output: run_pb2.ModelOutput | None) -> Run:
-        """Store what the run made, and register it."""
+    async def complete(
+        self,
+        name: RunName,
+        epoch: int,
+        output: run_pb2.ModelOutput | None,
+        outputs: Sequence[file_pb2.File] = (),
+    ) -> Run:
+        """Store what the run made, and register it. The first completion counts."""
         before = await self.get(name)
+        if before.completed:
+            return await self.register(before)
         if before.spec.model and output is None:
             raise InvalidArgument.of("model", f"the run registers {before.spec.model}: send what it made")
+        runs.check_epoch(before, epoch)
         body = output.SerializeToString() if output is not None else b""
-        completed = await self._change(name, lambda run: runs.complete(run, epoch, body, self._clock.now()))
+        version = await self._keep(before, outputs) if outputs else ""
+        completed = await self._change(
+            name, lambda run: runs.complete(run, epoch, body, version, self._clock.now())
+        )
         return await self.register(completed)
+
+    async def _keep(self, run: Run, outputs: Sequence[file_pb2.File]) -> str:
+        """Commit what a run leaves behind as a version of the project's dataset for it. May repeat."""
+        project = f"projects/{run.name.project}"
+        dataset = f"{project}/datasets/{OUTPUTS}"
+        made = dataset_pb2.Dataset(description="What runs left behind.")
+        with suppress(AlreadyExists):
+            await self._data.CreateDataset(
+                data_service_pb2.CreateDatasetRequest(parent=project, dataset_id=OUTPUTS, dataset=made)
+            )
+        content = dataset_pb2.DatasetVersion(files=outputs, message=str(run.name))
+        version = await self._data.CreateDatasetVersion(
+            data_service_pb2.CreateDatasetVersionRequest(parent=dataset, dataset_version=content)
+        )
+        edge = data_service_pb2.LineageEdge(source=str(run.name), target=version.name, relation="produced")
+        await self._data.RecordLineage(data_service_pb2.RecordLineageRequest(parent=project, edges=[edge]))
+        return version.name
 
     async def register(self, run: Run) -> Run:
         """Register a completed run's model, once, whoever asks how often."""
@@ -149,18 +184,23 @@ class Trainer:
                 return
             await _first(reported.wait(), self.feed.wait(revision), seconds=WATCH_SECONDS)
 
-    async def _dataset_version(self, project: str, spec: run_pb2.RunSpec) -> str:
-        asked = mapping.dataset_version_asked(project, spec.dataset)
-        try:
-            found = await self._data.GetDatasetVersion(
-                data_service_pb2.GetDatasetVersionRequest(name=str(asked))
-            )
-        except NotFound:
-            raise InvalidArgument.of(
-                "spec.dataset",
-                f"{asked} does not exist: push it first, or see what `aios dataset list` shows",
-            ) from None
-        return found.name
+    async def _versions(self, project: str, spec: run_pb2.RunSpec) -> dict[str, str]:
+        """What every dataset that the spec names means now, so that it means the same for ever."""
+        versions = {}
+        for field, asked in mapping.versions_asked(project, spec).items():
+            try:
+                found = await self._data.GetDatasetVersion(
+                    data_service_pb2.GetDatasetVersionRequest(name=str(asked))
+                )
+            except NotFound:
+                raise InvalidArgument.of(
+                    f"spec.{field}",
+                    f"{asked} does not exist: push it first, or see what `aios dataset list` shows",
+                ) from None
+            if field == "code" and [file.path for file in found.files] != [CODE_FILE]:
+                raise InvalidArgument.of("spec.code", f"{asked} must hold one file, {CODE_FILE}")
+            versions[field] = found.name
+        return versions
 
     async def _change(self, name: RunName, change: runs.Change) -> Run:
         def write(tx: Tx) -> Run:

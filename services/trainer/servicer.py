@@ -75,7 +75,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     ) -> trainer_service_pb2.ReportMetricsResponse:
         name = _own_run(request.name, request.epoch)
         progress = mapping.progress_from_proto(request.progress) if request.HasField("progress") else None
-        points = mapping.points_from_proto(request.points)
+        points = mapping.points_from_proto(request.points, request.epoch)
         should_stop = await self._trainer.report(name, request.epoch, points, progress)
         return trainer_service_pb2.ReportMetricsResponse(should_stop=should_stop)
 
@@ -83,7 +83,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         name = _own_run(request.name, request.epoch)
         output = request.model if request.HasField("model") else None
         # A caller that hangs up must not leave the registration half-done for the reconciler to find.
-        run = await asyncio.shield(self._trainer.complete(name, request.epoch, output))
+        run = await asyncio.shield(self._trainer.complete(name, request.epoch, output, request.outputs))
         return mapping.run_to_proto(run)
 
 

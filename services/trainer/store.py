@@ -58,6 +58,7 @@ runs = Table(
     Column("completed", Boolean, nullable=False),
     Column("output", LargeBinary, nullable=False),
     Column("model_version", String(255), nullable=False),
+    Column("outputs_version", String(255), nullable=False, server_default=""),
     Column("exit_code", Integer),
     Column("create_time", UtcTime, nullable=False),
     Column("update_time", UtcTime, nullable=False),
@@ -77,6 +78,7 @@ metric_points = Table(
     Column("step", BigInteger, nullable=False),
     Column("value", Float(53), nullable=False),
     Column("time", UtcTime, nullable=False),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
     Index("metric_points_once", "project", "run", "key", "step", unique=True),
     sqlite_autoincrement=True,  # a rewound point's id is not given to another
 )
@@ -147,13 +149,24 @@ def add_points(tx: Tx, name: RunName, points: Iterable[Point]) -> None:
                 step=point.step,
                 value=point.value,
                 time=point.time,
+                epoch=point.epoch,
             )
         )
 
 
-def rewind(tx: Tx, name: RunName, step: int) -> None:
-    """Forget the points after `step`: they will be measured again."""
+def rewind(tx: Tx, name: RunName, step: int) -> dict[str, float]:
+    """Forget the points after `step`: they will be measured again. Returns the newest value of each that stays."""
     tx.execute(delete(metric_points).where(*_points_of(name), metric_points.c.step > step))
+    newest = (
+        select(metric_points.c.key, func.max(metric_points.c.step).label("step"))
+        .where(*_points_of(name))
+        .group_by(metric_points.c.key)
+        .subquery()
+    )
+    found = select(metric_points.c.key, metric_points.c.value).where(
+        *_points_of(name), metric_points.c.key == newest.c.key, metric_points.c.step == newest.c.step
+    )
+    return {row.key: row.value for row in tx.execute(found)}
 
 
 def points_after(tx: Tx, name: RunName, after: int, limit: int = METRICS_PAGE) -> tuple[list[Point], int]:
@@ -199,6 +212,9 @@ def _columns(run: Run) -> Mapping[str, Any]:
             **vars(run.spec),
             "hyperparameters": dict(run.spec.hyperparameters),
             "accelerators": dict(run.spec.accelerators),
+            "command": list(run.spec.command),
+            "dataset_versions": dict(run.spec.dataset_versions),
+            "environment": dict(run.spec.environment),
         },
         "state": run.state.value,
         "progress": asdict(run.progress),
@@ -217,6 +233,7 @@ def _columns(run: Run) -> Mapping[str, Any]:
                 "completed",
                 "output",
                 "model_version",
+                "outputs_version",
                 "exit_code",
                 "create_time",
                 "update_time",
@@ -230,7 +247,7 @@ def _run(row: Row[Any]) -> Run:
     values = dict(row._mapping)
     return Run(
         name=RunName(values.pop("project"), values.pop("run")),
-        spec=RunSpec(**values.pop("spec")),
+        spec=_spec(values.pop("spec")),
         state=State(values.pop("state")),
         progress=Progress(**values.pop("progress")),
         metrics=MappingProxyType(values.pop("metrics")),
@@ -238,5 +255,9 @@ def _run(row: Row[Any]) -> Run:
     )
 
 
+def _spec(stored: dict[str, Any]) -> RunSpec:
+    return RunSpec(**{**stored, "command": tuple(stored.get("command", ()))})
+
+
 def _point(row: Row[Any]) -> Point:
-    return Point(row.key, row.value, row.step, row.time)
+    return Point(row.key, row.value, row.step, row.time, row.epoch)

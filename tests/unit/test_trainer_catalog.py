@@ -72,9 +72,9 @@ def test_what_is_no_dataset_of_the_project_is_refused(text: str) -> None:
 
 def test_a_spec_survives_its_way_out_and_in() -> None:
     asked = run_pb2.RunSpec(recipe="image_classifier", dataset="datasets/d", model="m", seed=7)
-    spec = mapping.spec_from_proto(asked, "projects/p/datasets/d/versions/v")
+    spec = mapping.spec_from_proto(asked, {"dataset": "projects/p/datasets/d/versions/v"})
     assert spec.max_restarts == 2
-    assert mapping.spec_from_proto(mapping._spec_to_proto(spec), spec.dataset_version) == spec
+    assert mapping.spec_from_proto(mapping._spec_to_proto(spec), {"dataset": spec.dataset_version}) == spec
 
 
 @pytest.mark.parametrize(

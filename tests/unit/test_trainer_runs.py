@@ -29,7 +29,7 @@ def test_a_job_that_ends_well_without_a_result_is_a_failed_run() -> None:
 
 def test_a_run_succeeds_only_once_its_model_is_registered() -> None:
     done = JobNews(State.SUCCEEDED, 1, exit_code=0)
-    completed = runs.complete(runs.begin(RUN, 1, 0, NOW), 1, b"model", NOW)
+    completed = runs.complete(runs.begin(RUN, 1, 0, {}, NOW), 1, b"model", "", NOW)
     waiting = runs.follow(completed, done, NOW)
     assert (waiting.state, waiting.reason) == (State.RUNNING, "REGISTERING")
     registered = runs.register(waiting, "projects/p/models/m/versions/1", NOW)
@@ -38,7 +38,7 @@ def test_a_run_succeeds_only_once_its_model_is_registered() -> None:
 
 def test_a_run_without_a_model_needs_no_registration() -> None:
     bare = replace(RUN, spec=replace(SPEC, model=""))
-    completed = runs.complete(runs.begin(bare, 1, 0, NOW), 1, b"", NOW)
+    completed = runs.complete(runs.begin(bare, 1, 0, {}, NOW), 1, b"", "", NOW)
     assert runs.follow(completed, JobNews(State.SUCCEEDED, 1), NOW).state is State.SUCCEEDED
 
 
@@ -49,30 +49,30 @@ def test_news_of_an_older_attempt_or_an_older_change_is_ignored() -> None:
 
 
 def test_an_older_attempt_is_told_to_stop_and_changes_nothing() -> None:
-    run = runs.begin(RUN, 2, 0, NOW)
+    run = runs.begin(RUN, 2, 0, {}, NOW)
     with pytest.raises(StaleEpoch):
         runs.report(run, 1, {"loss": 1.0}, None, NOW)
     with pytest.raises(StaleEpoch):
-        runs.begin(run, 1, 0, NOW)
+        runs.begin(run, 1, 0, {}, NOW)
     with pytest.raises(StaleEpoch):
-        runs.complete(run, 1, b"", NOW)
+        runs.complete(run, 1, b"", "", NOW)
 
 
 def test_the_attempt_that_the_scheduler_has_given_up_is_stale_before_the_next_has_begun() -> None:
-    begun = runs.begin(RUN, 1, 0, NOW)
+    begun = runs.begin(RUN, 1, 0, {}, NOW)
     requeued = runs.follow(begun, JobNews(State.STARTING, 2), NOW)
     with pytest.raises(StaleEpoch):
         runs.report(requeued, 1, {"loss": 1.0}, None, NOW)
 
 
 def test_the_first_completion_counts() -> None:
-    run = runs.complete(runs.begin(RUN, 1, 0, NOW), 1, b"first", NOW)
-    assert runs.complete(run, 1, b"second", NOW).output == b"first"
+    run = runs.complete(runs.begin(RUN, 1, 0, {}, NOW), 1, b"first", "", NOW)
+    assert runs.complete(run, 1, b"second", "", NOW).output == b"first"
 
 
 def test_a_restart_goes_back_to_its_checkpoint() -> None:
-    run = runs.report(runs.begin(RUN, 1, 0, NOW), 1, {"loss": 0.5}, Progress(90, 100, "train"), NOW)
-    assert runs.begin(run, 2, 50, NOW).progress.step == 50
+    run = runs.report(runs.begin(RUN, 1, 0, {}, NOW), 1, {"loss": 0.5}, Progress(90, 100, "train"), NOW)
+    assert runs.begin(run, 2, 50, {}, NOW).progress.step == 50
 
 
 def test_a_cancelled_run_without_a_job_ends_at_once_and_one_with_a_job_when_the_job_has() -> None:
@@ -109,7 +109,7 @@ def test_whatever_comes_in_whatever_order_states_follow_the_table_and_an_end_is_
             run = runs.follow(run, step, NOW)
         elif isinstance(step, int):
             try:
-                run = runs.begin(run, step, 0, NOW)
+                run = runs.begin(run, step, 0, {}, NOW)
             except (StaleEpoch, RunEnded):
                 continue
         else:

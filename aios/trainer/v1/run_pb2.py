@@ -26,11 +26,12 @@ from aios.common.v1 import file_pb2 as aios_dot_common_dot_v1_dot_file__pb2
 from aios.common.v1 import resources_pb2 as aios_dot_common_dot_v1_dot_resources__pb2
 from aios.common.v1 import tensor_pb2 as aios_dot_common_dot_v1_dot_tensor__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ios/trainer/v1/run.proto\x12\x0f\x61ios.trainer.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1e\x61ios/common/v1/resources.proto\x1a\x1b\x61ios/common/v1/tensor.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x06\n\x03Run\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x18.aios.trainer.v1.RunSpecB\x04\xe2\x41\x01\x02\x12/\n\x05state\x18\x03 \x01(\x0e\x32\x1a.aios.trainer.v1.Run.StateB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cstate_reason\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rstate_message\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03job\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65poch\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\x08progress\x18\x08 \x01(\x0b\x32\x19.aios.trainer.v1.ProgressB\x04\xe2\x41\x01\x03\x12\x38\n\x07metrics\x18\t \x03(\x0b\x32!.aios.trainer.v1.Run.MetricsEntryB\x04\xe2\x41\x01\x03\x12\x1b\n\rmodel_version\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\texit_code\x18\x0b \x01(\x05\x42\x04\xe2\x41\x01\x03H\x00\x88\x01\x01\x12\x16\n\x08trace_id\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reator\x18\x10 \x01(\tB\x04\xe2\x41\x01\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa7\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x12\n\x0eSTATE_STARTING\x10\x02\x12\x11\n\rSTATE_RUNNING\x10\x03\x12\x12\n\x0eSTATE_STOPPING\x10\x04\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x05\x12\x10\n\x0cSTATE_FAILED\x10\x06\x12\x13\n\x0fSTATE_CANCELLED\x10\x07\x42\x0c\n\n_exit_code\"\xb8\x02\n\x07RunSpec\x12\x14\n\x06recipe\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x36\n\x0fhyperparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12\x32\n\tresources\x18\x04 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x01\x12\x12\n\x04seed\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05model\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10\x63heckpoint_steps\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x0cmax_restarts\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x19\n\x0b\x64\x65scription\x18\t \x01(\tB\x04\xe2\x41\x01\x01\x42\x0f\n\r_max_restarts\"<\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\r\n\x05phase\x18\x03 \x01(\t\"y\n\x0bMetricPoint\x12\x11\n\x03key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05value\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04step\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\"\xde\x01\n\x0bModelOutput\x12)\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x14.aios.common.v1.FileB\x04\xe2\x41\x01\x02\x12\x32\n\tsignature\x18\x02 \x01(\x0b\x32\x19.aios.common.v1.SignatureB\x04\xe2\x41\x01\x02\x12@\n\x07metrics\x18\x03 \x03(\x0b\x32).aios.trainer.v1.ModelOutput.MetricsEntryB\x04\xe2\x41\x01\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42Q\n\x13\x64\x65v.aios.trainer.v1P\x01Z&aios.dev/gen/aios/trainer/v1;trainerv1\xaa\x02\x0f\x41ios.Trainer.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ios/trainer/v1/run.proto\x12\x0f\x61ios.trainer.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1e\x61ios/common/v1/resources.proto\x1a\x1b\x61ios/common/v1/tensor.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x06\n\x03Run\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x18.aios.trainer.v1.RunSpecB\x04\xe2\x41\x01\x02\x12/\n\x05state\x18\x03 \x01(\x0e\x32\x1a.aios.trainer.v1.Run.StateB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cstate_reason\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rstate_message\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03job\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65poch\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\x08progress\x18\x08 \x01(\x0b\x32\x19.aios.trainer.v1.ProgressB\x04\xe2\x41\x01\x03\x12\x38\n\x07metrics\x18\t \x03(\x0b\x32!.aios.trainer.v1.Run.MetricsEntryB\x04\xe2\x41\x01\x03\x12\x1b\n\rmodel_version\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\texit_code\x18\x0b \x01(\x05\x42\x04\xe2\x41\x01\x03H\x00\x88\x01\x01\x12\x16\n\x08trace_id\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reator\x18\x10 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07outputs\x18\x11 \x01(\tB\x04\xe2\x41\x01\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa7\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x12\n\x0eSTATE_STARTING\x10\x02\x12\x11\n\rSTATE_RUNNING\x10\x03\x12\x12\n\x0eSTATE_STOPPING\x10\x04\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x05\x12\x10\n\x0cSTATE_FAILED\x10\x06\x12\x13\n\x0fSTATE_CANCELLED\x10\x07\x42\x0c\n\n_exit_code\"\x83\x05\n\x07RunSpec\x12\x14\n\x06recipe\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x36\n\x0fhyperparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12\x32\n\tresources\x18\x04 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x01\x12\x12\n\x04seed\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05model\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10\x63heckpoint_steps\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x0cmax_restarts\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x19\n\x0b\x64\x65scription\x18\t \x01(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x63ommand\x18\n \x03(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x63ode\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12>\n\x08\x64\x61tasets\x18\x0c \x03(\x0b\x32&.aios.trainer.v1.RunSpec.DatasetsEntryB\x04\xe2\x41\x01\x01\x12\x44\n\x0b\x65nvironment\x18\r \x03(\x0b\x32).aios.trainer.v1.RunSpec.EnvironmentEntryB\x04\xe2\x41\x01\x01\x12\x33\n\nstop_grace\x18\x0e \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x1a/\n\rDatasetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_max_restarts\"<\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\r\n\x05phase\x18\x03 \x01(\t\"\x8e\x01\n\x0bMetricPoint\x12\x11\n\x03key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05value\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04step\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\"\xde\x01\n\x0bModelOutput\x12)\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x14.aios.common.v1.FileB\x04\xe2\x41\x01\x02\x12\x32\n\tsignature\x18\x02 \x01(\x0b\x32\x19.aios.common.v1.SignatureB\x04\xe2\x41\x01\x02\x12@\n\x07metrics\x18\x03 \x03(\x0b\x32).aios.trainer.v1.ModelOutput.MetricsEntryB\x04\xe2\x41\x01\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42Q\n\x13\x64\x65v.aios.trainer.v1P\x01Z&aios.dev/gen/aios/trainer/v1;trainerv1\xaa\x02\x0f\x41ios.Trainer.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,10 +73,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUN'].fields_by_name['end_time']._serialized_options = b'\342A\001\003'
   _globals['_RUN'].fields_by_name['creator']._loaded_options = None
   _globals['_RUN'].fields_by_name['creator']._serialized_options = b'\342A\001\003'
+  _globals['_RUN'].fields_by_name['outputs']._loaded_options = None
+  _globals['_RUN'].fields_by_name['outputs']._serialized_options = b'\342A\001\003'
+  _globals['_RUNSPEC_DATASETSENTRY']._loaded_options = None
+  _globals['_RUNSPEC_DATASETSENTRY']._serialized_options = b'8\001'
+  _globals['_RUNSPEC_ENVIRONMENTENTRY']._loaded_options = None
+  _globals['_RUNSPEC_ENVIRONMENTENTRY']._serialized_options = b'8\001'
   _globals['_RUNSPEC'].fields_by_name['recipe']._loaded_options = None
-  _globals['_RUNSPEC'].fields_by_name['recipe']._serialized_options = b'\342A\001\002'
+  _globals['_RUNSPEC'].fields_by_name['recipe']._serialized_options = b'\342A\001\001'
   _globals['_RUNSPEC'].fields_by_name['dataset']._loaded_options = None
-  _globals['_RUNSPEC'].fields_by_name['dataset']._serialized_options = b'\342A\001\002'
+  _globals['_RUNSPEC'].fields_by_name['dataset']._serialized_options = b'\342A\001\001'
   _globals['_RUNSPEC'].fields_by_name['hyperparameters']._loaded_options = None
   _globals['_RUNSPEC'].fields_by_name['hyperparameters']._serialized_options = b'\342A\001\001'
   _globals['_RUNSPEC'].fields_by_name['resources']._loaded_options = None
@@ -90,6 +97,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSPEC'].fields_by_name['max_restarts']._serialized_options = b'\342A\001\001'
   _globals['_RUNSPEC'].fields_by_name['description']._loaded_options = None
   _globals['_RUNSPEC'].fields_by_name['description']._serialized_options = b'\342A\001\001'
+  _globals['_RUNSPEC'].fields_by_name['command']._loaded_options = None
+  _globals['_RUNSPEC'].fields_by_name['command']._serialized_options = b'\342A\001\001'
+  _globals['_RUNSPEC'].fields_by_name['code']._loaded_options = None
+  _globals['_RUNSPEC'].fields_by_name['code']._serialized_options = b'\342A\001\001'
+  _globals['_RUNSPEC'].fields_by_name['datasets']._loaded_options = None
+  _globals['_RUNSPEC'].fields_by_name['datasets']._serialized_options = b'\342A\001\001'
+  _globals['_RUNSPEC'].fields_by_name['environment']._loaded_options = None
+  _globals['_RUNSPEC'].fields_by_name['environment']._serialized_options = b'\342A\001\001'
+  _globals['_RUNSPEC'].fields_by_name['stop_grace']._loaded_options = None
+  _globals['_RUNSPEC'].fields_by_name['stop_grace']._serialized_options = b'\342A\001\001'
   _globals['_METRICPOINT'].fields_by_name['key']._loaded_options = None
   _globals['_METRICPOINT'].fields_by_name['key']._serialized_options = b'\342A\001\002'
   _globals['_METRICPOINT'].fields_by_name['value']._loaded_options = None
@@ -98,6 +115,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METRICPOINT'].fields_by_name['step']._serialized_options = b'\342A\001\002'
   _globals['_METRICPOINT'].fields_by_name['time']._loaded_options = None
   _globals['_METRICPOINT'].fields_by_name['time']._serialized_options = b'\342A\001\002'
+  _globals['_METRICPOINT'].fields_by_name['epoch']._loaded_options = None
+  _globals['_METRICPOINT'].fields_by_name['epoch']._serialized_options = b'\342A\001\003'
   _globals['_MODELOUTPUT_METRICSENTRY']._loaded_options = None
   _globals['_MODELOUTPUT_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_MODELOUTPUT'].fields_by_name['files']._loaded_options = None
@@ -106,20 +125,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELOUTPUT'].fields_by_name['signature']._serialized_options = b'\342A\001\002'
   _globals['_MODELOUTPUT'].fields_by_name['metrics']._loaded_options = None
   _globals['_MODELOUTPUT'].fields_by_name['metrics']._serialized_options = b'\342A\001\001'
-  _globals['_RUN']._serialized_start=231
-  _globals['_RUN']._serialized_end=1057
-  _globals['_RUN_METRICSENTRY']._serialized_start=827
-  _globals['_RUN_METRICSENTRY']._serialized_end=873
-  _globals['_RUN_STATE']._serialized_start=876
-  _globals['_RUN_STATE']._serialized_end=1043
-  _globals['_RUNSPEC']._serialized_start=1060
-  _globals['_RUNSPEC']._serialized_end=1372
-  _globals['_PROGRESS']._serialized_start=1374
-  _globals['_PROGRESS']._serialized_end=1434
-  _globals['_METRICPOINT']._serialized_start=1436
-  _globals['_METRICPOINT']._serialized_end=1557
-  _globals['_MODELOUTPUT']._serialized_start=1560
-  _globals['_MODELOUTPUT']._serialized_end=1782
-  _globals['_MODELOUTPUT_METRICSENTRY']._serialized_start=827
-  _globals['_MODELOUTPUT_METRICSENTRY']._serialized_end=873
+  _globals['_RUN']._serialized_start=263
+  _globals['_RUN']._serialized_end=1112
+  _globals['_RUN_METRICSENTRY']._serialized_start=882
+  _globals['_RUN_METRICSENTRY']._serialized_end=928
+  _globals['_RUN_STATE']._serialized_start=931
+  _globals['_RUN_STATE']._serialized_end=1098
+  _globals['_RUNSPEC']._serialized_start=1115
+  _globals['_RUNSPEC']._serialized_end=1758
+  _globals['_RUNSPEC_DATASETSENTRY']._serialized_start=1642
+  _globals['_RUNSPEC_DATASETSENTRY']._serialized_end=1689
+  _globals['_RUNSPEC_ENVIRONMENTENTRY']._serialized_start=1691
+  _globals['_RUNSPEC_ENVIRONMENTENTRY']._serialized_end=1741
+  _globals['_PROGRESS']._serialized_start=1760
+  _globals['_PROGRESS']._serialized_end=1820
+  _globals['_METRICPOINT']._serialized_start=1823
+  _globals['_METRICPOINT']._serialized_end=1965
+  _globals['_MODELOUTPUT']._serialized_start=1968
+  _globals['_MODELOUTPUT']._serialized_end=2190
+  _globals['_MODELOUTPUT_METRICSENTRY']._serialized_start=882
+  _globals['_MODELOUTPUT_METRICSENTRY']._serialized_end=928
 # @@protoc_insertion_point(module_scope)

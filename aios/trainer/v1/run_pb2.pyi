@@ -8,6 +8,7 @@ from aios.common.v1 import resources_pb2 as _resources_pb2
 from aios.common.v1 import tensor_pb2 as _tensor_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -109,6 +110,7 @@ class Run(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/runs/{run}`."""
     state: Global___Run.State.ValueType
@@ -127,6 +129,8 @@ class Run(_message.Message):
     trace_id: _builtins.str
     """The trace that shows it from submit to registration."""
     creator: _builtins.str
+    outputs: _builtins.str
+    """Everything it left in its output folder, as a dataset version of the project; empty where it left nothing."""
     @_builtins.property
     def spec(self) -> Global___RunSpec: ...
     @_builtins.property
@@ -160,10 +164,11 @@ class Run(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         creator: _builtins.str = ...,
+        outputs: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "create_time", b"create_time", "end_time", b"end_time", "exit_code", b"exit_code", "progress", b"progress", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "epoch", b"epoch", "exit_code", b"exit_code", "job", b"job", "metrics", b"metrics", "model_version", b"model_version", "name", b"name", "progress", b"progress", "spec", b"spec", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "trace_id", b"trace_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "epoch", b"epoch", "exit_code", b"exit_code", "job", b"job", "metrics", b"metrics", "model_version", b"model_version", "name", b"name", "outputs", b"outputs", "progress", b"progress", "spec", b"spec", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "trace_id", b"trace_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -177,6 +182,46 @@ class RunSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DatasetsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RECIPE_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
@@ -186,11 +231,16 @@ class RunSpec(_message.Message):
     CHECKPOINT_STEPS_FIELD_NUMBER: _builtins.int
     MAX_RESTARTS_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    STOP_GRACE_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
-    """A recipe of the platform, such as `image_classifier`."""
+    """A recipe of the platform, such as `image_classifier`. A run has either a recipe or a command."""
     dataset: _builtins.str
     """`datasets/{dataset}/versions/{version}` of the project, or `datasets/{dataset}` for the newest. Stored with the
-    version that it meant at submit.
+    version that it meant at submit. Required by recipes.
     """
     seed: _builtins.int
     """Equal seeds on equal hardware give equal models."""
@@ -199,16 +249,34 @@ class RunSpec(_message.Message):
     checkpoint_steps: _builtins.int
     """Steps between checkpoints; 0 leaves it to the recipe."""
     max_restarts: _builtins.int
-    """How often a failed attempt is started again from its last checkpoint. 2 where unset."""
+    """How often a failed attempt is started again from its last checkpoint. Where unset 2 for a recipe, 0 for a command."""
     description: _builtins.str
     """For people."""
+    code: _builtins.str
+    """The dataset version that holds the command's code: one file, `code.tar`. Its digest stands in the lineage."""
     @_builtins.property
     def hyperparameters(self) -> _struct_pb2.Struct:
-        """The recipe's own settings. An unknown one is INVALID_ARGUMENT."""
+        """The recipe's own settings, of which an unknown one is INVALID_ARGUMENT; or anything that a command reads."""
 
     @_builtins.property
     def resources(self) -> _resources_pb2.Resources:
         """1 cpu and 1 GiB where unset."""
+
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Program and arguments, started in the folder that `code` was unpacked into; not a shell line."""
+
+    @_builtins.property
+    def datasets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """More data for a command, by a name of lower-case letters, digits and `_`: AIOS_DATA_{NAME} is its folder."""
+
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Environment of a command, without secrets. Names that start with AIOS_ are the platform's."""
+
+    @_builtins.property
+    def stop_grace(self) -> _duration_pb2.Duration:
+        """Time between SIGTERM and SIGKILL: 10 s when unset."""
 
     def __init__(
         self,
@@ -222,10 +290,15 @@ class RunSpec(_message.Message):
         checkpoint_steps: _builtins.int = ...,
         max_restarts: _builtins.int | None = ...,
         description: _builtins.str = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        code: _builtins.str = ...,
+        datasets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        stop_grace: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "checkpoint_steps", b"checkpoint_steps", "dataset", b"dataset", "description", b"description", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "model", b"model", "recipe", b"recipe", "resources", b"resources", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "model", b"model", "recipe", b"recipe", "resources", b"resources", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_restarts: _TypeAlias = _typing.Literal["max_restarts"]  # noqa: Y015
     _WhichOneofArgType__max_restarts: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts"]  # noqa: Y015
@@ -272,9 +345,12 @@ class MetricPoint(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     value: _builtins.float
     step: _builtins.int
+    epoch: _builtins.int
+    """The attempt that measured it."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -284,10 +360,11 @@ class MetricPoint(_message.Message):
         value: _builtins.float = ...,
         step: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "step", b"step", "time", b"time", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "key", b"key", "step", b"step", "time", b"time", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aios.common.v1 import file_pb2 as aios_dot_common_dot_v1_dot_file__pb2
 from aios.common.v1 import options_pb2 as aios_dot_common_dot_v1_dot_options__pb2
 from aios.trainer.v1 import run_pb2 as aios_dot_trainer_dot_v1_dot_run__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aios/trainer/v1/trainer_service.proto\x12\x0f\x61ios.trainer.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x19\x61ios/trainer/v1/run.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"\x81\x01\n\x10\x43reateRunRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06run_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\'\n\x03run\x18\x03 \x01(\x0b\x32\x14.aios.trainer.v1.RunB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"#\n\rGetRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"Z\n\x0fListRunsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"a\n\x10ListRunsResponse\x12\"\n\x04runs\x18\x01 \x03(\x0b\x32\x14.aios.trainer.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"&\n\x10\x43\x61ncelRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x10WatchRunsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0estart_revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"P\n\x11WatchRunsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.aios.trainer.v1.RunEvent\x12\x10\n\x08revision\x18\x02 \x01(\x03\"M\n\x08RunEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12!\n\x03run\x18\x02 \x01(\x0b\x32\x14.aios.trainer.v1.Run\x12\x10\n\x08revision\x18\x03 \x01(\x03\"p\n\x12ListMetricsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"\\\n\x13ListMetricsResponse\x12,\n\x06points\x18\x01 \x03(\x0b\x32\x1c.aios.trainer.v1.MetricPoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x13WatchMetricsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"g\n\x14WatchMetricsResponse\x12!\n\x03run\x18\x01 \x01(\x0b\x32\x14.aios.trainer.v1.Run\x12,\n\x06points\x18\x02 \x03(\x0b\x32\x1c.aios.trainer.v1.MetricPoint\"[\n\x13\x42\x65ginAttemptRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x1b\n\rrestored_step\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\"\xa6\x01\n\x14ReportMetricsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x32\n\x06points\x18\x03 \x03(\x0b\x32\x1c.aios.trainer.v1.MetricPointB\x04\xe2\x41\x01\x01\x12\x31\n\x08progress\x18\x04 \x01(\x0b\x32\x19.aios.trainer.v1.ProgressB\x04\xe2\x41\x01\x01\",\n\x15ReportMetricsResponse\x12\x13\n\x0bshould_stop\x18\x01 \x01(\x08\"p\n\x12\x43ompleteRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x31\n\x05model\x18\x03 \x01(\x0b\x32\x1c.aios.trainer.v1.ModelOutputB\x04\xe2\x41\x01\x01\x32\xd9\x0b\n\x0eTrainerService\x12~\n\tCreateRun\x12!.aios.trainer.v1.CreateRunRequest\x1a\x14.aios.trainer.v1.Run\"8\xa2\xbb\x18\x0bruns.create\x82\xd3\xe4\x93\x02#\"\x1c/v1/{parent=projects/*}/runs:\x03run\x12s\n\x06GetRun\x12\x1e.aios.trainer.v1.GetRunRequest\x1a\x14.aios.trainer.v1.Run\"3\x90\x02\x01\xa2\xbb\x18\x08runs.get\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=projects/*/runs/*}\x12\x85\x01\n\x08ListRuns\x12 .aios.trainer.v1.ListRunsRequest\x1a!.aios.trainer.v1.ListRunsResponse\"4\x90\x02\x01\xa2\xbb\x18\truns.list\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{parent=projects/*}/runs\x12\x86\x01\n\tCancelRun\x12!.aios.trainer.v1.CancelRunRequest\x1a\x14.aios.trainer.v1.Run\"@\x90\x02\x02\xa2\xbb\x18\x0bruns.cancel\x82\xd3\xe4\x93\x02(\"#/v1/{name=projects/*/runs/*}:cancel:\x01*\x12\x91\x01\n\tWatchRuns\x12!.aios.trainer.v1.WatchRunsRequest\x1a\".aios.trainer.v1.WatchRunsResponse\";\x90\x02\x01\xa2\xbb\x18\nruns.watch\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/runs:watch0\x01\x12\x9b\x01\n\x0bListMetrics\x12#.aios.trainer.v1.ListMetricsRequest\x1a$.aios.trainer.v1.ListMetricsResponse\"A\x90\x02\x01\xa2\xbb\x18\x0cmetrics.list\x82\xd3\xe4\x93\x02(\x12&/v1/{parent=projects/*/runs/*}/metrics\x12\xa7\x01\n\x0cWatchMetrics\x12$.aios.trainer.v1.WatchMetricsRequest\x1a%.aios.trainer.v1.WatchMetricsResponse\"H\x90\x02\x01\xa2\xbb\x18\rmetrics.watch\x82\xd3\xe4\x93\x02.\x12,/v1/{parent=projects/*/runs/*}/metrics:watch0\x01\x12\x99\x01\n\x0c\x42\x65ginAttempt\x12$.aios.trainer.v1.BeginAttemptRequest\x1a\x14.aios.trainer.v1.Run\"M\x90\x02\x02\xa2\xbb\x18\x12run_attempts.begin\x82\xd3\xe4\x93\x02.\")/v1/{name=projects/*/runs/*}:beginAttempt:\x01*\x12\xaf\x01\n\rReportMetrics\x12%.aios.trainer.v1.ReportMetricsRequest\x1a&.aios.trainer.v1.ReportMetricsResponse\"O\x90\x02\x02\xa2\xbb\x18\x13run_attempts.report\x82\xd3\xe4\x93\x02/\"*/v1/{name=projects/*/runs/*}:reportMetrics:\x01*\x12\x96\x01\n\x0b\x43ompleteRun\x12#.aios.trainer.v1.CompleteRunRequest\x1a\x14.aios.trainer.v1.Run\"L\x90\x02\x02\xa2\xbb\x18\x15run_attempts.complete\x82\xd3\xe4\x93\x02*\"%/v1/{name=projects/*/runs/*}:complete:\x01*BQ\n\x13\x64\x65v.aios.trainer.v1P\x01Z&aios.dev/gen/aios/trainer/v1;trainerv1\xaa\x02\x0f\x41ios.Trainer.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aios/trainer/v1/trainer_service.proto\x12\x0f\x61ios.trainer.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1c\x61ios/common/v1/options.proto\x1a\x19\x61ios/trainer/v1/run.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"\x81\x01\n\x10\x43reateRunRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06run_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\'\n\x03run\x18\x03 \x01(\x0b\x32\x14.aios.trainer.v1.RunB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"#\n\rGetRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"Z\n\x0fListRunsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"a\n\x10ListRunsResponse\x12\"\n\x04runs\x18\x01 \x03(\x0b\x32\x14.aios.trainer.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"&\n\x10\x43\x61ncelRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x10WatchRunsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0estart_revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"P\n\x11WatchRunsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.aios.trainer.v1.RunEvent\x12\x10\n\x08revision\x18\x02 \x01(\x03\"M\n\x08RunEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12!\n\x03run\x18\x02 \x01(\x0b\x32\x14.aios.trainer.v1.Run\x12\x10\n\x08revision\x18\x03 \x01(\x03\"p\n\x12ListMetricsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"\\\n\x13ListMetricsResponse\x12,\n\x06points\x18\x01 \x03(\x0b\x32\x1c.aios.trainer.v1.MetricPoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x13WatchMetricsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"g\n\x14WatchMetricsResponse\x12!\n\x03run\x18\x01 \x01(\x0b\x32\x14.aios.trainer.v1.Run\x12,\n\x06points\x18\x02 \x03(\x0b\x32\x1c.aios.trainer.v1.MetricPoint\"[\n\x13\x42\x65ginAttemptRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x1b\n\rrestored_step\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\"\xa6\x01\n\x14ReportMetricsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x32\n\x06points\x18\x03 \x03(\x0b\x32\x1c.aios.trainer.v1.MetricPointB\x04\xe2\x41\x01\x01\x12\x31\n\x08progress\x18\x04 \x01(\x0b\x32\x19.aios.trainer.v1.ProgressB\x04\xe2\x41\x01\x01\",\n\x15ReportMetricsResponse\x12\x13\n\x0bshould_stop\x18\x01 \x01(\x08\"\x9d\x01\n\x12\x43ompleteRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x31\n\x05model\x18\x03 \x01(\x0b\x32\x1c.aios.trainer.v1.ModelOutputB\x04\xe2\x41\x01\x01\x12+\n\x07outputs\x18\x04 \x03(\x0b\x32\x14.aios.common.v1.FileB\x04\xe2\x41\x01\x01\x32\xd9\x0b\n\x0eTrainerService\x12~\n\tCreateRun\x12!.aios.trainer.v1.CreateRunRequest\x1a\x14.aios.trainer.v1.Run\"8\xa2\xbb\x18\x0bruns.create\x82\xd3\xe4\x93\x02#\"\x1c/v1/{parent=projects/*}/runs:\x03run\x12s\n\x06GetRun\x12\x1e.aios.trainer.v1.GetRunRequest\x1a\x14.aios.trainer.v1.Run\"3\x90\x02\x01\xa2\xbb\x18\x08runs.get\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=projects/*/runs/*}\x12\x85\x01\n\x08ListRuns\x12 .aios.trainer.v1.ListRunsRequest\x1a!.aios.trainer.v1.ListRunsResponse\"4\x90\x02\x01\xa2\xbb\x18\truns.list\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{parent=projects/*}/runs\x12\x86\x01\n\tCancelRun\x12!.aios.trainer.v1.CancelRunRequest\x1a\x14.aios.trainer.v1.Run\"@\x90\x02\x02\xa2\xbb\x18\x0bruns.cancel\x82\xd3\xe4\x93\x02(\"#/v1/{name=projects/*/runs/*}:cancel:\x01*\x12\x91\x01\n\tWatchRuns\x12!.aios.trainer.v1.WatchRunsRequest\x1a\".aios.trainer.v1.WatchRunsResponse\";\x90\x02\x01\xa2\xbb\x18\nruns.watch\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/runs:watch0\x01\x12\x9b\x01\n\x0bListMetrics\x12#.aios.trainer.v1.ListMetricsRequest\x1a$.aios.trainer.v1.ListMetricsResponse\"A\x90\x02\x01\xa2\xbb\x18\x0cmetrics.list\x82\xd3\xe4\x93\x02(\x12&/v1/{parent=projects/*/runs/*}/metrics\x12\xa7\x01\n\x0cWatchMetrics\x12$.aios.trainer.v1.WatchMetricsRequest\x1a%.aios.trainer.v1.WatchMetricsResponse\"H\x90\x02\x01\xa2\xbb\x18\rmetrics.watch\x82\xd3\xe4\x93\x02.\x12,/v1/{parent=projects/*/runs/*}/metrics:watch0\x01\x12\x99\x01\n\x0c\x42\x65ginAttempt\x12$.aios.trainer.v1.BeginAttemptRequest\x1a\x14.aios.trainer.v1.Run\"M\x90\x02\x02\xa2\xbb\x18\x12run_attempts.begin\x82\xd3\xe4\x93\x02.\")/v1/{name=projects/*/runs/*}:beginAttempt:\x01*\x12\xaf\x01\n\rReportMetrics\x12%.aios.trainer.v1.ReportMetricsRequest\x1a&.aios.trainer.v1.ReportMetricsResponse\"O\x90\x02\x02\xa2\xbb\x18\x13run_attempts.report\x82\xd3\xe4\x93\x02/\"*/v1/{name=projects/*/runs/*}:reportMetrics:\x01*\x12\x96\x01\n\x0b\x43ompleteRun\x12#.aios.trainer.v1.CompleteRunRequest\x1a\x14.aios.trainer.v1.Run\"L\x90\x02\x02\xa2\xbb\x18\x15run_attempts.complete\x82\xd3\xe4\x93\x02*\"%/v1/{name=projects/*/runs/*}:complete:\x01*BQ\n\x13\x64\x65v.aios.trainer.v1P\x01Z&aios.dev/gen/aios/trainer/v1;trainerv1\xaa\x02\x0f\x41ios.Trainer.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -88,6 +89,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETERUNREQUEST'].fields_by_name['epoch']._serialized_options = b'\342A\001\002'
   _globals['_COMPLETERUNREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_COMPLETERUNREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\001'
+  _globals['_COMPLETERUNREQUEST'].fields_by_name['outputs']._loaded_options = None
+  _globals['_COMPLETERUNREQUEST'].fields_by_name['outputs']._serialized_options = b'\342A\001\001'
   _globals['_TRAINERSERVICE'].methods_by_name['CreateRun']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['CreateRun']._serialized_options = b'\242\273\030\013runs.create\202\323\344\223\002#\"\034/v1/{parent=projects/*}/runs:\003run'
   _globals['_TRAINERSERVICE'].methods_by_name['GetRun']._loaded_options = None
@@ -108,38 +111,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINERSERVICE'].methods_by_name['ReportMetrics']._serialized_options = b'\220\002\002\242\273\030\023run_attempts.report\202\323\344\223\002/\"*/v1/{name=projects/*/runs/*}:reportMetrics:\001*'
   _globals['_TRAINERSERVICE'].methods_by_name['CompleteRun']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['CompleteRun']._serialized_options = b'\220\002\002\242\273\030\025run_attempts.complete\202\323\344\223\002*\"%/v1/{name=projects/*/runs/*}:complete:\001*'
-  _globals['_CREATERUNREQUEST']._serialized_start=179
-  _globals['_CREATERUNREQUEST']._serialized_end=308
-  _globals['_GETRUNREQUEST']._serialized_start=310
-  _globals['_GETRUNREQUEST']._serialized_end=345
-  _globals['_LISTRUNSREQUEST']._serialized_start=347
-  _globals['_LISTRUNSREQUEST']._serialized_end=437
-  _globals['_LISTRUNSRESPONSE']._serialized_start=439
-  _globals['_LISTRUNSRESPONSE']._serialized_end=536
-  _globals['_CANCELRUNREQUEST']._serialized_start=538
-  _globals['_CANCELRUNREQUEST']._serialized_end=576
-  _globals['_WATCHRUNSREQUEST']._serialized_start=578
-  _globals['_WATCHRUNSREQUEST']._serialized_end=648
-  _globals['_WATCHRUNSRESPONSE']._serialized_start=650
-  _globals['_WATCHRUNSRESPONSE']._serialized_end=730
-  _globals['_RUNEVENT']._serialized_start=732
-  _globals['_RUNEVENT']._serialized_end=809
-  _globals['_LISTMETRICSREQUEST']._serialized_start=811
-  _globals['_LISTMETRICSREQUEST']._serialized_end=923
-  _globals['_LISTMETRICSRESPONSE']._serialized_start=925
-  _globals['_LISTMETRICSRESPONSE']._serialized_end=1017
-  _globals['_WATCHMETRICSREQUEST']._serialized_start=1019
-  _globals['_WATCHMETRICSREQUEST']._serialized_end=1062
-  _globals['_WATCHMETRICSRESPONSE']._serialized_start=1064
-  _globals['_WATCHMETRICSRESPONSE']._serialized_end=1167
-  _globals['_BEGINATTEMPTREQUEST']._serialized_start=1169
-  _globals['_BEGINATTEMPTREQUEST']._serialized_end=1260
-  _globals['_REPORTMETRICSREQUEST']._serialized_start=1263
-  _globals['_REPORTMETRICSREQUEST']._serialized_end=1429
-  _globals['_REPORTMETRICSRESPONSE']._serialized_start=1431
-  _globals['_REPORTMETRICSRESPONSE']._serialized_end=1475
-  _globals['_COMPLETERUNREQUEST']._serialized_start=1477
-  _globals['_COMPLETERUNREQUEST']._serialized_end=1589
-  _globals['_TRAINERSERVICE']._serialized_start=1592
-  _globals['_TRAINERSERVICE']._serialized_end=3089
+  _globals['_CREATERUNREQUEST']._serialized_start=206
+  _globals['_CREATERUNREQUEST']._serialized_end=335
+  _globals['_GETRUNREQUEST']._serialized_start=337
+  _globals['_GETRUNREQUEST']._serialized_end=372
+  _globals['_LISTRUNSREQUEST']._serialized_start=374
+  _globals['_LISTRUNSREQUEST']._serialized_end=464
+  _globals['_LISTRUNSRESPONSE']._serialized_start=466
+  _globals['_LISTRUNSRESPONSE']._serialized_end=563
+  _globals['_CANCELRUNREQUEST']._serialized_start=565
+  _globals['_CANCELRUNREQUEST']._serialized_end=603
+  _globals['_WATCHRUNSREQUEST']._serialized_start=605
+  _globals['_WATCHRUNSREQUEST']._serialized_end=675
+  _globals['_WATCHRUNSRESPONSE']._serialized_start=677
+  _globals['_WATCHRUNSRESPONSE']._serialized_end=757
+  _globals['_RUNEVENT']._serialized_start=759
+  _globals['_RUNEVENT']._serialized_end=836
+  _globals['_LISTMETRICSREQUEST']._serialized_start=838
+  _globals['_LISTMETRICSREQUEST']._serialized_end=950
+  _globals['_LISTMETRICSRESPONSE']._serialized_start=952
+  _globals['_LISTMETRICSRESPONSE']._serialized_end=1044
+  _globals['_WATCHMETRICSREQUEST']._serialized_start=1046
+  _globals['_WATCHMETRICSREQUEST']._serialized_end=1089
+  _globals['_WATCHMETRICSRESPONSE']._serialized_start=1091
+  _globals['_WATCHMETRICSRESPONSE']._serialized_end=1194
+  _globals['_BEGINATTEMPTREQUEST']._serialized_start=1196
+  _globals['_BEGINATTEMPTREQUEST']._serialized_end=1287
+  _globals['_REPORTMETRICSREQUEST']._serialized_start=1290
+  _globals['_REPORTMETRICSREQUEST']._serialized_end=1456
+  _globals['_REPORTMETRICSRESPONSE']._serialized_start=1458
+  _globals['_REPORTMETRICSRESPONSE']._serialized_end=1502
+  _globals['_COMPLETERUNREQUEST']._serialized_start=1505
+  _globals['_COMPLETERUNREQUEST']._serialized_end=1662
+  _globals['_TRAINERSERVICE']._serialized_start=1665
+  _globals['_TRAINERSERVICE']._serialized_end=3162
 # @@protoc_insertion_point(module_scope)

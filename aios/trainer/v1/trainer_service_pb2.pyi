@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aios.common.v1 import file_pb2 as _file_pb2
 from aios.trainer.v1 import run_pb2 as _run_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -408,11 +409,16 @@ class CompleteRunRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     epoch: _builtins.int
     @_builtins.property
     def model(self) -> _run_pb2.ModelOutput:
         """Left out when nothing is to be registered."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_file_pb2.File]:
+        """Everything else that it leaves behind, such as a report: completed uploads."""
 
     def __init__(
         self,
@@ -420,10 +426,11 @@ class CompleteRunRequest(_message.Message):
         name: _builtins.str = ...,
         epoch: _builtins.int = ...,
         model: _run_pb2.ModelOutput | None = ...,
+        outputs: _abc.Iterable[_file_pb2.File] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model", b"model", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model", b"model", "name", b"name", "outputs", b"outputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
