@@ -146,7 +146,11 @@ def variable_of(field: str) -> str:
     return f"AIOS_{field.upper()}"
 
 
-NOT_SETTINGS = ("AIOS_PORT_", "AIOS_JOB", "AIOS_EPOCH", "AIOS_SCRATCH", "AIOS_TOKEN", "AIOS_TEST_")
+NOT_SETTINGS = (
+    *("AIOS_PORT_", "AIOS_JOB", "AIOS_EPOCH", "AIOS_SCRATCH", "AIOS_TOKEN", "AIOS_TEST_"),
+    *("AIOS_RUN_", "AIOS_HPARAMS", "AIOS_DATA_", "AIOS_CHECKPOINT_", "AIOS_OUTPUT_", "AIOS_METRICS_", "AIOS_SEED"),
+    "AIOS_RESTORED_",
+)
 """What the node agent tells a job and what tests read: part of the environment, not of this table."""
 
 

@@ -1,5 +1,6 @@
 """`aios run`: submit, list, get, logs, watch, metrics, cancel."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def done(run: Any) -> str:
 RUN: Columns = {
     "NAME": lambda r: leaf(r.name),
     "STATE": state,
-    "RECIPE": lambda r: r.spec.recipe,
+    "TRAINS": lambda r: r.spec.recipe or shlex.join(r.spec.command),
     "STEP": done,
     "METRICS": lambda r: metrics_line(r.metrics),
     "MODEL": lambda r: short(r.model_version),
@@ -37,6 +38,8 @@ RUN: Columns = {
 DETAILS: Columns = {
     **RUN,
     "DATASET": lambda r: short(r.spec.dataset),
+    "CODE": lambda r: short(r.spec.code),
+    "OUTPUTS": lambda r: short(r.outputs),
     "JOB": lambda r: short(r.job),
     "TRACE": lambda r: r.trace_id,
     "EXIT CODE": lambda r: r.exit_code if r.HasField("exit_code") else "",
@@ -56,19 +59,34 @@ def run() -> None:
     "-f",
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
     help="run.yaml",
 )
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value: hyperparameters.lr=0.1"
 )
+@click.option("--name", help="The run's name; one is made up where none is given.")
+@click.option("--dataset", help="Dataset that it reads: digits, or digits/VERSION.")
+@click.option("--model", help="Model to register what it makes under.")
 @click.option("--wait", is_flag=True, help="Follow it to its end, and end with its exit code.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @common
-def submit(file: Path, assignments: tuple[str, ...], wait: bool) -> int | None:
-    """Submit a training run."""
-    spec = load(file, assignments)
+def submit(
+    file: Path | None,
+    assignments: tuple[str, ...],
+    wait: bool,
+    command: tuple[str, ...],
+    **simple: str | None,
+) -> int | None:
+    """Submit a training run: what run.yaml says, or a COMMAND of your own.
+
+    `aios run submit -- python train.py --lr 0.1` packs this folder, but for what .gitignore and .aiosignore name, and
+    runs the command in a copy of it.
+    """
+    given = {"command": list(command)} if command else {}
+    spec = load(file, assignments, {**given, **{key: value for key, value in simple.items() if value}})
+    code = (file.parent if file else Path()) / (spec.get("code") or "")
     with connected() as client:
-        made = client.runs.submit(spec)
+        made = client.runs.submit(spec, code=code)
         if wait:
             output.notice(f"Submitted {leaf(made.name)}.")
             return follow(client, made.name)
@@ -126,6 +144,22 @@ def metrics(name: str, key: str) -> None:
 
 @run.command()
 @click.argument("name")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=".")
+@common
+def outputs(name: str, directory: Path) -> None:
+    """Fetch what a run left behind into a DIRECTORY."""
+    from aios.errors import NotFound
+
+    with connected() as client:
+        version = client.runs.get(name).outputs
+        if not version:
+            raise NotFound(f"{leaf(name)} has left nothing behind, or not yet.", reason="NO_OUTPUTS")
+        for path in client.datasets.pull(version, directory):
+            output.notice(str(path))
+
+
+@run.command()
+@click.argument("name")
 @common
 def cancel(name: str) -> None:
     """Ask a run to stop. Its last checkpoint stays."""
@@ -133,8 +167,10 @@ def cancel(name: str) -> None:
         output.emit(client.runs.cancel(name), DETAILS)
 
 
-def load(file: Path, assignments: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read a run.yaml, with values replaced by `--set`.
+def load(
+    file: Path | None, assignments: tuple[str, ...] = (), more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Read a run.yaml, with `more` in place of what it says, and values replaced by `--set`.
 
     Raises:
         InvalidArgument: it is no YAML, or no mapping.
@@ -144,8 +180,12 @@ def load(file: Path, assignments: tuple[str, ...] = ()) -> dict[str, Any]:
     from aios.client.runspec import override
     from aios.errors import InvalidArgument
 
+    if file is None and not (more or {}).get("command"):
+        raise InvalidArgument.of(
+            "submit", "needs -f run.yaml, or a command: `aios run submit -- python train.py`"
+        )
     try:
-        given = yaml.safe_load(file.read_text())
+        given = yaml.safe_load(file.read_text()) if file is not None else {}
     except yaml.YAMLError as error:
         raise InvalidArgument.of(str(file), f"is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
@@ -156,7 +196,7 @@ def load(file: Path, assignments: tuple[str, ...] = ()) -> dict[str, Any]:
         if not sign or not path:
             raise InvalidArgument.of("--set", f"must look like hyperparameters.lr=0.1, not {assignment!r}")
         values[path] = yaml.safe_load(value)
-    return override(given, values)
+    return override({**given, **(more or {})}, values)
 
 
 def follow(client: Any, name: str) -> int:

@@ -1,12 +1,16 @@
 """Training runs: submitted, followed, cancelled."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from aios.client.connection import Connection, pages, request_id
+from aios.client.datasets import Datasets
 from aios.client.jobs import RECONNECT_SECONDS, RECONNECTS_MAX, Jobs
 from aios.client.runspec import parse
+from aios.code import ARCHIVE, pack
 from aios.errors import Unavailable
 from aios.names import RunName
 from aios.trainer.v1 import run_pb2, trainer_service_pb2_grpc
@@ -14,6 +18,8 @@ from aios.trainer.v1 import trainer_service_pb2 as pb
 
 FINAL = frozenset({run_pb2.Run.STATE_SUCCEEDED, run_pb2.Run.STATE_FAILED, run_pb2.Run.STATE_CANCELLED})
 JOB_POLL_SECONDS = 0.2
+CODE_DATASET = "run-code"
+"""The dataset of a project whose versions are what its commands run."""
 
 
 class Runs:
@@ -24,17 +30,25 @@ class Runs:
         self._stub = trainer_service_pb2_grpc.TrainerServiceStub(connection.channel)
 
     async def submit(
-        self, spec: run_pb2.RunSpec | Mapping[str, Any], *, run_id: str = "", request: str = ""
+        self,
+        spec: run_pb2.RunSpec | Mapping[str, Any],
+        *,
+        run_id: str = "",
+        request: str = "",
+        code: str | Path | None = None,
     ) -> run_pb2.Run:
         """Submit a run; once this returns, it will not be lost.
 
         Args:
             spec: The message, or what a run.yaml says: `{"recipe": ..., "dataset": ...}`.
+            code: Folder that a command is started in: it is packed, but for what its .gitignore and .aiosignore name.
             request: Idempotency key, where a retry must outlive this process.
         """
         if not isinstance(spec, run_pb2.RunSpec):
             parsed = parse(spec)
-            spec, run_id = parsed.spec, run_id or parsed.run_id
+            spec, run_id, code = parsed.spec, run_id or parsed.run_id, code or parsed.code
+        if spec.command and code:
+            spec.code = (await self.push_code(Path(code))).removeprefix(f"{self._connection.project}/")
         return await self._stub.CreateRun(
             pb.CreateRunRequest(
                 parent=self._connection.project,
@@ -43,6 +57,13 @@ class Runs:
                 request_id=request or request_id(),
             )
         )
+
+    async def push_code(self, folder: Path) -> str:
+        """Store a folder's code; the name of its dataset version. The same code is the same version."""
+        with tempfile.TemporaryDirectory(prefix="aios-code-") as scratch:
+            archive = Path(scratch, ARCHIVE)
+            await asyncio.to_thread(pack, folder, archive)
+            return (await Datasets(self._connection).push(CODE_DATASET, archive)).name
 
     async def get(self, name: str) -> run_pb2.Run:
         """One run."""

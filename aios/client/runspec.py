@@ -1,9 +1,11 @@
 """`run.yaml`: what to train, read strictly. Pure.
 
-Every key is known or refused with the likely one; only `hyperparameters` is free, since the recipe owns its meaning.
+Every key is known or refused with the likely one; only `hyperparameters` is free, since the recipe or the command owns
+their meaning.
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,11 +18,12 @@ from aios.errors import InvalidArgument
 from aios.trainer.v1 import run_pb2
 
 KEYS = (
-    "name", "recipe", "dataset", "hyperparameters", "resources", "seed", "model", "checkpoint_steps", "max_restarts",
+    "name", "recipe", "command", "entry", "code", "dataset", "datasets", "environment", "stop_grace", "hyperparameters", "resources", "seed", "model", "checkpoint_steps", "max_restarts",
     "description",
 )  # fmt: skip
+COMMAND_KEYS = ("command", "entry", "code", "datasets", "environment")
+SIMPLE_KEYS = ("recipe", "seed", "model", "checkpoint_steps", "max_restarts", "description")
 RESOURCE_KEYS = ("cpu", "memory", "accelerators")
-REQUIRED = ("recipe", "dataset")
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -41,6 +44,8 @@ class RunFile:
     spec: run_pb2.RunSpec
     run_id: str = ""
     """The run's name; made up by the service when empty."""
+    code: str = ""
+    """Folder with the command's code, as written: relative to the file."""
 
 
 def parse(given: Mapping[str, Any]) -> RunFile:
@@ -51,35 +56,47 @@ def parse(given: Mapping[str, Any]) -> RunFile:
     """
     problems: dict[str, str] = {}
     _unknown(given, KEYS, "", problems)
-    for key in REQUIRED:
-        if not given.get(key):
-            problems[key] = "is required"
-    for key in ("name", "recipe", "dataset", "model", "description"):
+    command = _command(given, problems)
+    if given.get("recipe"):
+        problems |= {
+            key: "is for a command, and this names a recipe" for key in COMMAND_KEYS if given.get(key)
+        }
+    elif not command and not problems.keys() & {"command", "entry"}:
+        problems["recipe"] = "is required, or a command: `command: python train.py`, `entry: train.py`"
+    for key in ("name", "recipe", "dataset", "model", "description", "code"):
         if given.get(key) is not None and not isinstance(given[key], str):
             problems[key] = f"must be text, not {given[key]!r}"
     for key in ("seed", "checkpoint_steps", "max_restarts"):
         value = given.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             problems[key] = f"must be a whole number of 0 or more, not {value!r}"
+    datasets, environment = _texts(given, "datasets", problems), _texts(given, "environment", problems)
+    grace = given.get("stop_grace")
+    if grace is not None and (isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0):
+        problems["stop_grace"] = f"must be seconds, not {grace!r}"
     hyperparameters = given.get("hyperparameters") or {}
     if not isinstance(hyperparameters, Mapping):
         problems["hyperparameters"] = "must be keys with values"
     resources = _resources(given.get("resources") or {}, problems)
     if problems:
         raise _refusal(problems)
-    simple = {
-        key: given[key]
-        for key in KEYS[1:]
-        if key not in ("hyperparameters", "resources") and given.get(key) is not None
-    }
-    spec = run_pb2.RunSpec(**{**simple, "dataset": dataset_name(given["dataset"])})
+    simple = {key: given[key] for key in SIMPLE_KEYS if given.get(key) is not None}
+    spec = run_pb2.RunSpec(
+        **simple,
+        dataset=dataset_name(given["dataset"]) if given.get("dataset") else "",
+        datasets={key: dataset_name(name) for key, name in datasets.items()},
+        environment=environment,
+        command=command,
+    )
+    if grace is not None:
+        spec.stop_grace.FromMilliseconds(round(grace * 1000))
     try:
         ParseDict(dict(hyperparameters), spec.hyperparameters)
     except (ParseError, ValueError, TypeError) as error:
         raise InvalidArgument.of("hyperparameters", f"cannot be sent: {error}") from None
     if resources is not None:
         spec.resources.CopyFrom(resources)
-    return RunFile(spec, given.get("name") or "")
+    return RunFile(spec, given.get("name") or "", given.get("code") or "")
 
 
 def dataset_name(text: str) -> str:
@@ -116,6 +133,36 @@ def amount(text: str | float, field: str, unit: int = 1) -> int:
     if match is None or match[2] not in (None, *_UNITS):
         raise InvalidArgument.of(field, f"must look like 2 or 512MiB, not {text!r}")
     return round(float(match[1]) * _UNITS[match[2] or ""] * unit)
+
+
+def _command(given: Mapping[str, Any], problems: dict[str, str]) -> list[str]:
+    """`command` as a list, or as one line split as a shell would; `entry` is the file that python runs."""
+    command, entry = given.get("command"), given.get("entry")
+    if command and entry:
+        problems["entry"] = "is one way to say what `command` says too: keep one"
+    elif entry:
+        if isinstance(entry, str):
+            return ["python", *shlex.split(entry)]
+        problems["entry"] = f"must be a file, such as train.py, not {entry!r}"
+    elif isinstance(command, str):
+        try:
+            return shlex.split(command)
+        except ValueError as error:
+            problems["command"] = f"cannot be split into words: {error}"
+    elif isinstance(command, list) and all(isinstance(word, str | int | float) for word in command):
+        return [str(word) for word in command]
+    elif command:
+        problems["command"] = "must be words: `python train.py --lr 0.1`, or a list of them"
+    return []
+
+
+def _texts(given: Mapping[str, Any], key: str, problems: dict[str, str]) -> dict[str, str]:
+    """Keys with text or numbers."""
+    found = given.get(key) or {}
+    if isinstance(found, Mapping) and all(isinstance(value, str | int | float) for value in found.values()):
+        return {str(name): str(value) for name, value in found.items()}
+    problems[key] = "must be names with text"
+    return {}
 
 
 def _resources(given: object, problems: dict[str, str]) -> resources_pb2.Resources | None:

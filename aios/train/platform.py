@@ -50,9 +50,13 @@ class Platform:
         )
         return (await self._trainer.ReportMetrics(request)).should_stop
 
-    async def complete(self, output: run_pb2.ModelOutput | None) -> run_pb2.Run:
+    async def complete(
+        self, output: run_pb2.ModelOutput | None, outputs: Sequence[file_pb2.File]
+    ) -> run_pb2.Run:
         """Say what the run made; returns once it is registered."""
-        request = trainer_service_pb2.CompleteRunRequest(name=self.run, epoch=self.epoch, model=output)
+        request = trainer_service_pb2.CompleteRunRequest(
+            name=self.run, epoch=self.epoch, model=output, outputs=outputs
+        )
         return await self._trainer.CompleteRun(request, timeout=30)
 
     async def newest_checkpoint(self) -> model_pb2.Checkpoint | None:

@@ -162,10 +162,10 @@ def _check_command(spec: run_pb2.RunSpec) -> None:
     if len(spec.datasets) > DATASETS_MAX:
         raise InvalidArgument.of("spec.datasets", f"at most {DATASETS_MAX}")
     for key in spec.datasets:
-        if not _DATASET_KEY.fullmatch(key) or key == "dir":
+        if not _DATASET_KEY.fullmatch(key) or key in ("dir", "code"):
             raise InvalidArgument.of(
                 f"spec.datasets.{key[:80]}",
-                "must be named by 1-32 lower-case letters, digits and `_`, and not `dir`",
+                "must be named by 1-32 lower-case letters, digits and `_`, and not `dir` or `code`",
             )
     for key, value in spec.environment.items():
         if not _VARIABLE.fullmatch(key) or key.startswith("AIOS_") or "\0" in value:

@@ -45,6 +45,29 @@ def test_a_dataset_may_be_named_shortly(text: str, name: str) -> None:
     assert parse({**GOOD, "dataset": text}).spec.dataset == name
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"command": "python train.py --lr 0.1 --name 'a b'"},
+            ["python", "train.py", "--lr", "0.1", "--name", "a b"],
+        ),
+        ({"command": ["python", "train.py", "--lr", 0.1]}, ["python", "train.py", "--lr", "0.1"]),
+        ({"entry": "train.py"}, ["python", "train.py"]),
+    ],
+)
+def test_a_command_is_words_a_line_or_a_file_that_python_runs(
+    given: dict[str, Any], words: list[str]
+) -> None:
+    read = parse(
+        {**given, "code": "src", "datasets": {"extra": "more"}, "environment": {"N": 3}, "stop_grace": 1.5}
+    )
+    assert list(read.spec.command) == words
+    assert (read.code, read.spec.dataset) == ("src", "")
+    assert (dict(read.spec.datasets), dict(read.spec.environment)) == ({"extra": "datasets/more"}, {"N": "3"})
+    assert read.spec.stop_grace.ToMilliseconds() == 1500
+
+
 def test_what_is_not_said_is_left_to_the_service() -> None:
     spec = parse({"recipe": "image_classifier", "dataset": "digits"}).spec
     assert not spec.HasField("resources")
@@ -58,6 +81,12 @@ def test_what_is_not_said_is_left_to_the_service() -> None:
         ({"hyperparams": {}}, "hyperparams", "did you mean hyperparameters?"),
         ({"zzz": 1}, "zzz", "known: name, recipe"),
         ({"recipe": ""}, "recipe", "is required"),
+        ({"command": "python x.py"}, "command", "this names a recipe"),
+        ({"recipe": "", "command": "python 'x"}, "command", "cannot be split"),
+        ({"recipe": "", "command": {"a": 1}}, "command", "must be words"),
+        ({"recipe": "", "command": "x", "entry": "y"}, "entry", "keep one"),
+        ({"recipe": "", "command": "x", "environment": [1]}, "environment", "names with text"),
+        ({"stop_grace": "soon"}, "stop_grace", "seconds"),
         ({"seed": "seven"}, "seed", "whole number"),
         ({"seed": True}, "seed", "whole number"),
         ({"seed": -1}, "seed", "whole number"),
@@ -80,7 +109,7 @@ def test_a_wrong_key_or_value_is_named_with_what_to_write(
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse({"recipee": "x", "seed": "y"})
-    assert set(refused.value.fields) == {"recipee", "recipe", "dataset", "seed"}
+    assert set(refused.value.fields) == {"recipee", "recipe", "seed"}
 
 
 def test_a_value_is_replaced_at_its_path_and_the_file_stays_as_it_was() -> None:

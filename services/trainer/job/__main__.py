@@ -1,6 +1,6 @@
 """`python -m services.trainer.job`: train one attempt of one run, then end.
 
-Exit codes: 0 completed, 143 stopped on request with its state saved, 1 failed (the log says why).
+Exit codes: 0 completed, 143 stopped on request with its state saved, 1 failed (the log says why); of a command its own.
 """
 
 import sys
@@ -9,16 +9,20 @@ from importlib import import_module
 import aios.train
 from aios.errors import AiosError
 from services.trainer.catalog import recipe
+from services.trainer.job import command
 
 
 def main() -> None:
     """Train the run that this job was started for."""
     try:
         with aios.train.init() as run:
-            print(f"run {run.name}: recipe {run.recipe}, hyperparameters {dict(run.hparams)}", flush=True)
-            recipe(run.recipe)  # one that this release has
+            if run.spec.command:
+                sys.exit(command.train(run))
+            name = run.spec.recipe
+            print(f"run {run.name}: recipe {name}, hyperparameters {dict(run.hparams)}", flush=True)
+            recipe(name)  # one that this release has
             with run.phase("load libraries"):
-                module = import_module(f"services.trainer.recipes.{run.recipe}")
+                module = import_module(f"services.trainer.recipes.{name}")
             module.train(run)
     except AiosError as error:
         sys.exit(f"{error.reason}: {error.message}")

@@ -10,8 +10,8 @@ from torch import nn
 
 from aios.common.v1 import tensor_pb2
 from aios.errors import FailedPrecondition
+from services.trainer.job.outputs import MODEL_FILE
 
-MODEL_FILE = "model.onnx"
 TOLERANCE = 1e-4  # largest absolute difference of a logit; float32 sums in another order differ by about 1e-6
 _DATATYPES = {torch.float32: "FP32", torch.int64: "INT64", torch.uint8: "UINT8"}
 

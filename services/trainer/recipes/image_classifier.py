@@ -167,9 +167,8 @@ def _save(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    folder = run.folder(f"checkpoint-{step}")
-    checkpoint.save(folder, model, optimizer, step=step)
-    run.save(step, folder)
+    with run.save(step) as folder:
+        checkpoint.save(folder, model, optimizer, step=step)
 
 
 def _restore(

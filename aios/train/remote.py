@@ -1,0 +1,219 @@
+"""A run on the platform: synchronous calls, with the network in a thread of its own."""
+
+import asyncio
+import contextvars
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aios.common.v1 import tensor_pb2
+from aios.errors import AiosError, InvalidArgument
+from aios.runtime.tokens import TokenSource
+from aios.train.home import Checkpoint
+from aios.train.platform import Platform
+from aios.trainer.v1 import run_pb2
+
+REPORT_SECONDS = 0.25  # metrics reach a watcher within about half a second
+POINTS_PER_REPORT = 500  # then the next one; well below the 1,000 that the trainer takes in one request
+POINTS_WAITING_MAX = 100_000  # about 20 MB; beyond it `report` waits for the network
+GIVE_UP_SECONDS = 120.0  # how long reports are kept while the trainer is away
+RESTORED = "AIOS_RESTORED_CHECKPOINT"
+"""Set for a command whose AIOS_CHECKPOINT_DIR holds this checkpoint already."""
+
+T = TypeVar("T")
+
+
+class Remote:
+    """The run of this job.
+
+    Args:
+        stop: Called when the platform asks the run to stop.
+    """
+
+    def __init__(
+        self, address: str, token: TokenSource, job: str, epoch: int, scratch: Path, stop: Callable[[], None]
+    ) -> None:
+        self.scratch = scratch
+        self._network = _Network()
+        try:
+            self._platform = self._network.call(_opened(address, token, job, epoch))
+            self.name = self._platform.run
+            self.spec = self._network.call(self._platform.get()).spec
+        except BaseException:
+            self._network.close()
+            raise
+        self._reporter = _Reporter(self._network, self._platform, stop)
+
+    def dataset(self, name: str, folder: Path) -> Path:
+        """Fetched once by whichever process of the job asks first."""
+        named = {"dir": self.spec.dataset, "code": self.spec.code, **self.spec.datasets}
+        if not named.get(name):
+            have = ", ".join(sorted(key for key, version in named.items() if version)) or "none"
+            raise InvalidArgument.of("dataset", f"the run reads no dataset {name!r}; it has {have}")
+        if not folder.exists():
+            partial = folder.with_name(f".{folder.name}")
+            project = self.name.rpartition("/runs/")[0]
+            self._network.call(self._platform.download(f"{project}/{named[name]}", partial))
+            partial.rename(folder)
+        return folder
+
+    def restore(self) -> Checkpoint | None:
+        """From the newest checkpoint; the platform forgets what was measured after it."""
+        found = self._network.call(self._platform.newest_checkpoint())
+        self._network.call(self._platform.begin(found.step if found else 0))
+        if found is None:
+            return None
+        if os.environ.get(RESTORED) == found.name:
+            return Checkpoint(found.step, Path(os.environ["AIOS_CHECKPOINT_DIR"]), found.name)
+        folder = self.scratch / "restored"
+        self._network.call(self._platform.download(found.name, folder))
+        return Checkpoint(found.step, folder, found.name)
+
+    def save(self, step: int, folder: Path) -> None:
+        """Upload, then make visible."""
+        self._network.call(self._platform.save_checkpoint(step, folder))
+
+    def put(self, step: int, metrics: Mapping[str, float], progress: run_pb2.Progress) -> None:
+        """Queued; sent a few times a second."""
+        self._reporter.put(step, metrics, progress)
+
+    def flush(self) -> None:
+        """Until the queue is empty."""
+        self._reporter.flush()
+
+    def complete(
+        self,
+        model: Path | None,
+        signature: tensor_pb2.Signature | None,
+        metrics: Mapping[str, float],
+        outputs: Path | None,
+    ) -> str:
+        """Upload and register."""
+        output = None
+        if model is not None:
+            files = self._network.call(self._platform.upload(model))
+            output = run_pb2.ModelOutput(files=files, signature=signature, metrics=metrics)
+        others = self._network.call(self._platform.upload(outputs)) if outputs is not None else []
+        return self._network.call(self._platform.complete(output, others)).model_version
+
+    def close(self) -> None:
+        """Send what is left, then hang up."""
+        self._reporter.close()
+        self._network.call(self._platform.close())
+        self._network.close()
+
+
+class _Reporter:
+    """Sends metrics in the background, in order, and remembers why it no longer can."""
+
+    def __init__(self, network: "_Network", platform: Platform, stop: Callable[[], None]) -> None:
+        self._network = network
+        self._platform = platform
+        self._stop = stop
+        self._waiting: queue.Queue[tuple[list[run_pb2.MetricPoint], run_pb2.Progress] | None] = queue.Queue(
+            POINTS_WAITING_MAX
+        )
+        self._failure: AiosError | None = None
+        self._thread = threading.Thread(target=self._send_all, name="aios-metrics", daemon=True)
+        self._thread.start()
+
+    def put(self, step: int, metrics: Mapping[str, float], progress: run_pb2.Progress) -> None:
+        """Queue one step's metrics."""
+        if self._failure is not None:
+            raise self._failure
+        points = []
+        for key, value in metrics.items():
+            point = run_pb2.MetricPoint(key=key, value=float(value), step=step)
+            point.time.GetCurrentTime()
+            points.append(point)
+        snapshot = run_pb2.Progress()
+        snapshot.CopyFrom(progress)
+        self._waiting.put((points, snapshot))
+
+    def flush(self) -> None:
+        """Wait until everything queued has arrived."""
+        self._waiting.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Send what is left, and end."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _send_all(self) -> None:
+        open_ = True
+        while open_:
+            batch = [self._waiting.get()]
+            time.sleep(REPORT_SECONDS)
+            while sum(len(each[0]) for each in batch if each) < POINTS_PER_REPORT:
+                try:
+                    batch.append(self._waiting.get_nowait())
+                except queue.Empty:
+                    break
+            open_ = None not in batch
+            sent = [each for each in batch if each is not None]
+            if sent and self._failure is None:
+                self._send([point for points, _ in sent for point in points], sent[-1][1])
+            for _ in batch:
+                self._waiting.task_done()
+
+    def _send(self, points: list[run_pb2.MetricPoint], progress: run_pb2.Progress) -> None:
+        deadline = time.monotonic() + GIVE_UP_SECONDS
+        while True:
+            try:
+                if self._network.call(self._platform.report(points, progress)):
+                    self._stop()
+                return
+            except AiosError as error:
+                passing = error.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+                if not passing or time.monotonic() > deadline:
+                    self._failure = error
+                    print(f"metrics can no longer be sent: {error.message}", file=sys.stderr)
+                    return
+                time.sleep(1.0)
+
+
+class _Network:
+    """An event loop in a thread, for code that has none."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="aios-network", daemon=True)
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them only weakly
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there, in the caller's context (so that it continues the caller's trace), and wait."""
+        done: Future[T] = Future()
+        context = contextvars.copy_context()
+
+        async def run() -> None:
+            try:
+                done.set_result(await work)
+            except BaseException as error:  # noqa: BLE001 - raised again by the caller
+                done.set_exception(error)
+
+        def start() -> None:
+            task = self._loop.create_task(run(), context=context)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._loop.call_soon_threadsafe(start)
+        return done.result()
+
+
+async def _opened(address: str, token: TokenSource, job: str, epoch: int) -> Platform:
+    return Platform(address, token, job, epoch)
