@@ -118,6 +118,12 @@ class NodeName(Name):
 
 
 @dataclass(frozen=True, order=True)
+class QueueName(Name):
+    PATTERN = "queues/{queue}"
+    queue: str
+
+
+@dataclass(frozen=True, order=True)
 class DeadEventName(Name):
     PATTERN = "deadEvents/{dead_event}"
     dead_event: str

@@ -36,7 +36,7 @@ class Pool:
                 self._put_node(node)
         present = {job.name: job for job in jobs}
         for name in self._jobs.keys() - present.keys():
-            self.snapshot.remove(str(name))
+            self.snapshot.remove(str(name), now.timestamp())
             del self._jobs[name]
         # What waits first: what was given back is free before anything takes it.
         for job in sorted(jobs, key=lambda job: job.state is not State.QUEUED):

@@ -37,7 +37,8 @@ def balanced(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     alone = np.where(snapshot.ran[slots] < SEEN_SECONDS, UNSEEN * alone, alone)
     fair_finish = snapshot.submitted[slots] + snapshot.contentions(slots, now) * alone
     slack = fair_finish - now - left
-    drain = (left * devices).sum() / snapshot.total_devices
+    lane = snapshot.lane[slots]
+    drain = (np.bincount(lane, left * devices, minlength=2) / snapshot.totals)[lane]
     tier = np.where(slack < SLACK_SECONDS, 1, np.where(left >= LONG * drain, 2, 3))
     tier[waited(snapshot, slots, now) > PATIENCE_SECONDS] = 0
     by_tier = [snapshot.submitted[slots], slack, -left, left * devices]

@@ -7,27 +7,26 @@ Source: Ghodsi et al., Dominant Resource Fairness, NSDI 2011; hierarchical as in
 
 import numpy as np
 
-from services.scheduler.engine.model import ROOT, RUNNING, WAITING
-from services.scheduler.engine.order import Walk
+from services.scheduler.engine.model import ROOT, WAITING
+from services.scheduler.engine.order import Sharing, Walk
 from services.scheduler.engine.quota import Quota
 from services.scheduler.engine.snapshot import Ints, Snapshot
 
 
-def fair(snapshot: Snapshot, slots: Ints, now: float) -> Walk:
-    """The queue furthest behind first; within a queue by priority, what runs before what waits, then by acceptance."""
-    others = np.setdiff1d(np.flatnonzero(snapshot.state >= RUNNING), slots)
-    quota = Quota(snapshot, others)
+def _walk(snapshot: Snapshot, slots: Ints, quota: Quota) -> Walk:
     waits = snapshot.state[slots] == WAITING
     order = np.lexsort((snapshot.number[slots], waits, -snapshot.priority[slots]))
     tree = _Tree(snapshot, quota, slots[order])
     while (slot := tree.next()) is not None:
         taken = yield slot
         if taken:
-            shape = int(snapshot.shape[slot])
-            variant = snapshot.variants(shape)[0]
-            tree.take(int(snapshot.queue[slot]), variant.need * snapshot.shapes[shape].replicas)
+            tree.charged(int(snapshot.queue[slot]))
         elif taken is None:
             tree.drop_like(slot)
+
+
+fair = Sharing(_walk)
+"""The queue furthest behind first; within a queue by priority, what runs before what waits, then by acceptance."""
 
 
 class _Tree:
@@ -46,7 +45,7 @@ class _Tree:
         """Jobs in a queue and under it."""
         for row in rows:
             self._count(row, len(self._jobs[row]))
-        self._shares = [(*quota.share(row), row) for row in rows]
+        self._shares = [(*share, row) for row, share in enumerate(quota.shares(rows))]
 
     def next(self) -> int | None:
         """The next job of the queue furthest behind; it is gone from here afterwards."""
@@ -55,17 +54,17 @@ class _Tree:
         queue = 0
         # A queue's own jobs come when no queue under it has any left.
         while waiting := [self._shares[child] for child in self._children[queue] if self._below[child]]:
-            queue = min(waiting)[2]
+            queue = min(waiting)[-1]
         slot = int(self._jobs[queue][0])
         self._jobs[queue] = self._jobs[queue][1:]
         self._count(queue, -1)
         return slot
 
-    def take(self, queue: int, amounts: Ints) -> None:
-        """A job of the queue was given that much."""
-        self._quota.take(queue, amounts)
-        for row in self._quota.paths[queue]:
-            self._shares[row] = (*self._quota.share(row), row)
+    def charged(self, queue: int) -> None:
+        """A job of the queue was given something."""
+        path = self._quota.paths[queue]
+        for row, share in zip(path, self._quota.shares(path), strict=True):
+            self._shares[row] = (*share, row)
 
     def drop_like(self, slot: int) -> None:
         """Neither this job nor any of its shape fits any more, in whatever queue."""

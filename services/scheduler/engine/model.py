@@ -39,6 +39,7 @@ class Queue:
         weight: Of what is contended among its siblings.
         nominal: What is its own, by resource; what it uses beyond is borrowed. A resource it does not name: nothing.
         limit: The most it may use, borrowed or not. A resource it does not name is not limited.
+        lending: How much of its nominal quota others may use while it is idle. A resource it does not name: all of it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Queue:
     weight: float = 1.0
     nominal: Amounts = field(default_factory=dict)
     limit: Amounts = field(default_factory=dict)
+    lending: Amounts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,12 @@ class Job:
         replicas: Size of the gang: all of it runs or none.
         selector: Labels that each of its nodes has.
         work: Steps to its end; 0 when it has none or none is known.
-        speeds: Steps per second of the whole gang at `replicas`, by accelerator type; without an entry: not known.
+        speeds: Steps per second of the whole gang at `replicas`, by accelerator type, and by "" for a job without any;
+            without an entry: not known.
         estimate: Seconds that its submitter expects it to run; 0 when not said.
         min_runtime: Seconds that it runs before it may be preempted.
         restart: Seconds that a start costs it before its first step: loading, and what it repeats.
+        saves: Whether it is known to go on from where it is stopped; else a stop throws its work away.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Job:
     speeds: Mapping[str, float] = field(default_factory=dict)
     estimate: float = 0.0
     restart: float = 0.0
+    saves: bool = True
 
 
 @dataclass(frozen=True, slots=True)

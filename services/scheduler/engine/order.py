@@ -5,15 +5,28 @@ that yields slots and is sent back whether the job was given resources (None: ne
 """
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 import numpy as np
 
 from services.scheduler.engine.model import WAITING
+from services.scheduler.engine.quota import Quota
 from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot
 
 Walk = Generator[int, bool | None, None]
-Order = Callable[[Snapshot, Ints, float], "Ints | Walk"]
+Ranking = Callable[[Snapshot, Ints, float], Ints]
 """(snapshot, slots in order of acceptance, now) to the order in which they are served."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """An order that depends on what queues have been given."""
+
+    walk: Callable[[Snapshot, Ints, Quota], Walk]
+    """The quota is the plan's own: what a job is given is charged to it before the walk goes on."""
+
+
+Order = Ranking | Sharing
 
 LEVEL_DEVICE_SECONDS = (3_600.0, 36_000.0)
 """Attained service at which `las` moves a job a level down, in device-seconds (Tiresias, NSDI'19, two thresholds)."""
@@ -77,16 +90,19 @@ def remaining(snapshot: Snapshot, slots: Ints) -> Floats:
 def speeds(snapshot: Snapshot, slots: Ints) -> Floats:
     """Steps per second of each: as seen in its present attempt, else as told for its type, else for its fastest type."""
     told = snapshot.speeds[slots] if snapshot.kinds else np.zeros((len(slots), 1))
+    pace = snapshot.pace[slots]
     kind = snapshot.kind[slots]
     own = np.where(kind >= 0, told[np.arange(len(slots)), np.maximum(kind, 0)], 0.0)
-    expected = np.where(own > 0, own, told.max(axis=1, initial=0.0))
+    fastest = told.max(axis=1, initial=0.0)
+    expected = np.where(own > 0, own, np.where(fastest > 0, fastest, pace))
     seen = snapshot.seen_speeds(slots)
     return np.where(seen > 0, seen, expected)
 
 
 def known(snapshot: Snapshot, slots: Ints) -> Bools:
     """Whether `remaining` rests on more than how long a job has run."""
-    moves = (snapshot.work[slots] > 0) & (snapshot.speeds[slots].max(axis=1, initial=0.0) > 0)
+    told = np.maximum(snapshot.speeds[slots].max(axis=1, initial=0.0), snapshot.pace[slots])
+    moves = (snapshot.work[slots] > 0) & (told > 0)
     found: Bools = moves | (snapshot.estimate[slots] > 0)
     return found
 

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.scheduler.engine.model import RUNNING, WAITING, Plan, Start
-from services.scheduler.engine.order import Order, Walk, fcfs, known, remaining
+from services.scheduler.engine.order import Order, Sharing, Walk, fcfs, known, remaining
 from services.scheduler.engine.place import Room
 from services.scheduler.engine.quota import Quota
 from services.scheduler.engine.reserve import Reservations
-from services.scheduler.engine.snapshot import Bools, Ints, Snapshot, Variant
+from services.scheduler.engine.snapshot import Bools, Ints, Snapshot, Variant, wide
 
 STARTS_MAX = 256
 """Starts decided in one step: what is left is decided in the next, so that a step stays short at any depth."""
+
+Decide = Callable[[Snapshot, float, bool], Plan]
+"""(snapshot, now, whether this is a step that may preempt) to what to do."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Policy:
         quantum: Seconds between two steps that preempt; between them resources that become free are filled. What has
             run for less is not stopped.
         reservations: For how many jobs that do not fit resources are kept: 1 is EASY backfill, more is conservative.
+        spares: Whether a job that would lose its work by it is left running.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Policy:
     preempt: bool = False
     quantum: float = 0.0
     reservations: int = 1
+    spares: bool = False
 
 
 def plan(snapshot: Snapshot, policy: Policy, now: float, *, preempt: bool = True) -> Plan:
@@ -42,7 +47,10 @@ def plan(snapshot: Snapshot, policy: Policy, now: float, *, preempt: bool = True
         preempt: Whether this is a step that may preempt, where the policy preempts at all.
     """
     if policy.preempt and preempt:
-        return _Selection(snapshot, policy, now).plan()
+        selection = _Selection(snapshot, policy, now)
+        selected = selection.plan()
+        if selected.stops or not selection.skipped:
+            return selected
     return _Filling(snapshot, policy, now).plan()
 
 
@@ -56,7 +64,7 @@ class _Filling:
         self._waiting = _waiting(snapshot, now)
         self._room = Room(snapshot)
         self._kept = Reservations(snapshot, self._room, now)
-        self._quota = Quota(snapshot, np.flatnonzero(snapshot.state >= RUNNING))
+        self._quota = Quota(snapshot, np.flatnonzero(snapshot.state >= RUNNING), now)
         self._ends = np.full(len(snapshot.state), np.inf)
         """When each is expected to end if it starts now; infinity where nobody can tell."""
         sure = self._waiting[known(snapshot, self._waiting)]
@@ -68,7 +76,9 @@ class _Filling:
 
     def plan(self) -> Plan:
         if len(self._waiting):
-            walk = _walk(self._policy.order(self._snapshot, self._waiting, self._now), self._dead)
+            walk = _walk(
+                self._policy.order, self._snapshot, self._waiting, self._now, self._quota, self._dead
+            )
             slot = next(walk, None)
             while slot is not None and len(self._starts) < STARTS_MAX:
                 slot = _next(walk, self._try(slot))
@@ -88,6 +98,9 @@ class _Filling:
             self._refused.append((snapshot.names[slot], len(self._starts)))
             if len(self._kept) < self._policy.reservations and self._kept.reserve(slot, shape):
                 self._hopeless[:, 1:] = self._hopeless[:, :1]
+            if self._quota.limited and len(kinds) < len(snapshot.variants(shape)):
+                # Others of its shape may still start on a type that its own queues close to it.
+                return False
             # What does not even fit into all that is free fits into no part of it.
             self._hopeless[shape, level if level else slice(None)] = True
             return None
@@ -110,28 +123,38 @@ class _Selection:
         self._policy = policy
         self._now = now
         busy = np.flatnonzero(snapshot.state >= RUNNING)
-        running = busy[snapshot.state[busy] == RUNNING]
-        stays = now - snapshot.started[running] < np.maximum(snapshot.min_runtime[running], policy.quantum)
-        self._movable = running[snapshot.preemptible[running] & ~stays]
+        self._yields: Bools = snapshot.preemptible & (snapshot.saves | (not policy.spares))
+        """By slot: whether it may be stopped once it has run for long enough."""
+        self._movable = movable(snapshot, busy, now, policy.quantum, self._yields)
         fixed = np.setdiff1d(busy, self._movable, assume_unique=True)
-        self._quota = Quota(snapshot, fixed)
+        self._quota = Quota(snapshot, fixed, now)
         total = np.maximum(snapshot.free, 0).sum(axis=0)
         self._total: Ints = total + snapshot.holds[self._movable, : len(total)].sum(axis=0)
         """What those that are chosen may take, on all nodes together."""
         self._small: Bools = np.zeros(len(snapshot.shapes), np.bool_)
         """By shape: no job like it fits any more."""
-        self._chosen: list[int] = []
+        self._passed = False
+        """A job that waits did not fit."""
+        self.skipped = False
+        """A job behind it might have, and could not be stopped for it later: a step that keeps room may start it."""
+        self._chosen: dict[int, int] = {}
+        """Slots with the type that each was counted on."""
 
     def plan(self) -> Plan:
         snapshot = self._snapshot
         slots = np.concatenate([self._movable, _waiting(snapshot, self._now)])
         slots = slots[np.argsort(snapshot.number[slots], kind="stable")]
-        walk = _walk(self._policy.order(snapshot, slots, self._now), self._dead)
+        walk = _walk(self._policy.order, snapshot, slots, self._now, self._quota, self._dead)
         slot = next(walk, None)
         while slot is not None:
             slot = _next(walk, self._choose(slot))
-        stops = np.setdiff1d(self._movable, self._chosen, assume_unique=True).tolist()
-        return Plan(self._starts(stops), tuple(snapshot.names[slot] for slot in stops))
+        stops = np.setdiff1d(self._movable, list(self._chosen), assume_unique=True).tolist()
+        room = Room(snapshot)
+        for slot in stops:
+            held = snapshot.holdings[slot]
+            room.give(held.rows, held.counts, held.need)
+        starts = self._starts(room)
+        return Plan(starts, tuple(snapshot.names[slot] for slot in stops if not self._stays(slot, room)))
 
     def _choose(self, slot: int) -> bool | None:
         """Let a job run if the pool as a whole has enough for it. None: for no job like it."""
@@ -139,6 +162,9 @@ class _Selection:
         shape, queue = int(snapshot.shape[slot]), int(snapshot.queue[slot])
         if self._small[shape]:
             return None
+        if self._passed and snapshot.state[slot] == WAITING and not self._yields[slot]:
+            self.skipped = True
+            return False
         fits = False
         for variant in self._variants(slot):
             need = variant.need * snapshot.shapes[shape].replicas
@@ -147,11 +173,11 @@ class _Selection:
                 if self._quota.allows(queue, need):
                     self._total = self._total - need
                     self._quota.take(queue, need)
-                    self._chosen.append(slot)
+                    self._chosen[slot] = variant.kind
                     return True
         # What runs counts on its own type alone: others of its shape may still fit on another.
         if not fits and snapshot.state[slot] == WAITING:
-            self._small[shape] = True
+            self._small[shape] = self._passed = True
             return None
         return False
 
@@ -165,26 +191,46 @@ class _Selection:
             return tuple(each for each in variants if each.kind == self._snapshot.kind[slot])
         return variants
 
-    def _starts(self, stops: list[int]) -> tuple[Start, ...]:
+    def _starts(self, room: Room) -> tuple[Start, ...]:
         """Put the chosen where there is room once the others have stopped."""
-        snapshot, room = self._snapshot, Room(self._snapshot)
-        for slot in stops:
-            held = snapshot.holdings[slot]
-            room.give(held.rows, held.counts, held.need)
-        starts = []
-        for slot in self._chosen:
+        snapshot, starts = self._snapshot, []
+        for slot, kind in self._chosen.items():
             if snapshot.state[slot] == WAITING:
                 shape = int(snapshot.shape[slot])
-                spot = room.find(shape, snapshot.shapes[shape].replicas, kinds=_kinds(snapshot, slot))
+                # Under a limit a job is on the type that its queue was charged for.
+                kinds = (kind,) if self._quota.limited else _kinds(snapshot, slot)
+                spot = room.find(shape, snapshot.shapes[shape].replicas, kinds=kinds)
                 if spot is not None:
                     room.take(spot)
                     starts.append(Start(snapshot.names[slot], room.placement(spot)))
         return tuple(starts)
 
+    def _stays(self, slot: int, room: Room) -> bool:
+        """Whether nobody that was chosen has found a place where this job runs: then it is stopped for nothing."""
+        held, queue = self._snapshot.holdings[slot], int(self._snapshot.queue[slot])
+        need = held.counts[:, None] * wide(held.need, room.free.shape[1])
+        if not (room.free[held.rows] >= need).all() or not self._quota.allows(queue, need.sum(axis=0)):
+            return False
+        room.give(held.rows, -held.counts, held.need)
+        self._quota.take(queue, need.sum(axis=0))
+        return True
 
-def _walk(ordered: Ints | Walk, dead: Callable[[Ints], Bools]) -> Walk:
+
+def movable(snapshot: Snapshot, busy: Ints, now: float, quantum: float, yields: Bools) -> Ints:
+    """Which of the jobs that hold something may be stopped now: none that has just started."""
+    running = busy[snapshot.state[busy] == RUNNING]
+    stays = now - snapshot.started[running] < np.maximum(snapshot.min_runtime[running], quantum)
+    found: Ints = running[yields[running] & ~stays]
+    return found
+
+
+def _walk(
+    order: Order, snapshot: Snapshot, slots: Ints, now: float, quota: Quota, dead: Callable[[Ints], Bools]
+) -> Walk:
     """Either kind of order as a walk."""
-    return _over(ordered, dead) if isinstance(ordered, np.ndarray) else ordered
+    if isinstance(order, Sharing):
+        return order.walk(snapshot, slots, quota)
+    return _over(order(snapshot, slots, now), dead)
 
 
 def _over(ranking: Ints, dead: Callable[[Ints], Bools]) -> Walk:

@@ -22,6 +22,7 @@ from services.scheduler.engine.model import (
     Placement,
     Queue,
 )
+from services.scheduler.engine.recent import Recent
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -50,8 +51,13 @@ _FLOATS = (
     "since",  # when the present wait began
     "met",  # integral of contention when it was accepted
     "contention",  # the highest average that it has met: see `contentions`
+    "pace",  # steps per second, of a job without accelerators
 )
-_INTS = ("number", "queue", "shape", "state", "kind")
+_INTS = ("number", "queue", "shape", "state", "kind", "lane")
+_BOOLS = ("preemptible", "saves")
+
+PLAIN_LANE, DEVICE_LANE = 0, 1
+"""Jobs without accelerators and with: they wait for different things."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,12 @@ class Snapshot:
         self._queue_ids = {ROOT: 0}
         self._variants: dict[int, tuple[Variant, ...]] = {}
         self._eligible: dict[int, Bools | None] = {}
-        self._demand = 0.0
-        """Devices that all jobs ask for together."""
-        self._integral = self._passed = 0.0
+        self._demand = np.zeros(2)
+        """Devices that all jobs ask for together, by lane, as are the integrals of contention."""
+        self.recent = Recent()
+        """What queues used lately."""
+        self._integral = np.zeros(2)
+        self._passed = 0.0
         self.capacity: Ints = np.zeros((0, 0), np.int64)
         self.free: Ints = np.zeros((0, 0), np.int64)
         self.racks: Ints = np.zeros(0, np.int64)
@@ -129,7 +138,8 @@ class Snapshot:
             setattr(self, name, np.zeros(0))
         for name in _INTS:
             setattr(self, name, np.zeros(0, np.int64))
-        self.preemptible: Bools = np.zeros(0, np.bool_)
+        for name in _BOOLS:
+            setattr(self, name, np.zeros(0, np.bool_))
 
     # Columns, declared for type checkers; made above.
     submitted: Floats = field(init=False)
@@ -151,11 +161,15 @@ class Snapshot:
     since: Floats = field(init=False)
     met: Floats = field(init=False)
     contention: Floats = field(init=False)
+    pace: Floats = field(init=False)
     number: Ints = field(init=False)
     queue: Ints = field(init=False)
     shape: Ints = field(init=False)
     state: Ints = field(init=False)
     kind: Ints = field(init=False)
+    lane: Ints = field(init=False)
+    preemptible: Bools = field(init=False)
+    saves: Bools = field(init=False)
 
     # Nodes.
 
@@ -189,12 +203,32 @@ class Snapshot:
     def put_queue(self, queue: Queue) -> None:
         """Add a queue, or change its shares."""
         self.queues[queue.name] = queue
-        self._queue(queue.name)
+        for name in (queue.name, queue.parent):
+            self._queue(name)
+
+    def remove_queue(self, name: str) -> None:
+        """Nothing is said of a queue any more: it is one at the top, with what is left in it."""
+        del self.queues[name]
 
     # Jobs.
 
-    def add(self, job: Job, *, done: float = 0.0, due: float = 0.0) -> int:
-        """A job waits. Returns its slot."""
+    def add(
+        self,
+        job: Job,
+        *,
+        done: float = 0.0,
+        due: float = 0.0,
+        ran: float = 0.0,
+        waited: float = 0.0,
+        since: float | None = None,
+    ) -> int:
+        """A job waits. Returns its slot.
+
+        Args:
+            ran: Seconds that earlier attempts ran, where it is no new one.
+            waited: Seconds of its earlier waits.
+            since: When its present wait began: by default when it was submitted.
+        """
         self._pass(job.submitted)
         slot = self._slot()
         self.jobs[job.name] = job
@@ -204,6 +238,8 @@ class Snapshot:
             if "/" in name or not _is_device(name):
                 self._resource(name)
         shape = self._shape(job)
+        devices = job.replicas * _devices(job.replica)
+        lane = DEVICE_LANE if any(map(_is_device, job.replica)) else PLAIN_LANE
         values = {
             "submitted": job.submitted,
             "priority": job.priority,
@@ -212,40 +248,43 @@ class Snapshot:
             "done": done,
             "begun": done,
             "estimate": job.estimate,
-            "attained": 0.0,
-            "ran": 0.0,
+            "attained": ran * devices,
+            "ran": ran,
             "touched": job.submitted,
             "started": 0.0,
             "restart": job.restart,
             "min_runtime": job.min_runtime,
             "due": due,
-            "waited": 0.0,
-            "since": job.submitted,
-            "met": self._integral,
+            "waited": waited,
+            "since": job.submitted if since is None else since,
+            "met": self._integral[lane],
             "contention": 0.0,
+            "pace": job.speeds.get("", 0.0),
             "number": job.number,
             "queue": self._queue(job.queue),
             "shape": shape,
             "state": WAITING,
             "kind": -1,
-            "devices": job.replicas * _devices(job.replica),
+            "lane": lane,
+            "devices": devices,
             "preemptible": job.preemptible,
+            "saves": job.saves,
         }
         for name, value in values.items():
             getattr(self, name)[slot] = value
         self.speeds[slot] = 0.0
         for kind, speed in job.speeds.items():
-            index = self._kind(kind)
-            self.speeds[slot, index] = speed
-        self._demand += self.devices[slot]
+            if kind:
+                self.speeds[slot, self._kind(kind)] = speed
+        self._demand[lane] += devices
         return slot
 
-    def remove(self, name: str) -> None:
-        """A job has ended."""
+    def remove(self, name: str, now: float = 0.0) -> None:
+        """A job has ended; `now` where it held something."""
         slot = self.slots.pop(name)
         del self.jobs[name]
-        self._release(slot)
-        self._demand -= self.devices[slot]
+        self._release(slot, now)
+        self._demand[self.lane[slot]] -= self.devices[slot]
         self.state[slot] = 0
         self._free_slots.append(slot)
 
@@ -253,7 +292,7 @@ class Snapshot:
         """A job runs there from now on; one that runs elsewhere has moved."""
         slot = self.slots[name]
         self.touch(slot, now)
-        self._release(slot)
+        self._release(slot, now)
         kind = self._kind(placement.kind) if placement.kind else -1
         variant = next(each for each in self.variants(int(self.shape[slot])) if each.kind == kind)
         rows = np.array([self.node_rows[node] for node, _ in placement.nodes], np.int64)
@@ -261,6 +300,7 @@ class Snapshot:
         np.subtract.at(self.free, rows, counts[:, None] * variant.need)
         self.holdings[slot] = Holding(placement, rows, counts, variant.need)
         self.holds[slot] = counts.sum() * variant.need
+        self.recent.change(int(self.queue[slot]), self.holds[slot], now)
         if self.state[slot] == WAITING:
             self.waited[slot] += now - self.since[slot]
         self.state[slot] = RUNNING
@@ -276,10 +316,10 @@ class Snapshot:
         """A job holds nothing any more and waits, not to start before `due`."""
         slot = self.slots[name]
         self.touch(slot, now)
-        seen = self.seen_speeds(slot)
-        if seen > 0 and self.kind[slot] >= 0:
-            self.speeds[slot, self.kind[slot]] = seen
-        self._release(slot)
+        seen = float(self.seen_speeds(slot))
+        if seen > 0:
+            self._set_speed(slot, int(self.kind[slot]), seen)
+        self._release(slot, now)
         self.state[slot] = WAITING
         self.since[slot] = now
         self.due[slot] = due
@@ -290,8 +330,22 @@ class Snapshot:
         self.done[self.slots[name]] = done
 
     def measured(self, name: str, kind: str, speed: float) -> None:
-        """A job was seen to make so many steps per second on that type."""
-        self.speeds[self.slots[name], self._kind(kind)] = speed
+        """A job was seen to make so many steps per second on that type; on no type where it has no accelerators."""
+        self._set_speed(self.slots[name], self._kind(kind) if kind else -1, speed)
+
+    def reported(
+        self, name: str, *, done: float, begun: float, work: float, restart: float, saves: bool
+    ) -> None:
+        """What a job says of itself, in steps: made, at the start of its attempt, and in all.
+
+        Args:
+            work: 0 where it cannot tell.
+            restart: Seconds that its starts cost, as last seen.
+            saves: Whether it saves its work when it is told to stop.
+        """
+        slot = self.slots[name]
+        self.done[slot], self.begun[slot], self.work[slot] = done, begun, work
+        self.restart[slot], self.saves[slot] = restart, saves
 
     def touch(self, slots: "int | Ints", now: float) -> None:
         """Bring the time that jobs ran, and the devices they used it on, up to now."""
@@ -312,10 +366,12 @@ class Snapshot:
         return seen
 
     @property
-    def total_devices(self) -> float:
-        """Accelerators of all nodes; one at least."""
+    def totals(self) -> Floats:
+        """What there is for the jobs of each lane, in the measure of `devices`: accelerators of all nodes for the one,
+        processors for the other."""
         columns = [self.resources.index(kind) for kind in self.kinds]
-        return float(max(1, self.capacity[:, columns].sum()))
+        cpu = self.capacity[:, self.resources.index("cpu")].sum() if "cpu" in self.resources else 0
+        return np.array([max(1, cpu) / CPU_PER_DEVICE, max(1, self.capacity[:, columns].sum())])
 
     def contentions(self, slots: Ints, now: float) -> Floats:
         """How many times over the pool was asked for while each job was here: 1 where it never was.
@@ -324,17 +380,17 @@ class Snapshot:
         was full is not taken back when it empties.
         """
         self._pass(now)
-        age = now - self.submitted[slots]
-        present = max(1.0, self._demand / self.total_devices)
+        age, lane = now - self.submitted[slots], self.lane[slots]
+        present = np.maximum(1.0, self._demand / self.totals)[lane]
         with np.errstate(divide="ignore", invalid="ignore"):
-            average = np.where(age > 0, (self._integral - self.met[slots]) / age, present)
+            average = np.where(age > 0, (self._integral[lane] - self.met[slots]) / age, present)
         self.contention[slots] = np.maximum(self.contention[slots], np.maximum(1.0, average))
         highest: Floats = self.contention[slots]
         return highest
 
     def _pass(self, now: float) -> None:
         if now > self._passed:
-            self._integral += (now - self._passed) * max(1.0, self._demand / self.total_devices)
+            self._integral += (now - self._passed) * np.maximum(1.0, self._demand / self.totals)
             self._passed = now
 
     def variants(self, shape: int) -> tuple[Variant, ...]:
@@ -394,9 +450,16 @@ class Snapshot:
         need = self.row(amounts)
         return Variant(kind, need, np.flatnonzero(need))
 
-    def _release(self, slot: int) -> None:
+    def _set_speed(self, slot: int, kind: int, speed: float) -> None:
+        if kind >= 0:
+            self.speeds[slot, kind] = speed
+        else:
+            self.pace[slot] = speed
+
+    def _release(self, slot: int, now: float) -> None:
         held = self.holdings.pop(slot, None)
         if held is not None:
+            self.recent.change(int(self.queue[slot]), -self.holds[slot], now)
             np.add.at(self.free, held.rows, held.counts[:, None] * wide(held.need, len(self.resources)))
             self.holds[slot] = 0
 
@@ -441,7 +504,7 @@ class Snapshot:
         if not self._free_slots:
             grown = max(64, 2 * self._size)
             more = grown - self._size
-            for name in (*_FLOATS, *_INTS, "preemptible"):
+            for name in (*_FLOATS, *_INTS, *_BOOLS):
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate([column, np.zeros(more, column.dtype)]))
             self.speeds = np.vstack([self.speeds, np.zeros((more, len(self.kinds)))])
@@ -452,6 +515,8 @@ class Snapshot:
         return self._free_slots.pop()
 
 
+CPU_PER_DEVICE = 1e6
+"""Millicores that count as one device where jobs without accelerators are compared: little beside any accelerator."""
 PLAIN = frozenset({"cpu", "memory", "network", "scratch"})
 """Resources of a machine as a whole. Whatever else a node declares is a device of some kind, or a counter with a dot."""
 
@@ -463,7 +528,7 @@ def _is_device(name: str) -> bool:
 def _devices(replica: Amounts) -> float:
     """Devices of one replica; for one without, a little for its processors, so that shares stay comparable."""
     devices = sum(amount for name, amount in replica.items() if _is_device(name))
-    return float(devices) or replica.get("cpu", 0) / 1e6
+    return float(devices) or replica.get("cpu", 0) / CPU_PER_DEVICE
 
 
 def wide(need: Ints, width: int) -> Ints:

@@ -217,7 +217,7 @@ class World:
         live.done = live.until
         if live.phase + 1 >= len(trace.phases):
             self._leave(live, at)
-            self.snapshot.remove(self._name(live.index))
+            self.snapshot.remove(self._name(live.index), at)
             del self._live[self._name(live.index)]
             self.outcome.ends[live.index] = at
             self._ended += 1
