@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import click
 
 from aios.cli import output
-from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size, state
+from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size, span, state
+from aios.scheduler.v1 import job_pb2
 
 JOB: Columns = {
     "NAME": lambda j: leaf(j.name),
@@ -14,6 +15,7 @@ JOB: Columns = {
     "OWNER": lambda j: short(j.spec.owner),
     "NODE": lambda j: leaf(j.attempt.node),
     "ATTEMPT": lambda j: j.epoch or "",
+    "DONE": lambda j: done(j.progress),
     "WHY": lambda j: j.state_message or j.state_reason,
     "AGE": lambda j: age(j.create_time),
 }
@@ -95,6 +97,17 @@ def get_node(name: str) -> None:
     """One machine."""
     with connected() as client:
         output.emit(client.jobs.node(name), NODE)
+
+
+def done(progress: job_pb2.JobProgress) -> str:
+    """How far a job is, and what it needs to the end at the speed of late."""
+    if not progress.total_steps:
+        return str(progress.step or "")
+    share = f"{min(1.0, progress.step / progress.total_steps):.0%}"
+    left = progress.total_steps - progress.step
+    if left <= 0 or not progress.steps_per_second:
+        return share
+    return f"{share}, {span(left / progress.steps_per_second)} left"
 
 
 def write(pieces: Iterable[bytes]) -> None:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from aios.errors import AlreadyExists, NotFound, StaleEpoch
 from aios.names import JobName
+from services.scheduler.progress import Progress
 from services.scheduler.resources import Resources
 from services.scheduler.specs import JobSpec, Kind
 
@@ -132,6 +133,12 @@ class Job:
     """Ends in a row without a stable attempt: makes the pause grow."""
     retry_time: datetime | None = None
     """Not started again before this."""
+    ran: timedelta = timedelta()
+    """Of all attempts before the present one, from being sent to a node to the end."""
+    waited: timedelta = timedelta()
+    """Of all waits before the present one."""
+    progress: Progress | None = None
+    """What it last said; none while it has said nothing."""
     end_time: datetime | None = None
     traceparent: str = ""
     number: int = 0
@@ -150,7 +157,8 @@ def assign(job: Job, node: str, granted: Resources, now: datetime) -> Job:
     """Open the next attempt on a node."""
     attempt = Attempt(job.name, job.epoch + 1, node, AttemptState.ASSIGNED, granted, assign_time=now)
     started = _move(job, State.STARTING, now, "ASSIGNED", f"was sent to node {node}")
-    return replace(started, epoch=attempt.epoch, attempt=attempt, retry_time=None)
+    waited = job.waited + _span(job.queued_time, now)
+    return replace(started, epoch=attempt.epoch, attempt=attempt, retry_time=None, waited=waited)
 
 
 def cancel(job: Job, now: datetime) -> Job:
@@ -218,15 +226,41 @@ def report(job: Job, said: Attempt, now: datetime) -> Job:
             start_time=said.start_time or attempt.start_time,
             end_time=said.end_time or now,
         )
-        return _after_end(replace(job, attempt=ended), ended, now)
+        return _after_end(_added_up(replace(job, attempt=ended)), ended, now)
     return job
+
+
+def progressed(job: Job, said: Progress, now: datetime) -> Progress:
+    """What is known of a job's progress once its process has said so.
+
+    Raises:
+        StaleEpoch: it is not the process of the present attempt.
+    """
+    attempt = job.attempt
+    if attempt is None or attempt.epoch != said.epoch or attempt.state not in LIVE or job.state in FINAL:
+        raise StaleEpoch(
+            f"Attempt {said.epoch} of {job.name} is not the one that runs.",
+            job=str(job.name),
+            epoch=str(said.epoch),
+        )
+    before, made = job.progress, said.step - said.restored_step
+    load_time = before.load_time if before else None
+    if (
+        made > 0
+        and said.steps_per_second > 0
+        and (before is None or before.epoch != said.epoch or not load_time)
+    ):
+        # By one clock: the process says how fast it is, not what time it is there.
+        taken = min(timedelta(seconds=made / said.steps_per_second), _span(attempt.assign_time, now))
+        load_time = _span(attempt.assign_time, now) - taken
+    return replace(said, load_time=load_time, update_time=now)
 
 
 def lose(job: Job, now: datetime, reason: str = NODE_LOST, message: str = "") -> Job:
     """Give up the current attempt because its node fell silent. It starts again elsewhere unless it was to stop."""
     assert job.attempt is not None
     attempt = replace(job.attempt, state=AttemptState.LOST, end_reason="LEASE_EXPIRED", end_time=now)
-    lost = replace(job, attempt=attempt)
+    lost = _added_up(replace(job, attempt=attempt))
     message = message or f"node {attempt.node} fell silent during attempt {attempt.epoch}"
     if job.state is State.STOPPING and job.reason != PREEMPTED:
         return _move(lost, State.CANCELLED, now, reason, message)
@@ -261,6 +295,12 @@ def _after_end(job: Job, attempt: Attempt, now: datetime) -> Job:
     return _requeue(job, now, reason, said, _pause(job.streak))
 
 
+def _added_up(job: Job) -> Job:
+    """With the attempt that has just ended in what it ran."""
+    assert job.attempt is not None
+    return replace(job, ran=job.ran + _span(job.attempt.assign_time, job.attempt.end_time))
+
+
 def _requeue(job: Job, now: datetime, reason: str, message: str, pause: timedelta = timedelta()) -> Job:
     if pause:
         message += f" in {pause.total_seconds():g} s"
@@ -272,6 +312,11 @@ def _move(job: Job, state: State, now: datetime, reason: str, message: str) -> J
     assert state in NEXT[job.state], f"{job.state} -> {state}"
     end_time = now if state in FINAL else None
     return replace(job, state=state, reason=reason, message=message, update_time=now, end_time=end_time)
+
+
+def _span(start: datetime | None, end: datetime | None) -> timedelta:
+    """Between two moments that clocks of different machines may have told."""
+    return max(timedelta(), end - start) if start and end else timedelta()
 
 
 def _pause(streak: int) -> timedelta:

@@ -1,6 +1,7 @@
 """Protos to domain and back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -8,12 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aios.common.v1 import resources_pb2
 from aios.errors import InvalidArgument
-from aios.names import JobName, NodeName
+from aios.names import JobName, NodeName, QueueName
 from aios.scheduler.v1 import agent_service_pb2, job_pb2, node_pb2, policy_pb2
 from services.scheduler.jobs import Attempt, AttemptState, Job, State
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.plan import Reason
 from services.scheduler.policies import PREEMPT_INTERVAL, RESERVATIONS, Policy
+from services.scheduler.progress import Progress
 from services.scheduler.resources import Resources
 from services.scheduler.specs import STOP_GRACE, JobSpec, Kind
 
@@ -40,6 +42,43 @@ def job_to_proto(job: Job, waits: Reason | None = None) -> job_pb2.Job:
         update_time=_stamp(job.update_time),
         end_time=_stamp(job.end_time),
         etag=str(job.version),
+        progress=progress_to_proto(job.progress) if job.progress else None,
+    )
+
+
+def progress_to_proto(progress: Progress) -> job_pb2.JobProgress:
+    return job_pb2.JobProgress(
+        step=progress.step,
+        total_steps=progress.total_steps,
+        steps_per_second=progress.steps_per_second,
+        saved_step=progress.saved_step,
+        restored_step=progress.restored_step,
+        saves=progress.saves,
+        epoch=progress.epoch,
+        load_time=None if progress.load_time is None else duration(progress.load_time),
+        update_time=_stamp(progress.update_time),
+    )
+
+
+def said_from_proto(proto: job_pb2.JobProgress, epoch: int) -> Progress:
+    """What the process of that attempt says."""
+    return Progress(
+        epoch=epoch,
+        step=proto.step,
+        total_steps=proto.total_steps,
+        steps_per_second=proto.steps_per_second,
+        saved_step=proto.saved_step,
+        restored_step=proto.restored_step,
+        saves=proto.saves,
+    )
+
+
+def progress_from_proto(proto: job_pb2.JobProgress) -> Progress:
+    """What was stored."""
+    return replace(
+        said_from_proto(proto, proto.epoch),
+        load_time=_span(proto.load_time) if proto.HasField("load_time") else None,
+        update_time=proto.update_time.ToDatetime(UTC) if proto.HasField("update_time") else None,
     )
 
 
@@ -74,6 +113,7 @@ def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
         stop_grace=duration(spec.stop_grace),
         owner=spec.owner,
         priority=spec.priority,
+        queue=str(QueueName(spec.queue)) if spec.queue else "",
     )
 
 
@@ -88,6 +128,7 @@ def spec_from_proto(proto: job_pb2.JobSpec) -> JobSpec:
         stop_grace=_span(proto.stop_grace) if proto.HasField("stop_grace") else STOP_GRACE,
         owner=proto.owner,
         priority=proto.priority,
+        queue=QueueName.parse(proto.queue, "job.spec.queue").queue if proto.queue else "",
     )
 
 

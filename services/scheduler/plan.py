@@ -11,7 +11,7 @@ from services.scheduler.engine import model
 from services.scheduler.engine.snapshot import Shape
 from services.scheduler.jobs import Job, due
 from services.scheduler.nodes import Node, NodeState
-from services.scheduler.policies import Policy, compose
+from services.scheduler.policies import Policy
 from services.scheduler.pool import Pool, asked
 from services.scheduler.resources import Resources, grant, shortages
 
@@ -158,7 +158,7 @@ def plan(snapshot: Snapshot, now: datetime, *, preempt: bool = False, pool: Pool
     """
     pool = pool or Pool()
     pool.follow([*snapshot.queue, *snapshot.holding], snapshot.nodes, now)
-    decided = pool.decide(compose(snapshot.policy), now, preempt=preempt)
+    decided = pool.decide(snapshot.policy, now, preempt=preempt)
     starts = [
         Start(JobName.parse(start.job), start.placement.nodes[0][0], pool.granted(start))
         for start in decided.starts

@@ -1,13 +1,15 @@
 """Which policy is in force, and what may be chosen. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
 
 from aios.errors import InvalidArgument
+from services.scheduler.engine.balanced import balanced
 from services.scheduler.engine.fair import fair
-from services.scheduler.engine.order import Order, fcfs, las, priority
+from services.scheduler.engine.order import Order, fcfs, las, priority, sjf
+from services.scheduler.engine.plan import Decide, plan
 from services.scheduler.engine.plan import Policy as EnginePolicy
 
 PREEMPT_INTERVAL = timedelta(seconds=60)
@@ -15,21 +17,32 @@ PREEMPT_INTERVAL = timedelta(seconds=60)
 PREEMPT_INTERVAL_MAX = timedelta(days=1)
 RESERVATIONS = 8
 RESERVATIONS_MAX = 64
-
-ALGORITHMS: Mapping[str, tuple[Order, bool]] = MappingProxyType(
-    {"fcfs": (fcfs, False), "priority": (priority, False), "fair": (fair, True), "las": (las, True)}
-)
-"""By name: who comes first, and whether what runs is stopped for its sake. None of these needs to know how long jobs
-take."""
+DEFAULT = "balanced"
 
 
 @dataclass(frozen=True)
 class Policy:
     """How the pool is shared now."""
 
-    algorithm: str = "fcfs"
+    algorithm: str = DEFAULT
     preempt_interval: timedelta = PREEMPT_INTERVAL
     reservations: int = RESERVATIONS
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What a policy may be.
+
+    Attributes:
+        line: For people.
+        preempts: Whether what runs is stopped for the sake of others.
+        make: A policy of it, and the seconds that a job runs at least before it is stopped, to one that decides. It may
+            remember what it did: one for each pool.
+    """
+
+    line: str
+    preempts: bool
+    make: Callable[[Policy, float], Decide]
 
 
 def check(policy: Policy) -> Policy:
@@ -51,13 +64,37 @@ def check(policy: Policy) -> Policy:
     return policy
 
 
-def compose(policy: Policy) -> EnginePolicy:
-    """The same for the engine."""
-    order, preempts = ALGORITHMS[policy.algorithm]
-    return EnginePolicy(
-        policy.algorithm,
-        order,
-        preempts,
-        quantum=policy.preempt_interval.total_seconds(),
-        reservations=policy.reservations,
-    )
+def compose(policy: Policy) -> Decide:
+    """A policy of the pool as what decides: no job is stopped before it has run for the policy's interval."""
+    return ALGORITHMS[policy.algorithm].make(policy, policy.preempt_interval.total_seconds())
+
+
+def _ordered(
+    line: str, name: str, order: Order, *, preempts: bool = False, spares: bool = False
+) -> Algorithm:
+    def make(policy: Policy, quantum: float) -> Decide:
+        made = EnginePolicy(name, order, preempts, quantum, policy.reservations, spares)
+        return lambda snapshot, now, preempt: plan(snapshot, made, now, preempt=preempt)
+
+    return Algorithm(line, preempts, make)
+
+
+ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
+    {
+        "balanced": _ordered(
+            "Fair finishes, short waits and a full pool together",
+            "balanced",
+            balanced,
+            preempts=True,
+            spares=True,
+        ),
+        "fcfs": _ordered("First come, first served, with backfill", "fcfs", fcfs),
+        "sjf": _ordered("Shortest remaining device time next", "sjf", sjf),
+        "srtf": _ordered(
+            "Shortest remaining device time, preempting", "srtf", sjf, preempts=True, spares=True
+        ),
+        "priority": _ordered("Highest priority, ageing", "priority", priority),
+        "fair": _ordered("Dominant-resource fairness of queues, preempting", "fair", fair, preempts=True),
+        "las": _ordered("Least attained service, preempting", "las", las, preempts=True),
+    }
+)

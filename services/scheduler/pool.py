@@ -8,10 +8,12 @@ import numpy as np
 
 from aios.names import JobName
 from services.scheduler.engine import model
-from services.scheduler.engine import plan as engine
+from services.scheduler.engine.plan import Decide
 from services.scheduler.engine.snapshot import Snapshot
-from services.scheduler.jobs import Job, State, due
+from services.scheduler.jobs import PREEMPTED, Job, State, due
 from services.scheduler.nodes import Node, NodeState
+from services.scheduler.policies import Policy, compose
+from services.scheduler.progress import Progress
 from services.scheduler.resources import Resources
 from services.scheduler.specs import Kind
 
@@ -23,6 +25,7 @@ class Pool:
         self.snapshot = Snapshot()
         self._jobs: dict[JobName, Job] = {}
         self._nodes: dict[str, Node] = {}
+        self._policy: tuple[Policy, Decide] | None = None
 
     def follow(self, jobs: Sequence[Job], nodes: Sequence[Node], now: datetime) -> None:
         """Take over what has changed.
@@ -38,13 +41,18 @@ class Pool:
         for name in self._jobs.keys() - present.keys():
             self.snapshot.remove(str(name), now.timestamp())
             del self._jobs[name]
+        # In the order of acceptance, so that what each has met so far is known again after a restart.
+        for job in sorted((job for job in jobs if job.name not in self._jobs), key=lambda job: job.number):
+            self._add(job)
         # What waits first: what was given back is free before anything takes it.
         for job in sorted(jobs, key=lambda job: job.state is not State.QUEUED):
             self._put_job(job, now)
 
-    def decide(self, policy: engine.Policy, now: datetime, *, preempt: bool) -> model.Plan:
+    def decide(self, policy: Policy, now: datetime, *, preempt: bool) -> model.Plan:
         """The engine's plan, with only those starts that have room before anything has stopped."""
-        decided = engine.plan(self.snapshot, policy, now.timestamp(), preempt=preempt)
+        if self._policy is None or self._policy[0] != policy:
+            self._policy = policy, compose(policy)
+        decided = self._policy[1](self.snapshot, now.timestamp(), preempt)
         return replace(decided, starts=self._roomy(decided.starts)) if decided.stops else decided
 
     def granted(self, start: model.Start) -> Resources:
@@ -68,12 +76,20 @@ class Pool:
             self.snapshot.remove_node(node.name)
         self._nodes[node.name] = node
 
+    def _add(self, job: Job) -> None:
+        started = job.attempt.assign_time if job.attempt and _runs(job) else None
+        self.snapshot.add(
+            asked(job),
+            ran=job.ran.total_seconds(),
+            waited=job.waited.total_seconds(),
+            since=(started or job.queued_time).timestamp(),
+        )
+
     def _put_job(self, job: Job, now: datetime) -> None:
         name, before = str(job.name), self._jobs.get(job.name)
-        if before is None:
-            self.snapshot.add(asked(job))
         if before != job:
             self._move(name, before, job, now)
+            self._tell(name, before, job)
             self._jobs[job.name] = job
         if job.retry_time is not None:
             self.snapshot.due[self.snapshot.slots[name]] = -np.inf if due(job, now) else np.inf
@@ -86,11 +102,44 @@ class Pool:
         assert job.attempt is not None
         if before is None or before.epoch != job.epoch or before.state is State.QUEUED:
             kind = self.snapshot.kind_of(name, _amounts(job.attempt.granted))
-            since = job.attempt.start_time or job.attempt.assign_time or now
+            since = job.attempt.assign_time or now
             placement = model.Placement(((job.attempt.node, 1),), kind)
             self.snapshot.start(name, placement, since.timestamp())
         if job.state is State.STOPPING:
             self.snapshot.stopping(name)
+
+    def _tell(self, name: str, before: Job | None, job: Job) -> None:
+        """How far the job says that it has come."""
+        said, attempt = job.progress, job.attempt
+        if said is None or attempt is None or (before is not None and before.progress == said and _runs(job)):
+            return
+        if said.epoch != attempt.epoch:
+            # It goes on from its newest checkpoint, or further, and will say so.
+            if before is None:
+                self._report(name, said, said.saved_step, said.saved_step)
+            return
+        if _runs(job):
+            self._report(name, said, said.step, said.restored_step)
+        else:
+            kept = said.step if said.saves and job.reason == PREEMPTED else said.saved_step
+            self._report(name, said, kept, kept)
+        if said.steps_per_second:
+            kind = self.snapshot.kind_of(name, _amounts(attempt.granted))
+            self.snapshot.measured(name, kind, said.steps_per_second)
+
+    def _report(self, name: str, said: Progress, done: int, begun: int) -> None:
+        self.snapshot.reported(
+            name,
+            done=done,
+            begun=begun,
+            work=said.total_steps,
+            restart=said.load_time.total_seconds() if said.load_time else 0.0,
+            saves=said.saves,
+        )
+
+
+def _runs(job: Job) -> bool:
+    return job.state is not State.QUEUED
 
 
 def asked(job: Job) -> model.Job:
@@ -100,10 +149,11 @@ def asked(job: Job) -> model.Job:
         number=job.number,
         submitted=job.create_time.timestamp(),
         replica=_amounts(job.spec.resources),
-        queue=job.name.project,
+        queue=job.spec.queue or job.name.project,
         priority=job.spec.priority,
         # A service answers people: it is stopped by those who started it, never to make room.
         preemptible=job.spec.kind is Kind.BATCH,
+        saves=False,
     )
 
 

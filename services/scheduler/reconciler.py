@@ -24,6 +24,7 @@ from services.scheduler.nodes import Leases, Node, NodeState
 from services.scheduler.plan import Plan, Reason, Snapshot, plan
 from services.scheduler.policies import Policy
 from services.scheduler.pool import Pool
+from services.scheduler.progress import SAVE_SECONDS, Progress, Reports
 from services.scheduler.sessions import Session, Sessions
 from services.scheduler.signing import Signer
 
@@ -54,6 +55,8 @@ class Reconciler:
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
         self._pool = Pool()
+        self._reports = Reports()
+        self._reports_saved_at = -math.inf
         self._preempted_at = -math.inf
         self._wake = asyncio.Event()
         self._membership = asyncio.Lock()
@@ -91,6 +94,10 @@ class Reconciler:
         snapshot = await self._db.read(store.snapshot)
         if await self._give_up(snapshot):
             snapshot = await self._db.read(store.snapshot)
+        snapshot = replace(
+            snapshot, queue=self._currently(snapshot.queue), holding=self._currently(snapshot.holding)
+        )
+        await self._save_progress(snapshot)
         interval = snapshot.policy.preempt_interval.total_seconds()
         may_preempt = self._clock.monotonic() - self._preempted_at >= interval
         decided = plan(snapshot, self._clock.now(), preempt=may_preempt, pool=self._pool)
@@ -136,14 +143,47 @@ class Reconciler:
         self.wake()
         return counts
 
+    async def progressed(self, name: JobName, said: Progress) -> None:
+        """Take over what the process of an attempt says of its progress.
+
+        Raises:
+            StaleEpoch: it is not the process of the present attempt.
+        """
+        job = self.current(await self._db.read(lambda tx: store.get(tx, name)))
+        self._reports.put(name, jobs.progressed(job, said, self._clock.now()))
+
+    def current(self, job: Job) -> Job:
+        """A job with the newest that it has said of its progress, which may not be stored yet."""
+        newest = self._reports.newest(job.name, job.progress)
+        return job if newest == job.progress else replace(job, progress=newest)
+
     async def preview(self, policy: Policy) -> Plan:
         """What the next step would do under another policy."""
         snapshot = await self._db.read(store.snapshot)
-        return plan(replace(snapshot, policy=policy), self._clock.now(), preempt=True)
+        snapshot = replace(
+            snapshot,
+            queue=self._currently(snapshot.queue),
+            holding=self._currently(snapshot.holding),
+            policy=policy,
+        )
+        return plan(snapshot, self._clock.now(), preempt=True)
 
     async def leave(self, node: str) -> None:
         """A node is shutting down: nothing more starts on it."""
         await self._db.write(lambda tx: _set_state(tx, node, NodeState.STOPPED))
+
+    def _currently(self, found: Sequence[Job]) -> Sequence[Job]:
+        return [self.current(job) for job in found]
+
+    async def _save_progress(self, snapshot: Snapshot) -> None:
+        """Now and then, all at once; and forget what jobs said that have ended."""
+        if self._clock.monotonic() - self._reports_saved_at < SAVE_SECONDS:
+            return
+        if unsaved := self._reports.unsaved:
+            await self._db.write(lambda tx: store.save_progress(tx, unsaved))
+            self._reports.saved(unsaved)
+            self._reports_saved_at = self._clock.monotonic()
+        self._reports.keep({job.name for job in (*snapshot.queue, *snapshot.holding)})
 
     async def _give_up(self, seen: Snapshot) -> bool:
         """Lose the nodes whose lease ran out, and what they held. True when there were any."""

@@ -10,6 +10,7 @@ from aios.names import JobName, NodeName, ProjectName, check_id, new_id
 from aios.records import Database, Event, Feed, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
+from aios.runtime.context import require_job
 from aios.runtime.watch import serve_watch
 from aios.scheduler.v1 import (
     job_pb2,
@@ -18,7 +19,7 @@ from aios.scheduler.v1 import (
     scheduler_service_pb2,
     scheduler_service_pb2_grpc,
 )
-from services.scheduler import jobs, mapping, policies, specs, store
+from services.scheduler import jobs, mapping, policies, progress, specs, store
 from services.scheduler.logs import Logs
 from services.scheduler.plan import check_placeable
 from services.scheduler.reconciler import Reconciler
@@ -80,6 +81,15 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         job = await self._db.write(write)
         self._reconciler.wake()
         return self._shown(job)
+
+    async def ReportJobProgress(
+        self, request: scheduler_service_pb2.ReportJobProgressRequest, context: Context
+    ) -> scheduler_service_pb2.ReportJobProgressResponse:
+        name = JobName.parse(request.name)
+        require_job(str(name), request.epoch)
+        said = mapping.said_from_proto(request.progress, request.epoch)
+        await self._reconciler.progressed(name, progress.check(said))
+        return scheduler_service_pb2.ReportJobProgressResponse()
 
     async def WatchJobs(
         self, request: scheduler_service_pb2.WatchJobsRequest, context: Context
@@ -151,7 +161,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         )
 
     def _shown(self, job: jobs.Job) -> job_pb2.Job:
-        return mapping.job_to_proto(job, self._reconciler.waits.get(job.name))
+        return mapping.job_to_proto(self._reconciler.current(job), self._reconciler.waits.get(job.name))
 
 
 def _policy(proto: policy_pb2.Policy) -> policies.Policy:

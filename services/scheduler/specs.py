@@ -46,6 +46,8 @@ class JobSpec:
     stop_grace: timedelta = STOP_GRACE
     owner: str = ""
     priority: int = 0
+    queue: str = ""
+    """That it is counted in; the project's own when empty."""
 
 
 def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:

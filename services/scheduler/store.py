@@ -1,12 +1,13 @@
 """Jobs, attempts and nodes in SQL. Plain functions of a transaction; each change is one row's, guarded by its version."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    bindparam,
     delete,
     insert,
     select,
@@ -48,6 +50,7 @@ from services.scheduler.jobs import (
 from services.scheduler.nodes import Node, NodeNotFound, NodeState
 from services.scheduler.plan import Snapshot
 from services.scheduler.policies import Policy
+from services.scheduler.progress import Progress
 from services.scheduler.resources import Resources
 
 metadata = MetaData()
@@ -73,6 +76,9 @@ jobs = Table(
     Column("end_time", UtcTime),
     Column("traceparent", String(64), nullable=False),
     Column("version", Integer, nullable=False),
+    Column("ran_seconds", Float, nullable=False, server_default="0"),
+    Column("waited_seconds", Float, nullable=False, server_default="0"),
+    Column("progress", Proto(job_pb2.JobProgress)),
     UniqueConstraint("project", "id"),
     Index("jobs_state", "state"),
 )
@@ -173,6 +179,22 @@ def save(tx: Tx, before: Job, after: Job) -> Job:
     if after.state is not before.state:
         _announce(tx, stored, EVENT[after.state])
     return stored
+
+
+def save_progress(tx: Tx, reports: Mapping[JobName, Progress]) -> None:
+    """Store what jobs have said of their progress. It is no change to their watchers, and makes no version."""
+    if not reports:
+        return
+    rows = [
+        {"of": name.project, "job": name.job, "said": mapping.progress_to_proto(said)}
+        for name, said in reports.items()
+    ]
+    tx.execute(
+        update(jobs)
+        .where(jobs.c.project == bindparam("of"), jobs.c.id == bindparam("job"))
+        .values(progress=bindparam("said")),
+        rows,
+    )
 
 
 def page(tx: Tx, request: ListRequest, project: str) -> tuple[list[Job], str]:
@@ -304,6 +326,8 @@ def _changing(job: Job) -> dict[str, Any]:
         "update_time": job.update_time,
         "end_time": job.end_time,
         "traceparent": job.traceparent,
+        "ran_seconds": job.ran.total_seconds(),
+        "waited_seconds": job.waited.total_seconds(),
     }
 
 
@@ -348,6 +372,9 @@ def _job(row: Row[Any]) -> Job:
         number=row.number,
         version=row.version,
         attempt=attempt,
+        ran=timedelta(seconds=row.ran_seconds),
+        waited=timedelta(seconds=row.waited_seconds),
+        progress=mapping.progress_from_proto(row.progress) if row.progress else None,
     )
 
 

@@ -44,7 +44,7 @@ async def test_fair_takes_back_and_what_was_stopped_goes_on(tmp_path: Path) -> N
         other = await submit(stub, "other", ["true"])
 
         seen = await stub.PreviewPolicy(pb.PreviewPolicyRequest(policy=FAIR))
-        assert (await stub.GetPolicy(pb.GetPolicyRequest(name="policy"))).algorithm == "fcfs"
+        assert (await stub.GetPolicy(pb.GetPolicyRequest(name="policy"))).algorithm == "balanced"
         made = await stub.UpdatePolicy(pb.UpdatePolicyRequest(policy=FAIR))
         assert (made.algorithm, made.reservations) == ("fair", 8)
 
@@ -63,7 +63,7 @@ async def test_fair_takes_back_and_what_was_stopped_goes_on(tmp_path: Path) -> N
         assert (await stub.GetPolicy(pb.GetPolicyRequest(name="policy"))).algorithm == "fair"
 
         wrong = policy_pb2.Policy(name="policy", algorithm="magic")
-        with pytest.raises(InvalidArgument, match="must be one of fcfs, priority, fair, las"):
+        with pytest.raises(InvalidArgument, match="must be one of balanced, fcfs"):
             await stub.UpdatePolicy(pb.UpdatePolicyRequest(policy=wrong))
         with pytest.raises(PermissionDenied):
             await pool.stub.UpdatePolicy(pb.UpdatePolicyRequest(policy=FAIR))

@@ -12,10 +12,12 @@ from services.scheduler import jobs
 from services.scheduler.jobs import Job
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.plan import Snapshot, Unplaceable, check_placeable, plan
+from services.scheduler.policies import Policy
 from services.scheduler.resources import Resources, grant
 from services.scheduler.specs import JobSpec
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+FCFS = Policy("fcfs")
 
 requests = st.builds(
     Resources,
@@ -99,9 +101,10 @@ BACKFILLED = Snapshot(
 @example(BACKFILLED)
 def test_a_younger_job_changes_nothing_for_an_older_one(snapshot: Snapshot) -> None:
     oldest_first = sorted(snapshot.queue, key=lambda job: job.number)
+    snapshot = replace(snapshot, policy=FCFS)
     whole = plan(snapshot, NOW)
     for count in range(len(oldest_first)):
-        part = plan(Snapshot(oldest_first[:count], snapshot.nodes, snapshot.holding), NOW)
+        part = plan(replace(snapshot, queue=oldest_first[:count]), NOW)
         older = {job.name for job in oldest_first[:count]}
         assert [start for start in whole.starts if start.job in older] == list(part.starts)
         assert {name: whole.reasons[name] for name in part.reasons} == part.reasons
@@ -119,7 +122,7 @@ def test_the_oldest_job_that_some_ready_node_can_hold_starts_on_an_empty_pool(sn
     ]
     if able:
         first = min(able, key=lambda each: each.number)
-        starts = plan(Snapshot(snapshot.queue, snapshot.nodes), NOW).starts
+        starts = plan(Snapshot(snapshot.queue, snapshot.nodes, policy=FCFS), NOW).starts
         assert first.name in [start.job for start in starts]
 
 

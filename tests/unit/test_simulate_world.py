@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scheduler.engine.model import Plan
+from services.scheduler.engine.plan import Decide
 from services.scheduler.engine.snapshot import Snapshot
 from services.scheduler.simulate import cluster, metrics
 from services.scheduler.simulate.policies import POLICIES
 from services.scheduler.simulate.traces import ANY, Phase, TraceJob
-from services.scheduler.simulate.world import Decide, Outcome, Rules, Stuck, World
+from services.scheduler.simulate.world import Outcome, Rules, Stuck, World
 
 NODES = cluster.parse("2x4")
 

@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ios/scheduler/v1/job.proto\x12\x11\x61ios.scheduler.v1\x1a\x1e\x61ios/common/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x04\n\x03Job\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12.\n\x04spec\x18\x02 \x01(\x0b\x32\x1a.aios.scheduler.v1.JobSpecB\x04\xe2\x41\x01\x02\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\x1c.aios.scheduler.v1.Job.StateB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cstate_reason\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rstate_message\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65poch\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\x07\x61ttempt\x18\x07 \x01(\x0b\x32\x1a.aios.scheduler.v1.AttemptB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\"\xa7\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x12\n\x0eSTATE_STARTING\x10\x02\x12\x11\n\rSTATE_RUNNING\x10\x03\x12\x12\n\x0eSTATE_STOPPING\x10\x04\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x05\x12\x10\n\x0cSTATE_FAILED\x10\x06\x12\x13\n\x0fSTATE_CANCELLED\x10\x07\"\xd8\x03\n\x07JobSpec\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.aios.scheduler.v1.JobSpec.KindB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x63ommand\x18\x02 \x03(\tB\x04\xe2\x41\x01\x02\x12\x46\n\x0b\x65nvironment\x18\x03 \x03(\x0b\x32+.aios.scheduler.v1.JobSpec.EnvironmentEntryB\x04\xe2\x41\x01\x01\x12\x32\n\tresources\x18\x04 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x02\x12\x13\n\x05ports\x18\x05 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cmax_restarts\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x33\n\nstop_grace\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x13\n\x05owner\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08priority\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\">\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_BATCH\x10\x01\x12\x10\n\x0cKIND_SERVICE\x10\x02\"\x87\x04\n\x07\x41ttempt\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04node\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .aios.scheduler.v1.Attempt.State\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x34\n\x05ports\x18\x06 \x03(\x0b\x32%.aios.scheduler.v1.Attempt.PortsEntry\x12\x16\n\texit_code\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nend_reason\x18\x08 \x01(\t\x12/\n\x0b\x61ssign_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a,\n\nPortsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_ASSIGNED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x0f\n\x0bSTATE_ENDED\x10\x03\x12\x0e\n\nSTATE_LOST\x10\x04\x42\x0c\n\n_exit_codeBY\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ios/scheduler/v1/job.proto\x12\x11\x61ios.scheduler.v1\x1a\x1e\x61ios/common/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x05\n\x03Job\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12.\n\x04spec\x18\x02 \x01(\x0b\x32\x1a.aios.scheduler.v1.JobSpecB\x04\xe2\x41\x01\x02\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\x1c.aios.scheduler.v1.Job.StateB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cstate_reason\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rstate_message\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65poch\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\x07\x61ttempt\x18\x07 \x01(\x0b\x32\x1a.aios.scheduler.v1.AttemptB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x36\n\x08progress\x18\x0c \x01(\x0b\x32\x1e.aios.scheduler.v1.JobProgressB\x04\xe2\x41\x01\x03\"\xa7\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x12\n\x0eSTATE_STARTING\x10\x02\x12\x11\n\rSTATE_RUNNING\x10\x03\x12\x12\n\x0eSTATE_STOPPING\x10\x04\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x05\x12\x10\n\x0cSTATE_FAILED\x10\x06\x12\x13\n\x0fSTATE_CANCELLED\x10\x07\"\xa8\x02\n\x0bJobProgress\x12\x12\n\x04step\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x19\n\x0btotal_steps\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1e\n\x10steps_per_second\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x18\n\nsaved_step\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rrestored_step\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05saves\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05\x65poch\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x32\n\tload_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"\xed\x03\n\x07JobSpec\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.aios.scheduler.v1.JobSpec.KindB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x63ommand\x18\x02 \x03(\tB\x04\xe2\x41\x01\x02\x12\x46\n\x0b\x65nvironment\x18\x03 \x03(\x0b\x32+.aios.scheduler.v1.JobSpec.EnvironmentEntryB\x04\xe2\x41\x01\x01\x12\x32\n\tresources\x18\x04 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x02\x12\x13\n\x05ports\x18\x05 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cmax_restarts\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x33\n\nstop_grace\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x13\n\x05owner\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08priority\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05queue\x18\n \x01(\tB\x04\xe2\x41\x01\x01\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\">\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_BATCH\x10\x01\x12\x10\n\x0cKIND_SERVICE\x10\x02\"\x87\x04\n\x07\x41ttempt\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04node\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .aios.scheduler.v1.Attempt.State\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x34\n\x05ports\x18\x06 \x03(\x0b\x32%.aios.scheduler.v1.Attempt.PortsEntry\x12\x16\n\texit_code\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nend_reason\x18\x08 \x01(\t\x12/\n\x0b\x61ssign_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a,\n\nPortsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_ASSIGNED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x0f\n\x0bSTATE_ENDED\x10\x03\x12\x0e\n\nSTATE_LOST\x10\x04\x42\x0c\n\n_exit_codeBY\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,6 +58,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOB'].fields_by_name['end_time']._serialized_options = b'\342A\001\003'
   _globals['_JOB'].fields_by_name['etag']._loaded_options = None
   _globals['_JOB'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
+  _globals['_JOB'].fields_by_name['progress']._loaded_options = None
+  _globals['_JOB'].fields_by_name['progress']._serialized_options = b'\342A\001\003'
+  _globals['_JOBPROGRESS'].fields_by_name['step']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['step']._serialized_options = b'\342A\001\002'
+  _globals['_JOBPROGRESS'].fields_by_name['total_steps']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['total_steps']._serialized_options = b'\342A\001\001'
+  _globals['_JOBPROGRESS'].fields_by_name['steps_per_second']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['steps_per_second']._serialized_options = b'\342A\001\001'
+  _globals['_JOBPROGRESS'].fields_by_name['saved_step']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['saved_step']._serialized_options = b'\342A\001\001'
+  _globals['_JOBPROGRESS'].fields_by_name['restored_step']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['restored_step']._serialized_options = b'\342A\001\001'
+  _globals['_JOBPROGRESS'].fields_by_name['saves']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['saves']._serialized_options = b'\342A\001\001'
+  _globals['_JOBPROGRESS'].fields_by_name['epoch']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['epoch']._serialized_options = b'\342A\001\003'
+  _globals['_JOBPROGRESS'].fields_by_name['load_time']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['load_time']._serialized_options = b'\342A\001\003'
+  _globals['_JOBPROGRESS'].fields_by_name['update_time']._loaded_options = None
+  _globals['_JOBPROGRESS'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_JOBSPEC_ENVIRONMENTENTRY']._loaded_options = None
   _globals['_JOBSPEC_ENVIRONMENTENTRY']._serialized_options = b'8\001'
   _globals['_JOBSPEC'].fields_by_name['kind']._loaded_options = None
@@ -78,22 +98,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSPEC'].fields_by_name['owner']._serialized_options = b'\342A\001\001'
   _globals['_JOBSPEC'].fields_by_name['priority']._loaded_options = None
   _globals['_JOBSPEC'].fields_by_name['priority']._serialized_options = b'\342A\001\001'
+  _globals['_JOBSPEC'].fields_by_name['queue']._loaded_options = None
+  _globals['_JOBSPEC'].fields_by_name['queue']._serialized_options = b'\342A\001\001'
   _globals['_ATTEMPT_PORTSENTRY']._loaded_options = None
   _globals['_ATTEMPT_PORTSENTRY']._serialized_options = b'8\001'
   _globals['_JOB']._serialized_start=181
-  _globals['_JOB']._serialized_end=786
-  _globals['_JOB_STATE']._serialized_start=619
-  _globals['_JOB_STATE']._serialized_end=786
-  _globals['_JOBSPEC']._serialized_start=789
-  _globals['_JOBSPEC']._serialized_end=1261
-  _globals['_JOBSPEC_ENVIRONMENTENTRY']._serialized_start=1147
-  _globals['_JOBSPEC_ENVIRONMENTENTRY']._serialized_end=1197
-  _globals['_JOBSPEC_KIND']._serialized_start=1199
-  _globals['_JOBSPEC_KIND']._serialized_end=1261
-  _globals['_ATTEMPT']._serialized_start=1264
-  _globals['_ATTEMPT']._serialized_end=1783
-  _globals['_ATTEMPT_PORTSENTRY']._serialized_start=1621
-  _globals['_ATTEMPT_PORTSENTRY']._serialized_end=1665
-  _globals['_ATTEMPT_STATE']._serialized_start=1667
-  _globals['_ATTEMPT_STATE']._serialized_end=1769
+  _globals['_JOB']._serialized_end=842
+  _globals['_JOB_STATE']._serialized_start=675
+  _globals['_JOB_STATE']._serialized_end=842
+  _globals['_JOBPROGRESS']._serialized_start=845
+  _globals['_JOBPROGRESS']._serialized_end=1141
+  _globals['_JOBSPEC']._serialized_start=1144
+  _globals['_JOBSPEC']._serialized_end=1637
+  _globals['_JOBSPEC_ENVIRONMENTENTRY']._serialized_start=1523
+  _globals['_JOBSPEC_ENVIRONMENTENTRY']._serialized_end=1573
+  _globals['_JOBSPEC_KIND']._serialized_start=1575
+  _globals['_JOBSPEC_KIND']._serialized_end=1637
+  _globals['_ATTEMPT']._serialized_start=1640
+  _globals['_ATTEMPT']._serialized_end=2159
+  _globals['_ATTEMPT_PORTSENTRY']._serialized_start=1997
+  _globals['_ATTEMPT_PORTSENTRY']._serialized_end=2041
+  _globals['_ATTEMPT_STATE']._serialized_start=2043
+  _globals['_ATTEMPT_STATE']._serialized_end=2145
 # @@protoc_insertion_point(module_scope)

@@ -88,6 +88,7 @@ class Job(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     state: Global___Job.State.ValueType
@@ -112,6 +113,10 @@ class Job(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it reached a final state."""
 
+    @_builtins.property
+    def progress(self) -> Global___JobProgress:
+        """How far it has come, where it says so."""
+
     def __init__(
         self,
         *,
@@ -126,14 +131,71 @@ class Job(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        progress: Global___JobProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "progress", b"progress", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "etag", b"etag", "name", b"name", "spec", b"spec", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "etag", b"etag", "name", b"name", "progress", b"progress", "spec", b"spec", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class JobProgress(_message.Message):
+    """How far a job has come: what its process says, and what the scheduler learns from it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    STEPS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SAVED_STEP_FIELD_NUMBER: _builtins.int
+    RESTORED_STEP_FIELD_NUMBER: _builtins.int
+    SAVES_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LOAD_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Steps made; what an attempt went on from counts."""
+    total_steps: _builtins.int
+    """Steps to its end; 0 while unknown."""
+    steps_per_second: _builtins.float
+    """Steps in a second, lately; 0 while unknown."""
+    saved_step: _builtins.int
+    """Step of its newest checkpoint: where it goes on from if its node is lost."""
+    restored_step: _builtins.int
+    """Step that this attempt went on from."""
+    saves: _builtins.bool
+    """It saves its work when it is asked to stop, so being stopped for others costs it little."""
+    epoch: _builtins.int
+    """The attempt that said so."""
+    @_builtins.property
+    def load_time(self) -> _duration_pb2.Duration:
+        """From being sent to a node to its first step, in its newest attempt that made one: what a start costs."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        total_steps: _builtins.int = ...,
+        steps_per_second: _builtins.float = ...,
+        saved_step: _builtins.int = ...,
+        restored_step: _builtins.int = ...,
+        saves: _builtins.bool = ...,
+        epoch: _builtins.int = ...,
+        load_time: _duration_pb2.Duration | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "load_time", b"load_time", "restored_step", b"restored_step", "saved_step", b"saved_step", "saves", b"saves", "step", b"step", "steps_per_second", b"steps_per_second", "total_steps", b"total_steps", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobProgress: _TypeAlias = JobProgress  # noqa: Y015
 
 @_typing.final
 class JobSpec(_message.Message):
@@ -193,6 +255,7 @@ class JobSpec(_message.Message):
     STOP_GRACE_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     kind: Global___JobSpec.Kind.ValueType
     max_restarts: _builtins.int
     """How often a failed attempt of a BATCH job is started again. An attempt that ended because its node was lost or
@@ -202,6 +265,8 @@ class JobSpec(_message.Message):
     """The resource this job works for, such as `projects/p/runs/r`: shown to people and put into its spans."""
     priority: _builtins.int
     """-100 to 100; higher goes first under the policies that look at it."""
+    queue: _builtins.str
+    """`queues/{queue}` that it is counted in, one that the project may use; the project's own when unset."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Program and arguments; not a shell line. `python` is the platform's interpreter on that node."""
@@ -232,10 +297,11 @@ class JobSpec(_message.Message):
         stop_grace: _duration_pb2.Duration | None = ...,
         owner: _builtins.str = ...,
         priority: _builtins.int = ...,
+        queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "owner", b"owner", "ports", b"ports", "priority", b"priority", "resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

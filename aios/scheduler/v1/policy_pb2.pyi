@@ -29,6 +29,7 @@ class Policy(_message.Message):
     PREEMPT_INTERVAL_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    USAGE_HALF_LIFE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`policy`."""
     algorithm: _builtins.str
@@ -45,6 +46,12 @@ class Policy(_message.Message):
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def usage_half_life(self) -> _duration_pb2.Duration:
+        """`fair` counts what a queue used lately beside what it uses now: after this time half as much. Only the present
+        counts when unset.
+        """
+
     def __init__(
         self,
         *,
@@ -53,10 +60,11 @@ class Policy(_message.Message):
         preempt_interval: _duration_pb2.Duration | None = ...,
         reservations: _builtins.int = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        usage_half_life: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["preempt_interval", b"preempt_interval", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preempt_interval", b"preempt_interval", "update_time", b"update_time", "usage_half_life", b"usage_half_life"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "preempt_interval", b"preempt_interval", "reservations", b"reservations", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "preempt_interval", b"preempt_interval", "reservations", b"reservations", "update_time", b"update_time", "usage_half_life", b"usage_half_life"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

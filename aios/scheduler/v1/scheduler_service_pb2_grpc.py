@@ -58,6 +58,11 @@ class SchedulerServiceStub:
                 request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=aios_dot_scheduler_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.ReportJobProgress = channel.unary_unary(
+                '/aios.scheduler.v1.SchedulerService/ReportJobProgress',
+                request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressRequest.SerializeToString,
+                response_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressResponse.FromString,
+                _registered_method=True)
         self.WatchJobs = channel.unary_stream(
                 '/aios.scheduler.v1.SchedulerService/WatchJobs',
                 request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchJobsRequest.SerializeToString,
@@ -124,6 +129,14 @@ class SchedulerServiceServicer:
     def CancelJob(self, request, context):
         """Asks a job to stop: SIGTERM, then SIGKILL after its grace. Returns at once, with STOPPING or CANCELLED. Cancelling
         a job that has ended changes nothing and is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportJobProgress(self, request, context):
+        """How far a job has come, said by its own process every few seconds: what policies that go by remaining time rest
+        on. ABORTED with reason STALE_EPOCH once the attempt is not the job's newest or has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +215,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelJobRequest.FromString,
                     response_serializer=aios_dot_scheduler_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ReportJobProgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportJobProgress,
+                    request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressRequest.FromString,
+                    response_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressResponse.SerializeToString,
             ),
             'WatchJobs': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJobs,
@@ -348,6 +366,33 @@ class SchedulerService:
             '/aios.scheduler.v1.SchedulerService/CancelJob',
             aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelJobRequest.SerializeToString,
             aios_dot_scheduler_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportJobProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.scheduler.v1.SchedulerService/ReportJobProgress',
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressRequest.SerializeToString,
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressResponse.FromString,
             options,
             channel_credentials,
             insecure,

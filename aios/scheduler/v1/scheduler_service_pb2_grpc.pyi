@@ -31,6 +31,10 @@ class SchedulerServiceStub:
     """Asks a job to stop: SIGTERM, then SIGKILL after its grace. Returns at once, with STOPPING or CANCELLED. Cancelling
     a job that has ended changes nothing and is no error.
     """
+    ReportJobProgress: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ReportJobProgressRequest, _scheduler_service_pb2.ReportJobProgressResponse]
+    """How far a job has come, said by its own process every few seconds: what policies that go by remaining time rest
+    on. ABORTED with reason STALE_EPOCH once the attempt is not the job's newest or has ended.
+    """
     WatchJobs: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchJobsRequest, _scheduler_service_pb2.WatchJobsResponse]
     """Every change of a project's jobs after `start_revision`, in order. An empty message keeps the cursor fresh.
     OUT_OF_RANGE when the revision is no longer kept: list again. RESOURCE_EXHAUSTED when the reader is too slow.
@@ -87,6 +91,16 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_job_pb2.Job]:
         """Asks a job to stop: SIGTERM, then SIGKILL after its grace. Returns at once, with STOPPING or CANCELLED. Cancelling
         a job that has ended changes nothing and is no error.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportJobProgress(
+        self,
+        request: _scheduler_service_pb2.ReportJobProgressRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.ReportJobProgressRequest, _abc.Awaitable[_scheduler_service_pb2.ReportJobProgressResponse]],
+    ) -> _abc.Awaitable[_scheduler_service_pb2.ReportJobProgressResponse]:
+        """How far a job has come, said by its own process every few seconds: what policies that go by remaining time rest
+        on. ABORTED with reason STALE_EPOCH once the attempt is not the job's newest or has ended.
         """
 
     @_abc_1.abstractmethod

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.scheduler.engine import allocate, shares
+from services.scheduler.engine.plan import Decide
 from services.scheduler.engine.rounds import Allocate, Rounds
 from services.scheduler.engine.shares import demand
 from services.scheduler.engine.snapshot import Floats, Ints, Snapshot
-from services.scheduler.simulate.world import Decide
 
 GAVEL_INTERVAL, SHOCKWAVE_INTERVAL = 1920.0, 1000.0
 """Seconds between two allocations at least, in each simulator."""

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.scheduler.engine import shares
-from services.scheduler.engine.balanced import balanced
-from services.scheduler.engine.order import Order, sjf
-from services.scheduler.engine.plan import Policy, plan
+from services.scheduler.engine.plan import Decide
 from services.scheduler.engine.rounds import Allocate
-from services.scheduler.policies import ALGORITHMS
+from services.scheduler.policies import ALGORITHMS, Policy
 from services.scheduler.simulate import anchors
-from services.scheduler.simulate.world import Decide
 
 ROUND_SECONDS = 300.0
 """Between two steps that may preempt, unless it is said: short beside jobs, long beside their restarts."""
@@ -31,18 +29,14 @@ class Choice:
     preempts: bool
 
 
-def _ordered(line: str, name: str, order: Order, preempts: bool) -> Choice:
-    policy = Policy(name, order, preempts)
-    return Choice(
-        line,
-        lambda seconds: lambda snapshot, now, preempt: plan(snapshot, policy, now, preempt=preempt),
-        preempts,
-    )
+def _offered(name: str) -> Choice:
+    """One that the pool may be given. Rounds alone say when it may stop jobs; room is kept for one job (EASY)."""
+    algorithm = ALGORITHMS[name]
 
+    def make(seconds: float) -> Decide:
+        return algorithm.make(Policy(name, timedelta(seconds=seconds), reservations=1), 0.0)
 
-def _offered(line: str, name: str) -> Choice:
-    """One that the pool may be given."""
-    return _ordered(line, name, *ALGORITHMS[name])
+    return Choice(algorithm.line, make, algorithm.preempts)
 
 
 def _shared(allocation: Allocate) -> Callable[[float], Decide]:
@@ -53,15 +47,7 @@ def _shared(allocation: Allocate) -> Callable[[float], Decide]:
 
 
 POLICIES: Mapping[str, Choice] = {
-    "fcfs": _offered("First come, first served, with backfill", "fcfs"),
-    "sjf": _ordered("Shortest remaining device time next", "sjf", sjf, preempts=False),
-    "srtf": _ordered("Shortest remaining device time, preempting", "srtf", sjf, preempts=True),
-    "priority": _offered("Highest priority, ageing", "priority"),
-    "las": _offered("Least attained service, preempting", "las"),
-    "fair": _offered("Dominant-resource fairness of queues, preempting", "fair"),
-    "balanced": _ordered(
-        "Fair finishes, short waits and a full pool together", "balanced", balanced, preempts=True
-    ),
+    **{name: _offered(name) for name in ALGORITHMS},
     "max-min": Choice("Max-min fair throughput over types of device", _shared(shares.max_min), True),
     "makespan": Choice("Soonest last end over types of device", _shared(shares.makespan), True),
     "finish-time-fair": Choice("Least worst finish-time ratio", _shared(shares.finish_time_fair), True),

@@ -8,18 +8,17 @@ import heapq
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from services.scheduler.engine.model import RUNNING, Job, Node, Placement, Plan, Queue
-from services.scheduler.engine.snapshot import Floats, Snapshot, filled
+from services.scheduler.engine.model import RUNNING, Job, Node, Placement, Queue
+from services.scheduler.engine.plan import Decide
+from services.scheduler.engine.snapshot import Floats, filled
 from services.scheduler.simulate.traces import ANY, TraceJob
 
-Decide = Callable[[Snapshot, float, bool], Plan]
-"""(snapshot, now, whether this is a step that may preempt) to what to do."""
 Knows = Literal["steps", "estimate", "nothing"]
 AGAIN_MAX = 1000
 """Plans at one moment: each starts something, so no real one comes near."""
