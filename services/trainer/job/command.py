@@ -1,0 +1,179 @@
+"""A command of the caller's own as a run: it imports nothing of ours and speaks by its environment, files and signals.
+
+    AIOS_RUN_ID AIOS_RUN_ATTEMPT AIOS_SEED       which run, which attempt of it (from 1), the seed
+    AIOS_HPARAMS                                 hyperparameters as JSON
+    AIOS_DATA_DIR AIOS_DATA_{NAME}               folders with the run's dataset versions
+    AIOS_CHECKPOINT_DIR                          what it leaves here is kept, and there again after a restart
+    AIOS_METRICS_FILE                            it appends lines such as {"step": 10, "loss": 0.3}
+    AIOS_OUTPUT_DIR                              what it leaves here is kept once it ends with 0
+    TRACEPARENT OTEL_*                           spans it sends join the run's trace
+
+SIGTERM means: save and leave. Exit code 0 means done, whatever was asked; all others are the run's own.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from aios.code import ARCHIVE, unpack
+from aios.config import Settings
+from aios.errors import InvalidArgument
+from aios.runtime import telemetry
+from aios.runtime.tokens import token_file
+from aios.train import Run
+from services.trainer.job import outputs
+from services.trainer.job.folders import CheckpointFolder, MetricsFile
+
+LOOK_SECONDS = 0.1
+METRICS_MAX = 200  # figures of one model version
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells have it
+
+
+def train(run: Run) -> int:
+    """Run the command to its end; returns its exit code, 128 + n when signal n ended it."""
+    root = run.folder("command")
+    code, checkpoint_dir, output_dir = root / "code", root / "checkpoints", root / "outputs"
+    output_dir.mkdir()
+    with run.phase("load data"):
+        environment = _data(run)
+        if run.spec.code:
+            unpack(run.dataset("code") / ARCHIVE, code)
+        code.mkdir(exist_ok=True)
+    found = run.restore()
+    if found is None:
+        checkpoint_dir.mkdir()
+    else:
+        shutil.move(found.folder, checkpoint_dir)
+        environment["AIOS_RESTORED_CHECKPOINT"] = found.name
+        print(f"aios: restored the checkpoint of step {found.step}", flush=True)
+    metrics = MetricsFile(root / "metrics.jsonl", run)
+    checkpoints = CheckpointFolder(checkpoint_dir, run, found.step if found else 0)
+
+    run.progress("train")
+    with telemetry.span("command", attributes={"aios.command": run.spec.command[0]}):
+        environment |= {
+            "AIOS_CHECKPOINT_DIR": str(checkpoint_dir),
+            "AIOS_OUTPUT_DIR": str(output_dir),
+            "AIOS_METRICS_FILE": str(metrics.path),
+            **_identity(run),
+        }
+        try:
+            process = subprocess.Popen(
+                list(run.spec.command),
+                cwd=code,
+                env={**os.environ, **run.spec.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a signal to this process is not also one to the command
+            )
+        except OSError as error:
+            print(f"aios: cannot start {run.spec.command[0]!r}: {error.strerror}", file=sys.stderr)
+            return NOT_EXECUTABLE if isinstance(error, PermissionError) else NOT_FOUND
+        status = _follow(run, process, metrics, checkpoints)
+    if status == 0:
+        status = _complete(run, output_dir, metrics)
+    return 128 - status if status < 0 else status
+
+
+def _follow(
+    run: Run, process: subprocess.Popen[bytes], metrics: MetricsFile, checkpoints: CheckpointFolder
+) -> int:
+    """Until it has ended: carry its metrics and checkpoints away, and the wish to stop to it."""
+    saving: Future[None] | None = None
+    told = False
+    with ThreadPoolExecutor(1, thread_name_prefix="aios-checkpoint") as uploads:
+        try:
+            while (status := process.poll()) is None:
+                metrics.read()
+                if run.should_stop() and not told:
+                    told = True
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGTERM)
+                if saving is not None and saving.done():
+                    saving.result()
+                    saving = None
+                if saving is None and checkpoints.settled(process.pid):
+                    saving = uploads.submit(checkpoints.save, metrics.step)
+                time.sleep(LOOK_SECONDS)
+        finally:
+            # Also what it started and did not wait for: nothing writes to its folders any more.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if saving is not None:
+        saving.result()
+    metrics.read(to_the_end=True)
+    if status != 0:
+        # One that was asked to leave and did had finished writing; one that failed or was killed may not have.
+        checkpoints.save_last(metrics.step, whole=told and status > 0)
+    return status
+
+
+def _complete(run: Run, folder: Path, metrics: MetricsFile) -> int:
+    """Hand over what it left. Exit code 0, or 1 where the model that the run is to register is not there."""
+    signature = None
+    if run.spec.model:
+        try:
+            signature = outputs.signature_of(folder)
+        except outputs.NoModel as error:
+            if not _completed_by_itself(run):
+                print(f"aios: the run registers {run.spec.model!r}, but {error.message}", file=sys.stderr)
+                return 1
+    left = folder if any(path.is_file() for path in folder.rglob("*")) else None
+    with run.phase("keep outputs"):
+        version = run.complete(
+            left if signature is not None else None,
+            signature,
+            dict(sorted(metrics.last.items())[:METRICS_MAX]),
+            None if signature is not None else left,
+        )
+    if version:
+        print(f"aios: registered {version}", flush=True)
+    return 0
+
+
+def _completed_by_itself(run: Run) -> bool:
+    """Whether a command that uses the SDK has handed its result over already."""
+    try:
+        run.complete()
+    except InvalidArgument:
+        return False
+    return True
+
+
+def _data(run: Run) -> dict[str, str]:
+    named = {key: f"AIOS_DATA_{key.upper()}" for key in run.spec.datasets}
+    found = {variable: str(run.dataset(key)) for key, variable in named.items()}
+    if run.spec.dataset:
+        found["AIOS_DATA_DIR"] = str(run.dataset())
+    return found
+
+
+def _identity(run: Run) -> dict[str, str]:
+    """Who it is, and where its spans go."""
+    settings = Settings.load()
+    run_id = run.name.rpartition("/")[2]
+    found = {
+        "AIOS_RUN_ID": run_id,
+        "AIOS_RUN_ATTEMPT": os.environ["AIOS_EPOCH"],
+        "AIOS_SEED": str(run.seed),
+        "AIOS_HPARAMS": json.dumps(dict(run.hparams)),
+    }
+    if settings.telemetry and settings.token_file is not None:
+        token = quote(f"Bearer {token_file(settings.token_file)()}")
+        found |= {
+            "TRACEPARENT": telemetry.current_traceparent(),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": settings.otlp_endpoint or settings.address,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={token}",
+            "OTEL_SERVICE_NAME": run_id,
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+        }
+    return found
