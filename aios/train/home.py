@@ -40,6 +40,9 @@ class Home(Protocol):
     def put(self, step: int, metrics: Mapping[str, float], progress: run_pb2.Progress) -> None:
         """Take one step's metrics; in the background where that takes long."""
 
+    def minds_stops(self) -> None:
+        """The script asks whether to stop, so it saves its work when it is told to."""
+
     def flush(self) -> None:
         """Wait until everything put is stored."""
 

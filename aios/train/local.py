@@ -85,6 +85,9 @@ class Local:
         if metrics:
             self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
 
+    def minds_stops(self) -> None:
+        """Nobody needs its place."""
+
     def flush(self) -> None:
         """To the file."""
         self._metrics.flush()

@@ -16,12 +16,12 @@ class Pace:
     Attributes:
         restored_step: What the attempt went on from.
         saved_step: Of the newest checkpoint.
-        saves: The script asks whether to stop, so it saves its work when it is told to.
+        minds_stops: The script asks whether to stop.
     """
 
     restored_step: int = 0
     saved_step: int = 0
-    saves: bool = False
+    minds_stops: bool = False
     _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
     def restored(self, step: int) -> None:
@@ -42,5 +42,6 @@ class Pace:
             steps_per_second=max(0, step - first) / seconds if now > since else 0.0,
             saved_step=self.saved_step,
             restored_step=self.restored_step,
-            saves=self.saves,
+            # It has shown that it can save, or asks when to.
+            saves=self.minds_stops or self.saved_step > 0,
         )

@@ -11,7 +11,10 @@ from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 from aios.names import JobName, RunName
 from aios.runtime.channel import connect
 from aios.runtime.tokens import TokenSource
+from aios.scheduler.v1 import job_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
 from aios.trainer.v1 import run_pb2, trainer_service_pb2, trainer_service_pb2_grpc
+
+TELL_TIMEOUT_SECONDS = 2.0  # what is said again soon is not waited for
 
 
 class Platform:
@@ -25,9 +28,11 @@ class Platform:
     def __init__(self, address: str, token: TokenSource, job: str, epoch: int) -> None:
         name = JobName.parse(job, "AIOS_JOB")
         self.run = str(RunName(name.project, name.job))
+        self.job = job
         self.epoch = epoch
         self._channel = connect(urlsplit(address).netloc, token, background=True)
         self._trainer = trainer_service_pb2_grpc.TrainerServiceStub(self._channel)
+        self._scheduler = scheduler_service_pb2_grpc.SchedulerServiceStub(self._channel)
         self._data = data_service_pb2_grpc.DataServiceStub(self._channel)
         self._http = transfer.client()
         self._store = Store(self._data, self._http, f"projects/{name.project}")
@@ -49,6 +54,13 @@ class Platform:
             name=self.run, epoch=self.epoch, points=points, progress=progress
         )
         return (await self._trainer.ReportMetrics(request)).should_stop
+
+    async def tell(self, progress: job_pb2.JobProgress) -> None:
+        """Say to the scheduler how far the job has come: it plans with it."""
+        request = scheduler_service_pb2.ReportJobProgressRequest(
+            name=self.job, epoch=self.epoch, progress=progress
+        )
+        await self._scheduler.ReportJobProgress(request, timeout=TELL_TIMEOUT_SECONDS)
 
     async def complete(
         self, output: run_pb2.ModelOutput | None, outputs: Sequence[file_pb2.File]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from aios.common.v1 import tensor_pb2
 from aios.errors import AiosError, InvalidArgument
 from aios.runtime.tokens import TokenSource
 from aios.train.home import Checkpoint
+from aios.train.pace import Pace
 from aios.train.platform import Platform
 from aios.trainer.v1 import run_pb2
 
@@ -48,7 +50,8 @@ class Remote:
         except BaseException:
             self._network.close()
             raise
-        self._reporter = _Reporter(self._network, self._platform, stop)
+        self._pace = Pace()
+        self._reporter = _Reporter(self._network, self._platform, stop, self._pace)
 
     def dataset(self, name: str, folder: Path) -> Path:
         """Fetched once by whichever process of the job asks first."""
@@ -69,6 +72,7 @@ class Remote:
         self._network.call(self._platform.begin(found.step if found else 0))
         if found is None:
             return None
+        self._pace.restored(found.step)
         if os.environ.get(RESTORED) == found.name:
             return Checkpoint(found.step, Path(os.environ["AIOS_CHECKPOINT_DIR"]), found.name)
         folder = self.scratch / "restored"
@@ -78,10 +82,15 @@ class Remote:
     def save(self, step: int, folder: Path) -> None:
         """Upload, then make visible."""
         self._network.call(self._platform.save_checkpoint(step, folder))
+        self._pace.saved_step = step
 
     def put(self, step: int, metrics: Mapping[str, float], progress: run_pb2.Progress) -> None:
         """Queued; sent a few times a second."""
         self._reporter.put(step, metrics, progress)
+
+    def minds_stops(self) -> None:
+        """The scheduler may stop it for others at little cost."""
+        self._pace.minds_stops = True
 
     def flush(self) -> None:
         """Until the queue is empty."""
@@ -112,10 +121,12 @@ class Remote:
 class _Reporter:
     """Sends metrics in the background, in order, and remembers why it no longer can."""
 
-    def __init__(self, network: "_Network", platform: Platform, stop: Callable[[], None]) -> None:
+    def __init__(self, network: "_Network", platform: Platform, stop: Callable[[], None], pace: Pace) -> None:
         self._network = network
         self._platform = platform
         self._stop = stop
+        self._pace = pace
+        self._latest = run_pb2.Progress()
         self._waiting: queue.Queue[tuple[list[run_pb2.MetricPoint], run_pb2.Progress] | None] = queue.Queue(
             POINTS_WAITING_MAX
         )
@@ -161,8 +172,20 @@ class _Reporter:
             sent = [each for each in batch if each is not None]
             if sent and self._failure is None:
                 self._send([point for points, _ in sent for point in points], sent[-1][1])
+                self._latest = sent[-1][1]
+            if self._latest.step and self._failure is None:
+                self._tell(self._latest, last=not open_)
             for _ in batch:
                 self._waiting.task_done()
+
+    def _tell(self, progress: run_pb2.Progress, *, last: bool) -> None:
+        """Say to the scheduler how far the job is, now and then."""
+        now = time.monotonic()
+        if last or self._pace.due(now):
+            # What does not arrive is said again in a few seconds; that an attempt is stale, its metrics are told.
+            with suppress(AiosError):
+                told = self._pace.at(progress.step, progress.total_steps, now)
+                self._network.call(self._platform.tell(told))
 
     def _send(self, points: list[run_pb2.MetricPoint], progress: run_pb2.Progress) -> None:
         deadline = time.monotonic() + GIVE_UP_SECONDS

@@ -146,6 +146,12 @@ class Run:
 
     def should_stop(self) -> bool:
         """Whether to save and leave: the run was cancelled, or its place is needed."""
+        self._home.minds_stops()
+        return self.stopping
+
+    @property
+    def stopping(self) -> bool:
+        """The same, for who cannot promise that anything is saved."""
         return self._stop.is_set()
 
     def leave(self) -> NoReturn:

@@ -27,7 +27,7 @@ def fair(aios: Stack) -> Iterator[None]:
     """Projects have equal shares, and what one has too much of is taken back within a second."""
     aios.json("policy", "set", "fair", "--preempt-interval", 1)
     yield
-    aios.json("policy", "set", "fcfs")
+    aios.json("policy", "set", "balanced")
 
 
 def test_a_run_that_gives_way_ends_with_the_same_model(

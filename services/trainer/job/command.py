@@ -92,7 +92,7 @@ def _follow(
         try:
             while (status := process.poll()) is None:
                 metrics.read()
-                if run.should_stop() and not told:
+                if run.stopping and not told:
                     told = True
                     with suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGTERM)
