@@ -17,4 +17,10 @@ compile bootstrap requirements/bootstrap.in "$@"
 compile digits requirements/digits.in --no-deps "$@"
 compile model requirements/model.in "$@"
 compile triton requirements/triton.in --no-deps "$@"
+compile build requirements/build.in "$@"
 compile supply requirements/supply.in "$@"
+# What each image of deploy/compose holds: parts of the common lock.
+mkdir -p requirements/images
+for image in gateway scheduler data trainer inference worker; do
+    compile "images/$image" pyproject.toml --extra "$image" --constraint requirements/common.lock --no-emit-package torch
+done

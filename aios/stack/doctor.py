@@ -31,8 +31,8 @@ CLOCK_MIN = 1_735_689_600
 """2025-01-01. A clock before it makes every token not yet valid."""
 PACKAGES = {
     "alembic": "server", "minio": "server", "nats": "server", "jwt": "server", "sqlalchemy": "server",
-    "starlette": "gateway", "uvicorn": "gateway", "tritonclient": "inference", "onnx": "trainer",
-    "safetensors": "trainer", "torch": "",
+    "starlette": "gateway", "uvicorn": "gateway", "tritonclient": "gateway", "onnx": "worker",
+    "safetensors": "worker", "torch": "",
 }  # fmt: skip
 """Module to the extra that brings it."""
 

@@ -68,7 +68,7 @@ def _service(name: str, address: Address, http_options: Json) -> Json:
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": name,
         "dns_lookup_family": "V4_PREFERRED",
-        "type": "STATIC" if _is_ip(address.host) else "STRICT_DNS",
+        "type": "STATIC" if is_ip(address.host) else "STRICT_DNS",
         "connect_timeout": f"{limits.CONNECT_SECONDS}s",
         "load_assignment": {
             "cluster_name": name,
@@ -219,7 +219,8 @@ def _socket(address: Address) -> Json:
     return {"socket_address": {"address": address.host, "port_value": address.port}}
 
 
-def _is_ip(host: str) -> bool:
+def is_ip(host: str) -> bool:
+    """Whether it is an address; else it is a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

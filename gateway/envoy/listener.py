@@ -9,12 +9,13 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from gateway.envoy import limits, replies, routes, scripts
-from gateway.envoy.clusters import TELEMETRY
+from gateway.envoy.clusters import TELEMETRY, is_ip
 from gateway.envoy.model import Address, Tls
 
 Json = dict[str, Any]
 
 NAME = "public"
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # of a container
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
 
@@ -29,9 +30,12 @@ def listener(
     """The listener. Raises ValueError for a non-loopback address without TLS: tokens would travel in the clear.
 
     Args:
+        address: With a name for a host, Envoy is in a container of that name: it listens on all of its addresses, and
+            whoever publishes its port decides who reaches it.
         calls_per_second: Of one token.
     """
-    if tls is None and not ipaddress.ip_address(address.host).is_loopback:
+    host = address.host if is_ip(address.host) else ALL_ADDRESSES
+    if tls is None and is_ip(address.host) and not ipaddress.ip_address(host).is_loopback:
         raise ValueError(f"listening on {address.host} needs TLS: give a certificate, or listen on 127.0.0.1")
     manager = _connection_manager(routes_path, _filters(jwks, calls_per_second))
     chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
@@ -40,7 +44,7 @@ def listener(
     return {
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": NAME,
-        "address": {"socket_address": {"address": address.host, "port_value": address.port}},
+        "address": {"socket_address": {"address": host, "port_value": address.port}},
         "per_connection_buffer_limit_bytes": limits.CONNECTION_BUFFER_BYTES,
         "filter_chains": [chain],
     }

@@ -115,6 +115,11 @@ def test_only_loopback_is_served_without_tls() -> None:
     assert listener(address=Address("0.0.0.0", 8443), jwks="{}", routes_path="/r", tls=Tls("c.pem", "k.pem"))
 
 
+def test_in_a_container_envoy_listens_on_all_addresses() -> None:
+    made = listener(address=Address("envoy", 8080), jwks="{}", routes_path="/r.json")
+    assert made["address"]["socket_address"]["address"] == "0.0.0.0"
+
+
 def test_what_routing_reads_of_a_prediction_is_what_the_protocol_says() -> None:
     (described,) = predict_descriptors().file
     real = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name

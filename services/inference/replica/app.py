@@ -23,7 +23,7 @@ from aios.runtime.channel import connect
 from aios.runtime.tokens import TokenSource, token_file
 from services.inference.replica.control import GrpcControlPlane
 from services.inference.replica.life import Replica
-from services.inference.replica.server import Ports
+from services.inference.replica.server import LOOPBACK, Ports
 from services.inference.replica.spec import State
 from services.inference.replica.triton import locate
 
@@ -57,6 +57,7 @@ class Attempt:
                 http=_number(environment, "AIOS_PORT_HTTP"),
                 grpc=_number(environment, "AIOS_PORT_GRPC"),
                 metrics=_number(environment, "AIOS_PORT_METRICS"),
+                host=environment.get("AIOS_LISTEN_HOST", LOOPBACK),
             ),
             traceparent=environment.get("TRACEPARENT", ""),
             scratch=environment.get("AIOS_SCRATCH"),

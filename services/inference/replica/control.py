@@ -13,7 +13,7 @@ from aios.errors import Aborted, AiosError, DeadlineExceeded, Unavailable
 from aios.inference.v1 import deployment_pb2, inference_service_pb2
 from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aios.names import check_id
-from services.inference.replica.server import LOOPBACK, Ports
+from services.inference.replica.server import Ports
 from services.inference.replica.spec import Download, ReplicaSpec, Signature, State, Tensor
 
 PATIENCE_SECONDS = 60.0
@@ -75,7 +75,7 @@ class GrpcControlPlane:
             epoch=self._epoch,
             state=_STATES[state],
             message=message,
-            host=LOOPBACK,
+            host=self._ports.host,
             http_port=self._ports.http,
             grpc_port=self._ports.grpc,
         )

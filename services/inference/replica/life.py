@@ -109,7 +109,7 @@ class Replica:
             shutil.copy(Path(__file__).with_name("model.py"), model / repository.VERSION / "model.py")
         environment = self.triton.environment(self.threads, self.environment)
         environment[spans.SPAN_SOCKET] = "spans"  # in the server's working directory
-        check = Probe(self.ports.http, spec.deployment_id, spec.signature)
+        check = Probe(self.ports.host, self.ports.http, spec.deployment_id, spec.signature)
         with telemetry.span("model.load"):
             server = await Server.start(
                 self.triton, model.parent, spec.deployment_id, self.ports, environment

@@ -28,9 +28,9 @@ class ProbeFailed(Unavailable):
 class Probe:
     """Asks one model on one local Triton server for a prediction of zeros."""
 
-    def __init__(self, port: int, model: str, signature: Signature) -> None:
-        base = f"http://127.0.0.1:{port}/v2/models/{model}"
-        # Plain HTTP on loopback: without `verify=False` 0.1 s of the start goes into loading certificates.
+    def __init__(self, host: str, port: int, model: str, signature: Signature) -> None:
+        base = f"http://{host}:{port}/v2/models/{model}"
+        # Plain HTTP: without `verify=False` 0.1 s of the start goes into loading certificates.
         self._http = httpx.AsyncClient(base_url=base, trust_env=False, verify=False)  # noqa: S501
         self._body, self._json_bytes = zeros_request(signature)
 

@@ -46,11 +46,12 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the server listens, on loopback."""
+    """Where the server listens: its metrics on loopback, the doors at the address that its node has in the pool."""
 
     http: int
     grpc: int
     metrics: int
+    host: str = LOOPBACK
 
 
 class Server:
@@ -167,8 +168,8 @@ def arguments(triton: Triton, repository: Path, model: str, ports: Ports, shared
         "--disable-auto-complete-config",
         f"--backend-directory={triton.backends}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory}",
-        f"--http-address={LOOPBACK}",
-        f"--grpc-address={LOOPBACK}",
+        f"--http-address={ports.host}",
+        f"--grpc-address={ports.host}",
         f"--metrics-address={LOOPBACK}",
         f"--http-port={ports.http}",
         f"--grpc-port={ports.grpc}",

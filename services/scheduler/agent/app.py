@@ -4,8 +4,10 @@ import asyncio
 import fcntl
 import os
 import random
+import socket
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -35,6 +37,9 @@ class AgentRunning(FailedPrecondition):
 
 async def build(settings: Settings, stack: AsyncExitStack) -> App:
     """Take over what runs here, connect, and leave nothing running when told to stop."""
+    # In a container the setting is the container's name; whoever dials a replica knows only its address.
+    host = await asyncio.to_thread(socket.gethostbyname, settings.listen_host)
+    settings = replace(settings, listen_host=host)
     assert settings.scheduler_public_key_file is not None
     root = settings.home / "agent"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -14,8 +14,8 @@ from services.scheduler.specs import JobSpec, Kind
 
 PASSED_ON = ("LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH")
 """What a job gets of the agent's own environment: language, time, trust, and where a machine keeps its drivers."""
-NODE_SETTINGS = ("triton_home", "triton_server", "otlp_endpoint", "telemetry", "log_level")
-"""Settings that jobs share: where this machine keeps programs for them, and where spans go."""
+NODE_SETTINGS = ("listen_host", "triton_home", "triton_server", "otlp_endpoint", "telemetry", "log_level")
+"""Settings that jobs share: this machine's address in the pool, where it keeps programs for them, where spans go."""
 BATCH_NICE = 5
 """Training yields the processor to servers, and to the platform itself."""
 

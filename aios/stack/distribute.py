@@ -1,0 +1,103 @@
+"""`python -m aios.stack.distribute`: gives each container of a compose stack its secrets, and nobody else's.
+
+The first start makes them; they stay in a volume that no service mounts. Each service has a volume of its own, mounted
+here as `/secrets/<service>`, with copies of what it needs. A later start renews tokens near their end.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from secrets import token_urlsafe
+from types import MappingProxyType
+
+from aios.runtime.tokens import write_secret
+from aios.stack import nats, secrets
+from aios.stack.layout import Layout
+
+VAULT = Path("/var/lib/aios")
+VOLUMES = Path("/secrets")
+DATA = Path("/data")
+"""Where the volumes are mounted in which official images keep their data, each by its service's name."""
+USER = 10001
+"""Whom every container runs as."""
+USERS: Mapping[str, int] = MappingProxyType({"postgres": 70})
+"""But these, whose images insist on a user of their own."""
+
+NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "gateway": ("identity.pem", "jwks.json", "gateway.token", "envoy.token", "nats.json", "pgpass"),
+        "scheduler": ("scheduler.pem", "jwks.json", "scheduler.token", "nats.json", "pgpass"),
+        "data": ("jwks.json", "data.token", "nats.json", "s3.json", "pgpass"),
+        "trainer": ("jwks.json", "trainer.token", "nats.json", "pgpass"),
+        "inference": ("jwks.json", "inference.token", "nats.json", "pgpass"),
+        "worker": ("scheduler.pub", "agent.token"),
+        "nats": ("nats.json", "nats.conf", "health"),
+        "postgres": ("password",),
+        "object-store": ("user", "password", "s3.json"),
+        "operator": ("operator.token",),
+    }
+)
+"""What each container reads; the names that official images take from files are theirs."""
+
+
+NATS_HEALTH_PORT = 8222
+
+
+def distribute(vault: Path = VAULT, volumes: Path = VOLUMES) -> None:
+    """Make what is missing, and copy to every volume that is mounted what belongs there."""
+    layout = Layout(vault)
+    layout.make()
+    secrets.prepare(layout)
+    for name, wanted in NEEDS.items():
+        if (volume := volumes / name).is_dir():
+            for file in wanted:
+                write_secret(volume / file, _content(layout, name, file))
+
+
+def _content(layout: Layout, service: str, file: str) -> str:
+    match service, file:
+        case _, "pgpass":
+            return f"*:*:*:aios:{_password(layout)}\n"
+        case "postgres", "password":
+            return _password(layout)
+        case "nats", "nats.conf":
+            return nats.server_config(
+                config_file=layout.secrets / "nats.conf",
+                host="0.0.0.0",  # noqa: S104  # of its own container; the stack's network is its wall
+                port=4222,
+                store_dir=Path("/data"),
+                credentials_file=layout.secrets / "nats.json",
+                health_port=NATS_HEALTH_PORT,
+            )
+        case "nats", "health":
+            path = nats.health_path(layout.secrets / "nats.json")
+            return f"http://127.0.0.1:{NATS_HEALTH_PORT}{path}"
+        case "object-store", "user":
+            return str(json.loads((layout.secrets / "s3.json").read_text())["access_key"])
+        case "object-store", "password":
+            return str(json.loads((layout.secrets / "s3.json").read_text())["secret_key"])
+        case _:
+            return (layout.secrets / file).read_text()
+
+
+def _password(layout: Layout) -> str:
+    path = layout.secrets / "postgres.password"
+    if not path.exists():
+        write_secret(path, token_urlsafe(32))
+    return path.read_text()
+
+
+def main() -> None:
+    """Run as root, so that each file and folder can belong to whoever reads it."""
+    distribute()
+    for volume in (*VOLUMES.iterdir(), *DATA.iterdir()):
+        user = USERS.get(volume.name, USER)
+        shutil.chown(volume, user, user)
+        if volume.parent == VOLUMES:
+            for path in volume.iterdir():
+                shutil.chown(path, user, user)
+
+
+if __name__ == "__main__":
+    main()
