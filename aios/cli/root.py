@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("run", "Training runs: submit, list, watch, logs, cancel."),
     "job": ("job", "Jobs on the pool: list, logs, cancel."),
     "node": ("job", "The machines of the pool."),
+    "queue": ("queue", "How the pool is divided: tree, create, update."),
     "policy": ("policy", "How the pool is shared: get, set, preview."),
     "simulate": ("simulate", "Try scheduling policies on a history of jobs."),
     "model": ("model", "The model registry: versions, aliases."),

@@ -15,6 +15,7 @@ from aios.client.identity import Projects, Tokens
 from aios.client.jobs import Jobs
 from aios.client.models import Lineage, Models
 from aios.client.predictions import Prediction, Predictions
+from aios.client.queues import Queues
 from aios.client.runs import Runs
 from aios.client.traces import Traces
 
@@ -66,6 +67,10 @@ class AsyncClient:
     @cached_property
     def jobs(self) -> Jobs:
         return Jobs(self._connection)
+
+    @cached_property
+    def queues(self) -> Queues:
+        return Queues(self._connection)
 
     @cached_property
     def runs(self) -> Runs:

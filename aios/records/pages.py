@@ -3,10 +3,10 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from google.protobuf.message import Message
 from sqlalchemy import ColumnElement, Row, Select, literal, tuple_
@@ -17,6 +17,7 @@ from aios.records.tx import Tx
 PAGE_SIZE = 50
 PAGE_SIZE_MAX = 500  # at ~4 KiB a resource a page stays within half of the 4 MiB message limit
 _CHECKSUM_BYTES = 8
+T = TypeVar("T")
 
 
 class PageTokenInvalid(InvalidArgument):
@@ -83,6 +84,18 @@ class Page:
             return rows, ""
         last = rows[self.size - 1]._mapping
         return rows[: self.size], encode([last[column] for column in by], self.query)
+
+    def cut(self, items: Sequence[T], key: Callable[[T], str]) -> tuple[list[T], str]:
+        """The items of this page, of a list that lies in no table, and the token of the next.
+
+        Args:
+            items: All of them, in the order of their keys.
+        """
+        if self.after is not None and not (len(self.after) == 1 and isinstance(self.after[0], str)):
+            raise _invalid()
+        rest = [item for item in items if self.after is None or key(item) > self.after[0]]
+        found = rest[: self.size]
+        return found, encode([key(found[-1])], self.query) if len(rest) > self.size else ""
 
     def number(self) -> int:
         """The key of the last row seen, of a list by one number that lies in no table; 0 at the start."""

@@ -10,10 +10,11 @@ from aios.records import Database
 from aios.runtime.app import App
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
-from aios.scheduler.v1 import agent_service_pb2_grpc, scheduler_service_pb2_grpc
+from aios.scheduler.v1 import agent_service_pb2_grpc, queue_service_pb2_grpc, scheduler_service_pb2_grpc
 from services.scheduler import store
 from services.scheduler.agent_servicer import AgentServicer
 from services.scheduler.logs import Logs
+from services.scheduler.queue_servicer import QueueServicer
 from services.scheduler.reconciler import Reconciler
 from services.scheduler.servicer import SchedulerServicer
 from services.scheduler.sessions import Sessions
@@ -35,9 +36,11 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     reconciler = Reconciler(db, sessions, signer, settings.lease_seconds, clock)
     agents = AgentServicer(db, reconciler, sessions, logs, timedelta(seconds=settings.lease_seconds))
     scheduler = SchedulerServicer(db, reconciler, logs, clock)
+    queues = QueueServicer(db, reconciler, clock)
     return App(
         services=[
             Service(scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server, scheduler),
+            Service(queue_service_pb2_grpc.add_QueueServiceServicer_to_server, queues),
             Service(agent_service_pb2_grpc.add_AgentServiceServicer_to_server, agents),
         ],
         loops=[reconciler.run, Relay(db, bus).run],

@@ -89,6 +89,7 @@ def policy_to_proto(policy: Policy, update_time: datetime | None = None) -> poli
         preempt_interval=duration(policy.preempt_interval),
         reservations=policy.reservations,
         update_time=_stamp(update_time),
+        usage_half_life=duration(policy.usage_half_life) if policy.usage_half_life else None,
     )
 
 
@@ -100,6 +101,7 @@ def policy_from_proto(proto: policy_pb2.Policy) -> Policy:
         else PREEMPT_INTERVAL,
         reservations=proto.reservations or RESERVATIONS,
     )
+        usage_half_life=_span(proto.usage_half_life),
 
 
 def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:

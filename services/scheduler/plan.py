@@ -1,5 +1,6 @@
 """Which waiting jobs start now, where, and why the others wait. Pure, so a logged input replays to the same plan."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from services.scheduler.nodes import Node, NodeState
 from services.scheduler.policies import Policy
 from services.scheduler.pool import Pool, asked
 from services.scheduler.resources import Resources, grant, shortages
+from services.scheduler.queues import Queue, beyond
 
 
 class Unplaceable(InvalidArgument):
@@ -33,6 +35,7 @@ class Snapshot:
     """Jobs with an attempt that has not ended."""
     policy: Policy = Policy()  # noqa: RUF009  # frozen
 
+    queues: Sequence[Queue] = ()
 
 @dataclass(frozen=True)
 class Start:
@@ -74,6 +77,12 @@ class Reasons(Mapping[JobName, Reason]):
         if not due(job, self._now):
             return Reason("PAUSED", f"{job.message}: pauses before it starts again")
         turn, starts = self._turn(job)
+        if str(name) in self._decided.barred:
+            queue, queues = (
+                job.spec.queue or name.project,
+                {each.name: each for each in self._snapshot.queues},
+            )
+            return Reason("WAITS_FOR_QUOTA", beyond(job.spec.resources.named(), queue, queues, self._used))
         return _wait(job, self._rooms(starts), self._snapshot.nodes, self._next_on(turn, job))
 
     def __iter__(self) -> Iterator[JobName]:
@@ -94,6 +103,16 @@ class Reasons(Mapping[JobName, Reason]):
         return len(self._decided.refused), len(self._starts)
 
     @cached_property
+    @cached_property
+    def _used(self) -> dict[str, Counter[str]]:
+        """What the jobs of each queue hold, once the plan is carried out."""
+        used: dict[str, Counter[str]] = defaultdict(Counter)
+        specs = {job.name: job.spec for job in (*self._snapshot.queue, *self._snapshot.holding)}
+        held = [(job.name, job.attempt.granted) for job in self._snapshot.holding if job.attempt]
+        for name, granted in [*held, *((start.job, start.granted) for start in self._starts)]:
+            used[specs[name].queue or name.project].update(granted.named())
+        return used
+
     def _turns(self) -> dict[str, int]:
         return {name: turn for turn, (name, _) in enumerate(self._decided.refused)}
 
@@ -157,7 +176,7 @@ def plan(snapshot: Snapshot, now: datetime, *, preempt: bool = False, pool: Pool
         pool: One that has followed earlier snapshots, so that only changes are taken over.
     """
     pool = pool or Pool()
-    pool.follow([*snapshot.queue, *snapshot.holding], snapshot.nodes, now)
+    pool.follow([*snapshot.queue, *snapshot.holding], snapshot.nodes, now, snapshot.queues)
     decided = pool.decide(snapshot.policy, now, preempt=preempt)
     starts = [
         Start(JobName.parse(start.job), start.placement.nodes[0][0], pool.granted(start))

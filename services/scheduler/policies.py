@@ -15,6 +15,7 @@ from services.scheduler.engine.plan import Policy as EnginePolicy
 PREEMPT_INTERVAL = timedelta(seconds=60)
 """Longer than a start takes, so that no job is stopped before it has done something."""
 PREEMPT_INTERVAL_MAX = timedelta(days=1)
+USAGE_HALF_LIFE_MAX = timedelta(days=90)
 RESERVATIONS = 8
 RESERVATIONS_MAX = 64
 DEFAULT = "balanced"
@@ -27,6 +28,8 @@ class Policy:
     algorithm: str = DEFAULT
     preempt_interval: timedelta = PREEMPT_INTERVAL
     reservations: int = RESERVATIONS
+    usage_half_life: timedelta = timedelta()
+    """After this time what a queue used counts half; zero: only what it uses now counts."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def check(policy: Policy) -> Policy:
         wrong["policy.algorithm"] = f"must be one of {', '.join(ALGORITHMS)}"
     if not timedelta(seconds=1) <= policy.preempt_interval <= PREEMPT_INTERVAL_MAX:
         wrong["policy.preempt_interval"] = "must be 1 s to 1 day"
+    if not timedelta() <= policy.usage_half_life <= USAGE_HALF_LIFE_MAX:
+        wrong["policy.usage_half_life"] = "must be 0 to 90 days"
     if not 0 < policy.reservations <= RESERVATIONS_MAX:
         wrong["policy.reservations"] = f"must be 1 to {RESERVATIONS_MAX}"
     if wrong:

@@ -15,6 +15,7 @@ from services.scheduler.nodes import Node, NodeState
 from services.scheduler.policies import Policy, compose
 from services.scheduler.progress import Progress
 from services.scheduler.resources import Resources
+from services.scheduler.queues import Queue
 from services.scheduler.specs import Kind
 
 
@@ -26,15 +27,20 @@ class Pool:
         self._jobs: dict[JobName, Job] = {}
         self._nodes: dict[str, Node] = {}
         self._policy: tuple[Policy, Decide] | None = None
+        self._queues: dict[str, Queue] = {}
 
-    def follow(self, jobs: Sequence[Job], nodes: Sequence[Node], now: datetime) -> None:
+    def follow(
+        self, jobs: Sequence[Job], nodes: Sequence[Node], now: datetime, queues: Sequence[Queue] = ()
+    ) -> None:
         """Take over what has changed.
 
         Args:
             jobs: All that wait or hold something.
             nodes: All that ever registered.
         """
+            queues: All that were made.
         for node in nodes:
+        self._put_queues(queues)
             if self._nodes.get(node.name) != node:
                 self._put_node(node)
         present = {job.name: job for job in jobs}
@@ -71,7 +77,20 @@ class Pool:
         return tuple(found)
 
     def _put_node(self, node: Node) -> None:
-        self.snapshot.put_node(model.Node(node.name, _amounts(node.capacity), node.labels))
+    def _put_queues(self, queues: Sequence[Queue]) -> None:
+        for queue in queues:
+            if self._queues.get(queue.name) != queue:
+                self.snapshot.put_queue(
+                    model.Queue(
+                        queue.name, queue.parent, queue.weight, queue.nominal, queue.limit, queue.lending
+                    )
+                )
+                self._queues[queue.name] = queue
+        for name in self._queues.keys() - {queue.name for queue in queues}:
+            self.snapshot.remove_queue(name)
+            del self._queues[name]
+
+        self.snapshot.put_node(model.Node(node.name, node.capacity.named(), node.labels))
         if node.state is not NodeState.READY:
             self.snapshot.remove_node(node.name)
         self._nodes[node.name] = node
@@ -101,7 +120,7 @@ class Pool:
             return
         assert job.attempt is not None
         if before is None or before.epoch != job.epoch or before.state is State.QUEUED:
-            kind = self.snapshot.kind_of(name, _amounts(job.attempt.granted))
+            kind = self.snapshot.kind_of(name, job.attempt.granted.named())
             since = job.attempt.assign_time or now
             placement = model.Placement(((job.attempt.node, 1),), kind)
             self.snapshot.start(name, placement, since.timestamp())
@@ -124,7 +143,7 @@ class Pool:
             kept = said.step if said.saves and job.reason == PREEMPTED else said.saved_step
             self._report(name, said, kept, kept)
         if said.steps_per_second:
-            kind = self.snapshot.kind_of(name, _amounts(attempt.granted))
+            kind = self.snapshot.kind_of(name, attempt.granted.named())
             self.snapshot.measured(name, kind, said.steps_per_second)
 
     def _report(self, name: str, said: Progress, done: int, begun: int) -> None:
@@ -148,18 +167,13 @@ def asked(job: Job) -> model.Job:
         name=str(job.name),
         number=job.number,
         submitted=job.create_time.timestamp(),
-        replica=_amounts(job.spec.resources),
+        replica=job.spec.resources.named(),
         queue=job.spec.queue or job.name.project,
         priority=job.spec.priority,
         # A service answers people: it is stopped by those who started it, never to make room.
         preemptible=job.spec.kind is Kind.BATCH,
         saves=False,
     )
-
-
-def _amounts(resources: Resources) -> dict[str, int]:
-    plain = {"cpu": resources.cpu_millis, "memory": resources.memory_bytes}
-    return {name: amount for name, amount in plain.items() if amount} | dict(resources.accelerators)
 
 
 def _resources(amounts: model.Amounts) -> Resources:

@@ -76,9 +76,9 @@ class Queue:
     name: str
     parent: str = ""
     weight: float = 1.0
-    nominal: Amounts = NOTHING
-    limit: Amounts = NOTHING
-    lending: Amounts = NOTHING
+    nominal: Amounts = field(default_factory=lambda: NOTHING)
+    limit: Amounts = field(default_factory=lambda: NOTHING)
+    lending: Amounts = field(default_factory=lambda: NOTHING)
     projects: tuple[str, ...] = ()
     create_time: datetime | None = field(default=None, compare=False)
     update_time: datetime | None = field(default=None, compare=False)
@@ -164,20 +164,30 @@ def check_limit(asked: Amounts, name: str, queues: Mapping[str, Queue]) -> None:
     Raises:
         BeyondQueue: with the figures of the narrowest limit.
     """
-    for above in path(name, queues):
-        queue = queues.get(above)
-        if queue is None:
-            continue
-        for resource, most in queue.limit.items():
-            wanted = sum(
-                amount for kind, amount in asked.items() if kind == resource or serves(kind, resource)
+    for above, resource, most in _limits(name, queues):
+        wanted = _sum(asked, resource)
+        if wanted > most:
+            message = f"asks for {figure(resource, wanted)}; {QueueName(above)} may use {figure(resource, most)} at most"
+            raise BeyondQueue(f"The job {message}.", fields={"job.spec.resources": message})
+
+
+def beyond(
+    asked: Amounts, name: str, queues: Mapping[str, Queue], used: Mapping[str, Mapping[str, int]]
+) -> str:
+    """Why the quotas let a job wait, for people.
+
+    Args:
+        used: By the jobs of each queue, without those under it.
+    """
+    for above, resource, most in _limits(name, queues):
+        under = [each for each in used if above in path(each, queues)]
+        has, wanted = sum(_sum(used[each], resource) for each in under), _sum(asked, resource)
+        if has + wanted > most:
+            return (
+                f"waits for {figure(resource, wanted)} of {QueueName(above)}: it uses {figure(resource, has)}"
+                f" of the {figure(resource, most)} that it may"
             )
-            if wanted > most:
-                message = (
-                    f"asks for {figure(resource, wanted)}; {QueueName(above)} may use"
-                    f" {figure(resource, most)} at most"
-                )
-                raise BeyondQueue(f"The job {message}.", fields={"job.spec.resources": message})
+    return "waits for what other queues keep for themselves and do not lend"
 
 
 def figure(resource: str, amount: int) -> str:
@@ -185,6 +195,18 @@ def figure(resource: str, amount: int) -> str:
     if resource == "cpu":
         return f"{amount / 1000:g} cpu"
     return f"{amount / 2**30:.1f} GiB of memory" if resource == "memory" else f"{amount} {resource}"
+
+
+def _limits(name: str, queues: Mapping[str, Queue]) -> Iterator[tuple[str, str, int]]:
+    """What a queue may use, and each that it is part of: queue, resource, amount."""
+    for above in path(name, queues):
+        if above in queues:
+            for resource, most in queues[above].limit.items():
+                yield above, resource, most
+
+
+def _sum(amounts: Amounts, resource: str) -> int:
+    return sum(amount for kind, amount in amounts.items() if kind == resource or serves(kind, resource))
 
 
 def _problems(queue: Queue, tree: Mapping[str, Queue]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from aios.errors import Aborted, StaleEpoch
 from aios.names import JobName
@@ -18,7 +18,7 @@ from aios.records import Database, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
 from aios.scheduler.v1 import agent_service_pb2
-from services.scheduler import jobs, mapping, store
+from services.scheduler import jobs, mapping, queue_store, store
 from services.scheduler.jobs import Attempt, AttemptState, Job, State
 from services.scheduler.nodes import Leases, Node, NodeState
 from services.scheduler.plan import Plan, Reason, Snapshot, plan
@@ -27,6 +27,7 @@ from services.scheduler.pool import Pool
 from services.scheduler.progress import SAVE_SECONDS, Progress, Reports
 from services.scheduler.sessions import Session, Sessions
 from services.scheduler.signing import Signer
+from services.scheduler.usage import Usage, usages
 
 STEP_SECONDS = 1.0  # without an event: pauses that are over, leases that ran out
 
@@ -55,6 +56,7 @@ class Reconciler:
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
         self._pool = Pool()
+        self._half_life = timedelta()
         self._reports = Reports()
         self._reports_saved_at = -math.inf
         self._preempted_at = -math.inf
@@ -98,6 +100,7 @@ class Reconciler:
             snapshot, queue=self._currently(snapshot.queue), holding=self._currently(snapshot.holding)
         )
         await self._save_progress(snapshot)
+        await self._remember(snapshot.policy.usage_half_life)
         interval = snapshot.policy.preempt_interval.total_seconds()
         may_preempt = self._clock.monotonic() - self._preempted_at >= interval
         decided = plan(snapshot, self._clock.now(), preempt=may_preempt, pool=self._pool)
@@ -170,6 +173,10 @@ class Reconciler:
 
     async def leave(self, node: str) -> None:
         """A node is shutting down: nothing more starts on it."""
+    def usages(self) -> Mapping[str, Usage]:
+        """What each queue has, as of the last step."""
+        return usages(self._pool.snapshot, self._clock.now().timestamp())
+
         await self._db.write(lambda tx: _set_state(tx, node, NodeState.STOPPED))
 
     def _currently(self, found: Sequence[Job]) -> Sequence[Job]:
@@ -177,6 +184,14 @@ class Reconciler:
 
     async def _save_progress(self, snapshot: Snapshot) -> None:
         """Now and then, all at once; and forget what jobs said that have ended."""
+    async def _remember(self, half_life: timedelta) -> None:
+        """Count what queues used lately, with what the records know of the past, where the policy asks for it."""
+        if half_life != self._half_life:
+            now = self._clock.now()
+            past = await self._db.read(lambda tx: queue_store.past(tx, half_life, now))
+            self._pool.snapshot.remember(half_life.total_seconds(), past, now.timestamp())
+            self._half_life = half_life
+
         if self._clock.monotonic() - self._reports_saved_at < SAVE_SECONDS:
             return
         if unsaved := self._reports.unsaved:

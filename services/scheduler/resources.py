@@ -39,6 +39,11 @@ class Resources:
             {name: self.accelerators.get(name, 0) - other.accelerators.get(name, 0) for name in types},
         )
 
+    def named(self) -> dict[str, int]:
+        """The amounts by name: `cpu`, `memory`, and each type of accelerator."""
+        plain = {"cpu": self.cpu_millis, "memory": self.memory_bytes}
+        return {name: amount for name, amount in plain.items() if amount} | dict(self.accelerators)
+
     def holds(self, other: "Resources") -> bool:
         """Whether every amount is at least the other's. Types are compared as written."""
         return (

@@ -22,6 +22,7 @@ from aios.scheduler.v1 import (
 from services.scheduler import jobs, mapping, policies, progress, specs, store
 from services.scheduler.logs import Logs
 from services.scheduler.plan import check_placeable
+from services.scheduler.queues import check_limit, require_use
 from services.scheduler.reconciler import Reconciler
 from services.scheduler.resources import Resources
 
@@ -47,6 +48,9 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         asked = jobs.create(name, spec, self._clock.now(), telemetry.current_traceparent())
 
         def write(tx: Tx) -> job_pb2.Job:
+            queues = store.all_queues(tx)
+            queue = require_use(spec.queue, project, queues)
+            check_limit(spec.resources.named(), queue, queues)
             check_placeable(spec.resources, store.all_nodes(tx))
             return mapping.job_to_proto(store.add(tx, asked))
 

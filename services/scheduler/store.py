@@ -1,6 +1,7 @@
 """Jobs, attempts and nodes in SQL. Plain functions of a transaction; each change is one row's, guarded by its version."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,7 +35,7 @@ from aios.names import JobName
 from aios.records import Json, Page, Proto, Tx, UtcTime
 from aios.records.pages import ListRequest
 from aios.runtime import telemetry
-from aios.scheduler.v1 import job_pb2, policy_pb2
+from aios.scheduler.v1 import job_pb2, policy_pb2, queue_pb2
 from services.scheduler import mapping
 from services.scheduler.jobs import (
     EVENT,
@@ -51,6 +52,8 @@ from services.scheduler.nodes import Node, NodeNotFound, NodeState
 from services.scheduler.plan import Snapshot
 from services.scheduler.policies import Policy
 from services.scheduler.progress import Progress
+from services.scheduler.queue_mapping import queue_from_proto
+from services.scheduler.queues import Queue
 from services.scheduler.resources import Resources
 
 metadata = MetaData()
@@ -117,6 +120,15 @@ policies = Table(
     Column("update_time", UtcTime, nullable=False),
 )
 """One row at most; none while nobody has chosen."""
+queues = Table(
+    "queues",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("queue", Proto(queue_pb2.Queue), nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    Column("version", Integer, nullable=False),
+)
 records.add_to(metadata)
 
 _OF_ATTEMPT = [column.label(f"attempt_{column.name}") for column in attempts.c]
@@ -213,7 +225,7 @@ def holding(tx: Tx, node: str | None = None) -> list[Job]:
 def snapshot(tx: Tx) -> Snapshot:
     """What a plan rests on."""
     waiting = _jobs(tx, _JOBS.where(jobs.c.state == State.QUEUED))
-    return Snapshot(waiting, all_nodes(tx), holding(tx), policy(tx)[0])
+    return Snapshot(waiting, all_nodes(tx), holding(tx), policy(tx)[0], list(all_queues(tx).values()))
 
 
 def policy(tx: Tx) -> tuple[Policy, datetime | None]:
@@ -226,6 +238,11 @@ def put_policy(tx: Tx, chosen: Policy, now: datetime) -> None:
     """Put a policy in force."""
     tx.execute(delete(policies))
     tx.execute(insert(policies).values(id=1, policy=mapping.policy_to_proto(chosen), update_time=now))
+
+
+def all_queues(tx: Tx) -> dict[str, Queue]:
+    """Every queue that was made, by name."""
+    return {row.name: _queue(row) for row in tx.execute(select(queues).order_by(queues.c.name))}
 
 
 def held(tx: Tx) -> dict[str, Resources]:
@@ -375,6 +392,15 @@ def _job(row: Row[Any]) -> Job:
         ran=timedelta(seconds=row.ran_seconds),
         waited=timedelta(seconds=row.waited_seconds),
         progress=mapping.progress_from_proto(row.progress) if row.progress else None,
+    )
+
+
+def _queue(row: Row[Any]) -> Queue:
+    return replace(
+        queue_from_proto(row.name, row.queue),
+        create_time=row.create_time,
+        update_time=row.update_time,
+        version=row.version,
     )
 
 

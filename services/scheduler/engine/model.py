@@ -134,6 +134,8 @@ class Plan:
     """
 
     starts: tuple[Start, ...] = ()
+        barred: Jobs that the limits of queues keep from starting, whatever is free.
     stops: tuple[str, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     refused: tuple[tuple[str, int], ...] = ()
+    barred: frozenset[str] = frozenset()

@@ -73,6 +73,7 @@ class _Filling:
         """By shape and by the number of reservations that a job would outlive: no job like it fits any more."""
         self._starts: list[Start] = []
         self._refused: list[tuple[str, int]] = []
+        self._gate = _Gate(snapshot, self._quota)
 
     def plan(self) -> Plan:
         if len(self._waiting):
@@ -82,7 +83,13 @@ class _Filling:
             slot = next(walk, None)
             while slot is not None and len(self._starts) < STARTS_MAX:
                 slot = _next(walk, self._try(slot))
-        return Plan(tuple(self._starts), (), self._kept.named(), tuple(self._refused))
+        return Plan(
+            tuple(self._starts),
+            (),
+            self._kept.named(),
+            tuple(self._refused),
+            self._gate.barred,
+        )
 
     def _try(self, slot: int) -> bool | None:
         """Start a job if it fits. None: no job like it does."""
@@ -90,7 +97,7 @@ class _Filling:
         shape, level = int(snapshot.shape[slot]), self._kept.level(end)
         if self._hopeless[shape, level]:
             return None if self._hopeless[shape, 0] else False
-        kinds = _allowed(snapshot, self._quota, slot) if self._quota.limited else _kinds(snapshot, slot)
+        kinds = self._gate.kinds(slot) if self._quota.limited else _kinds(snapshot, slot)
         if kinds is None:
             return False
         spot = self._kept.find(shape, snapshot.shapes[shape].replicas, level, kinds)
@@ -139,6 +146,7 @@ class _Selection:
         """A job behind it might have, and could not be stopped for it later: a step that keeps room may start it."""
         self._chosen: dict[int, int] = {}
         """Slots with the type that each was counted on."""
+        self._barred: list[str] = []
 
     def plan(self) -> Plan:
         snapshot = self._snapshot
@@ -154,7 +162,8 @@ class _Selection:
             held = snapshot.holdings[slot]
             room.give(held.rows, held.counts, held.need)
         starts = self._starts(room)
-        return Plan(starts, tuple(snapshot.names[slot] for slot in stops if not self._stays(slot, room)))
+        stops = [slot for slot in stops if not self._stays(slot, room)]
+        return Plan(starts, tuple(snapshot.names[slot] for slot in stops), barred=frozenset(self._barred))
 
     def _choose(self, slot: int) -> bool | None:
         """Let a job run if the pool as a whole has enough for it. None: for no job like it."""
@@ -175,6 +184,8 @@ class _Selection:
                     self._quota.take(queue, need)
                     self._chosen[slot] = variant.kind
                     return True
+        if fits and snapshot.state[slot] == WAITING:
+            self._barred.append(snapshot.names[slot])
         # What runs counts on its own type alone: others of its shape may still fit on another.
         if not fits and snapshot.state[slot] == WAITING:
             self._small[shape] = self._passed = True
@@ -247,14 +258,37 @@ def _waiting(snapshot: Snapshot, now: float) -> Ints:
     return slots[np.argsort(snapshot.number[slots], kind="stable")]
 
 
-def _allowed(snapshot: Snapshot, quota: Quota, slot: int) -> tuple[int, ...] | None:
-    """Types on which the limits of its queues let a job start, in its order of preference; None when on none."""
-    shape, queue = int(snapshot.shape[slot]), int(snapshot.queue[slot])
-    replicas = snapshot.shapes[shape].replicas
-    kinds = [each.kind for each in snapshot.variants(shape) if quota.allows(queue, each.need * replicas)]
-    if not kinds:
+class _Gate:
+    """What the limits of queues let through while a plan is made."""
+
+    def __init__(self, snapshot: Snapshot, quota: Quota) -> None:
+        self._snapshot = snapshot
+        self._quota = quota
+        self._closed: set[tuple[int, int]] = set()
+        """Queues and shapes: what is not let through once is not later, since a plan only gives."""
+        self._barred: list[int] = []
+
+    @property
+    def barred(self) -> frozenset[str]:
+        """Jobs that were not let through."""
+        return frozenset(self._snapshot.names[slot] for slot in self._barred)
+
+    def kinds(self, slot: int) -> tuple[int, ...] | None:
+        """Types on which its queues let a job start, in its order of preference; None when on none."""
+        snapshot = self._snapshot
+        shape, queue = int(snapshot.shape[slot]), int(snapshot.queue[slot])
+        if (queue, shape) not in self._closed:
+            replicas = snapshot.shapes[shape].replicas
+            kinds = [
+                each.kind
+                for each in snapshot.variants(shape)
+                if self._quota.allows(queue, each.need * replicas)
+            ]
+            if kinds:
+                return tuple(kind for kind in _kinds(snapshot, slot) if kind in kinds) or tuple(kinds)
+            self._closed.add((queue, shape))
+        self._barred.append(slot)
         return None
-    return tuple(kind for kind in _kinds(snapshot, slot) if kind in kinds) or tuple(kinds)
 
 
 def _kinds(snapshot: Snapshot, slot: int) -> tuple[int, ...]:

@@ -22,8 +22,9 @@ class Quota:
     def __init__(self, snapshot: Snapshot, slots: Ints, now: float) -> None:
         """Start with what these jobs hold."""
         names = snapshot.queue_names
+        self.columns = [*snapshot.resources, *_families(snapshot)]
         self._resources = snapshot.resources
-        self._families = _families(snapshot)
+        self._families = self.columns[len(self._resources) :]
         self._fold = _fold(snapshot, self._families)
         self.paths = _paths(snapshot)
         self._children: list[list[int]] = [[] for _ in names]
@@ -44,15 +45,15 @@ class Quota:
             self._fill(self.limit[row], queue.limit)
             kept = {each: queue.nominal.get(each, 0) - most for each, most in queue.lending.items()}
             self._fill(self._own[row], kept)
-        self._named = (self.nominal > 0).any(axis=0)
+        self.named = (self.nominal > 0).any(axis=0)
         """What quotas are about."""
-        self._total = self._columns(np.maximum(snapshot.capacity, 0).sum(axis=0))
+        self.total = self._columns(np.maximum(snapshot.capacity, 0).sum(axis=0))
         held = np.zeros((len(names), len(snapshot.resources)), np.int64)
         np.add.at(held, snapshot.queue[slots], snapshot.holds[slots])
         self.used: Ints = self._summed(held)
-        self._recent: Floats = np.zeros(shape)
+        self.recent: Floats = np.zeros(shape)
         if snapshot.recent.half_life > 0:
-            self._recent = self._summed(snapshot.recent.mean(now, *held.shape))
+            self.recent = self._summed(snapshot.recent.mean(now, *held.shape))
         self._lends = bool((self._own > 0).any())
         self.limited = self._lends or bool((self.limit < UNLIMITED).any())
         self._kept: Ints = np.zeros(shape, np.int64)
@@ -87,12 +88,12 @@ class Quota:
         with what is its own for what it used before. Borrowing is counted of what somebody's quota names.
         Source: dominant resource fairness, Ghodsi et al., NSDI 2011.
         """
-        used, recent, nominal = self.used[rows], self._recent[rows], self.nominal[rows]
-        total, weight = np.maximum(1, self._total), self.weight[rows]
+        used, recent, nominal = self.used[rows], self.recent[rows], self.nominal[rows]
+        total, weight = np.maximum(1, self.total), self.weight[rows]
         within = (nominal > 0).any(axis=1) & ((used < nominal) | (nominal == 0)).all(axis=1)
         out: Bools = np.logical_not(within)
         borrowed = np.maximum(0, used - nominal) + np.maximum(0.0, recent - nominal) * out[:, None]
-        borrows = (borrowed * self._named / total).max(axis=1, initial=0.0) / weight
+        borrows = (borrowed * self.named / total).max(axis=1, initial=0.0) / weight
         uses = ((used + recent) / total).max(axis=1, initial=0.0) / weight
         return list(zip(out.tolist(), borrows.tolist(), uses.tolist(), strict=True))
 
@@ -105,7 +106,7 @@ class Quota:
             kept = np.maximum(np.maximum(0, self._own[row] - self.used[row] - need), under)
             below = row
         wanted = need > 0
-        return bool((self.used[0] + need + kept <= self._total)[wanted].all())
+        return bool((self.used[0] + need + kept <= self.total)[wanted].all())
 
     def _keep(self, row: int) -> None:
         under = self._kept[self._children[row]].sum(axis=0)

@@ -212,6 +212,21 @@ class Snapshot:
 
     # Jobs.
 
+    def remember(self, half_life: float, past: Mapping[str, Mapping[str, float]], now: float) -> None:
+        """What queues used lately counts from now on.
+
+        Args:
+            half_life: Seconds; 0: it does not.
+            past: What is known of it: amounts by queue, as `Recent` keeps them.
+        """
+        rows = [self._queue(name) for name in past]
+        columns = {name: self._resource(name) for amounts in past.values() for name in amounts}
+        mean = np.zeros((len(self.queue_names), len(self.resources)))
+        for row, amounts in zip(rows, past.values(), strict=True):
+            for name, amount in amounts.items():
+                mean[row, columns[name]] = amount
+        self.recent.restore(half_life, mean, now)
+
     def add(
         self,
         job: Job,
