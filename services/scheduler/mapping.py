@@ -88,8 +88,8 @@ def policy_to_proto(policy: Policy, update_time: datetime | None = None) -> poli
         algorithm=policy.algorithm,
         preempt_interval=duration(policy.preempt_interval),
         reservations=policy.reservations,
-        update_time=_stamp(update_time),
         usage_half_life=duration(policy.usage_half_life) if policy.usage_half_life else None,
+        update_time=_stamp(update_time),
     )
 
 
@@ -100,8 +100,8 @@ def policy_from_proto(proto: policy_pb2.Policy) -> Policy:
         if proto.HasField("preempt_interval")
         else PREEMPT_INTERVAL,
         reservations=proto.reservations or RESERVATIONS,
-    )
         usage_half_life=_span(proto.usage_half_life),
+    )
 
 
 def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:

@@ -14,8 +14,8 @@ from services.scheduler.jobs import Job, due
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.policies import Policy
 from services.scheduler.pool import Pool, asked
-from services.scheduler.resources import Resources, grant, shortages
 from services.scheduler.queues import Queue, beyond
+from services.scheduler.resources import Resources, grant, shortages
 
 
 class Unplaceable(InvalidArgument):
@@ -34,8 +34,8 @@ class Snapshot:
     holding: Sequence[Job] = ()
     """Jobs with an attempt that has not ended."""
     policy: Policy = Policy()  # noqa: RUF009  # frozen
-
     queues: Sequence[Queue] = ()
+
 
 @dataclass(frozen=True)
 class Start:
@@ -76,13 +76,13 @@ class Reasons(Mapping[JobName, Reason]):
         job = self._waiting[name]
         if not due(job, self._now):
             return Reason("PAUSED", f"{job.message}: pauses before it starts again")
-        turn, starts = self._turn(job)
         if str(name) in self._decided.barred:
             queue, queues = (
                 job.spec.queue or name.project,
                 {each.name: each for each in self._snapshot.queues},
             )
             return Reason("WAITS_FOR_QUOTA", beyond(job.spec.resources.named(), queue, queues, self._used))
+        turn, starts = self._turn(job)
         return _wait(job, self._rooms(starts), self._snapshot.nodes, self._next_on(turn, job))
 
     def __iter__(self) -> Iterator[JobName]:
@@ -103,7 +103,6 @@ class Reasons(Mapping[JobName, Reason]):
         return len(self._decided.refused), len(self._starts)
 
     @cached_property
-    @cached_property
     def _used(self) -> dict[str, Counter[str]]:
         """What the jobs of each queue hold, once the plan is carried out."""
         used: dict[str, Counter[str]] = defaultdict(Counter)
@@ -113,6 +112,7 @@ class Reasons(Mapping[JobName, Reason]):
             used[specs[name].queue or name.project].update(granted.named())
         return used
 
+    @cached_property
     def _turns(self) -> dict[str, int]:
         return {name: turn for turn, (name, _) in enumerate(self._decided.refused)}
 

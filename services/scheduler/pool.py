@@ -14,8 +14,8 @@ from services.scheduler.jobs import PREEMPTED, Job, State, due
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.policies import Policy, compose
 from services.scheduler.progress import Progress
-from services.scheduler.resources import Resources
 from services.scheduler.queues import Queue
+from services.scheduler.resources import Resources
 from services.scheduler.specs import Kind
 
 
@@ -26,8 +26,8 @@ class Pool:
         self.snapshot = Snapshot()
         self._jobs: dict[JobName, Job] = {}
         self._nodes: dict[str, Node] = {}
-        self._policy: tuple[Policy, Decide] | None = None
         self._queues: dict[str, Queue] = {}
+        self._policy: tuple[Policy, Decide] | None = None
 
     def follow(
         self, jobs: Sequence[Job], nodes: Sequence[Node], now: datetime, queues: Sequence[Queue] = ()
@@ -37,10 +37,10 @@ class Pool:
         Args:
             jobs: All that wait or hold something.
             nodes: All that ever registered.
-        """
             queues: All that were made.
-        for node in nodes:
+        """
         self._put_queues(queues)
+        for node in nodes:
             if self._nodes.get(node.name) != node:
                 self._put_node(node)
         present = {job.name: job for job in jobs}
@@ -76,7 +76,6 @@ class Pool:
                 found.append(start)
         return tuple(found)
 
-    def _put_node(self, node: Node) -> None:
     def _put_queues(self, queues: Sequence[Queue]) -> None:
         for queue in queues:
             if self._queues.get(queue.name) != queue:
@@ -90,6 +89,7 @@ class Pool:
             self.snapshot.remove_queue(name)
             del self._queues[name]
 
+    def _put_node(self, node: Node) -> None:
         self.snapshot.put_node(model.Node(node.name, node.capacity.named(), node.labels))
         if node.state is not NodeState.READY:
             self.snapshot.remove_node(node.name)

@@ -171,19 +171,17 @@ class Reconciler:
         )
         return plan(snapshot, self._clock.now(), preempt=True)
 
-    async def leave(self, node: str) -> None:
-        """A node is shutting down: nothing more starts on it."""
     def usages(self) -> Mapping[str, Usage]:
         """What each queue has, as of the last step."""
         return usages(self._pool.snapshot, self._clock.now().timestamp())
 
+    async def leave(self, node: str) -> None:
+        """A node is shutting down: nothing more starts on it."""
         await self._db.write(lambda tx: _set_state(tx, node, NodeState.STOPPED))
 
     def _currently(self, found: Sequence[Job]) -> Sequence[Job]:
         return [self.current(job) for job in found]
 
-    async def _save_progress(self, snapshot: Snapshot) -> None:
-        """Now and then, all at once; and forget what jobs said that have ended."""
     async def _remember(self, half_life: timedelta) -> None:
         """Count what queues used lately, with what the records know of the past, where the policy asks for it."""
         if half_life != self._half_life:
@@ -192,6 +190,8 @@ class Reconciler:
             self._pool.snapshot.remember(half_life.total_seconds(), past, now.timestamp())
             self._half_life = half_life
 
+    async def _save_progress(self, snapshot: Snapshot) -> None:
+        """Now and then, all at once; and forget what jobs said that have ended."""
         if self._clock.monotonic() - self._reports_saved_at < SAVE_SECONDS:
             return
         if unsaved := self._reports.unsaved:

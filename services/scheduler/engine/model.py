@@ -131,10 +131,10 @@ class Plan:
         reservations: By their moment.
         refused: Jobs that did not fit when their turn came, in the order of their turns, each with the number of
             starts decided before. Nobody of the same shape fits after one of them, so the others are not tried.
+        barred: Jobs that the limits of queues keep from starting, whatever is free.
     """
 
     starts: tuple[Start, ...] = ()
-        barred: Jobs that the limits of queues keep from starting, whatever is free.
     stops: tuple[str, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     refused: tuple[tuple[str, int], ...] = ()

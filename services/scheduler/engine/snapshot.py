@@ -210,8 +210,6 @@ class Snapshot:
         """Nothing is said of a queue any more: it is one at the top, with what is left in it."""
         del self.queues[name]
 
-    # Jobs.
-
     def remember(self, half_life: float, past: Mapping[str, Mapping[str, float]], now: float) -> None:
         """What queues used lately counts from now on.
 
@@ -226,6 +224,8 @@ class Snapshot:
             for name, amount in amounts.items():
                 mean[row, columns[name]] = amount
         self.recent.restore(half_life, mean, now)
+
+    # Jobs.
 
     def add(
         self,
