@@ -66,6 +66,8 @@ class Settings:
     """Region that requests are signed for."""
     s3_credentials_file: Path | None = None
     """JSON with `access_key` and `secret_key`. `secrets/s3.json` under home where unset."""
+    data_grace_seconds: float = 86_400.0
+    """How long the bytes of what was deleted are kept."""
     database_url: str = ""
     """SQLAlchemy URL of a PostgreSQL; empty keeps one SQLite file per service under home."""
 
@@ -84,6 +86,8 @@ class Settings:
     """Cores that jobs may use, in thousandths; 0 offers all."""
     node_memory_bytes: int = 0
     """Memory that jobs may use; 0 offers nine tenths of what the machine has."""
+    node_labels: str = ""
+    """What jobs may select this machine by, beside `os` and `arch`: `zone=a,disk=ssd`."""
     lease_seconds: float = 10.0
     """How long a silent node keeps its jobs. Five heartbeats."""
 
@@ -148,7 +152,15 @@ def variable_of(field: str) -> str:
 
 NOT_SETTINGS = (
     *("AIOS_PORT_", "AIOS_JOB", "AIOS_EPOCH", "AIOS_SCRATCH", "AIOS_TOKEN", "AIOS_TEST_"),
-    *("AIOS_RUN_", "AIOS_HPARAMS", "AIOS_DATA_", "AIOS_CHECKPOINT_", "AIOS_OUTPUT_", "AIOS_METRICS_", "AIOS_SEED"),
+    *(
+        "AIOS_RUN_",
+        "AIOS_HPARAMS",
+        "AIOS_DATA_",
+        "AIOS_CHECKPOINT_",
+        "AIOS_OUTPUT_",
+        "AIOS_METRICS_",
+        "AIOS_SEED",
+    ),
     "AIOS_RESTORED_",
 )
 """What the node agent tells a job and what tests read: part of the environment, not of this table."""

@@ -8,21 +8,25 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
 from typing import Any
 
 from google.protobuf.json_format import ParseDict, ParseError
 
-from aios.common.v1 import resources_pb2
+from aios.common.v1 import resources_pb2, scheduling_pb2
 from aios.errors import InvalidArgument
 from aios.trainer.v1 import run_pb2
 
 KEYS = (
     "name", "recipe", "command", "entry", "code", "dataset", "datasets", "environment", "stop_grace", "hyperparameters", "resources", "seed", "model", "checkpoint_steps", "max_restarts",
-    "description",
+    "description", "priority", "queue", "scheduling",
 )  # fmt: skip
 COMMAND_KEYS = ("command", "entry", "code", "datasets", "environment")
 SIMPLE_KEYS = ("recipe", "seed", "model", "checkpoint_steps", "max_restarts", "description")
+SCHEDULING_KEYS = (
+    "weight", "expected_duration", "max_run_time", "preemptible", "min_run_time", "deadline", "node_selector", "speeds",
+)  # fmt: skip
 RESOURCE_KEYS = ("cpu", "memory", "accelerators")
 _UNITS = {
     "": 1,
@@ -34,6 +38,8 @@ _UNITS = {
     "Gi": 1 << 30,
     "Ti": 1 << 40,
 }
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])?")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?")
 
 
@@ -63,7 +69,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         }
     elif not command and not problems.keys() & {"command", "entry"}:
         problems["recipe"] = "is required, or a command: `command: python train.py`, `entry: train.py`"
-    for key in ("name", "recipe", "dataset", "model", "description", "code"):
+    for key in ("name", "recipe", "dataset", "model", "description", "code", "queue"):
         if given.get(key) is not None and not isinstance(given[key], str):
             problems[key] = f"must be text, not {given[key]!r}"
     for key in ("seed", "checkpoint_steps", "max_restarts"):
@@ -78,6 +84,10 @@ def parse(given: Mapping[str, Any]) -> RunFile:
     if not isinstance(hyperparameters, Mapping):
         problems["hyperparameters"] = "must be keys with values"
     resources = _resources(given.get("resources") or {}, problems)
+    scheduling = _scheduling(given.get("scheduling") or {}, problems)
+    priority = given.get("priority", 0)
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        problems["priority"] = f"must be a whole number, not {priority!r}"
     if problems:
         raise _refusal(problems)
     simple = {key: given[key] for key in SIMPLE_KEYS if given.get(key) is not None}
@@ -87,6 +97,9 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         datasets={key: dataset_name(name) for key, name in datasets.items()},
         environment=environment,
         command=command,
+        priority=priority,
+        queue=queue_name(given.get("queue") or ""),
+        scheduling=scheduling,
     )
     if grace is not None:
         spec.stop_grace.FromMilliseconds(round(grace * 1000))
@@ -105,6 +118,11 @@ def dataset_name(text: str) -> str:
     if len(version) > 1 or dataset in ("datasets", "projects"):
         return text
     return f"datasets/{dataset}" + "".join(f"/versions/{each}" for each in version)
+
+
+def queue_name(text: str) -> str:
+    """`research` as the contract spells it: `queues/research`."""
+    return text if not text or text.startswith("queues/") else f"queues/{text}"
 
 
 def override(given: dict[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +151,65 @@ def amount(text: str | float, field: str, unit: int = 1) -> int:
     if match is None or match[2] not in (None, *_UNITS):
         raise InvalidArgument.of(field, f"must look like 2 or 512MiB, not {text!r}")
     return round(float(match[1]) * _UNITS[match[2] or ""] * unit)
+
+
+def span(text: object, field: str) -> timedelta:
+    """`90`, `90s`, `15m`, `1.5h`, `2d` as a length of time.
+
+    Raises:
+        InvalidArgument: naming `field`.
+    """
+    match = _SPAN.fullmatch(str(text).strip())
+    if match is None or isinstance(text, bool):
+        raise InvalidArgument.of(field, f"must look like 90s, 15m, 2h or 1d, not {text!r}")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2] or "s"])
+
+
+def _scheduling(given: object, problems: dict[str, str]) -> scheduling_pb2.Scheduling | None:
+    if not isinstance(given, Mapping):
+        problems["scheduling"] = f"must be keys with values: {', '.join(SCHEDULING_KEYS)}"
+        return None
+    _unknown(given, SCHEDULING_KEYS, "scheduling.", problems)
+    proto = scheduling_pb2.Scheduling()
+    for name in ("expected_duration", "max_run_time", "min_run_time"):
+        if given.get(name) is not None:
+            try:
+                getattr(proto, name).FromTimedelta(span(given[name], f"scheduling.{name}"))
+            except InvalidArgument as error:
+                problems.update(error.fields)
+    if "deadline" in given:
+        try:
+            proto.deadline.FromDatetime(_moment(given["deadline"]))
+        except ValueError:
+            problems["scheduling.deadline"] = (
+                f"must be a time such as 2030-01-31 18:00+01:00, not {given['deadline']!r}"
+            )
+    plain = {
+        name: given[name] for name in ("weight", "preemptible", "node_selector", "speeds") if name in given
+    }
+    for name, value in plain.items():
+        try:
+            ParseDict({name: value}, proto)
+        except (ParseError, ValueError, TypeError):
+            problems[f"scheduling.{name}"] = _WANTED[name] + f", not {value!r}"
+    return proto
+
+
+_WANTED = {
+    "weight": "must be a number",
+    "preemptible": "must be true or false",
+    "node_selector": "must be labels with text, such as {zone: a}",
+    "speeds": "must be types with steps a second, such as {gpu/H100: 4.5}",
+}
+
+
+def _moment(value: object) -> datetime:
+    """As YAML reads a time or a date, or as text; without a zone in UTC."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if not isinstance(value, datetime):
+        value = datetime.fromisoformat(str(value))
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _command(given: Mapping[str, Any], problems: dict[str, str]) -> list[str]:

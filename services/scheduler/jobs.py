@@ -24,6 +24,7 @@ STABLE = timedelta(seconds=60)
 
 CANCEL_REQUESTED = "CANCEL_REQUESTED"
 PREEMPTED = "PREEMPTED"
+MAX_RUN_TIME = "MAX_RUN_TIME"
 NODE_LOST = "NODE_LOST"
 PLATFORM_ENDS = frozenset(
     {"NODE_STOPPED", "LEASE_EXPIRED", "SUPERVISOR_LOST", "NOT_STARTED", "TOKEN_UNAVAILABLE", "BAD_SIGNATURE"}
@@ -71,7 +72,7 @@ NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
             {State.RUNNING, State.STOPPING, State.QUEUED, State.SUCCEEDED, State.FAILED}
         ),
         State.RUNNING: frozenset({State.STOPPING, State.QUEUED, State.SUCCEEDED, State.FAILED}),
-        State.STOPPING: frozenset({State.CANCELLED, State.QUEUED}),
+        State.STOPPING: frozenset({State.CANCELLED, State.QUEUED, State.FAILED}),
         State.SUCCEEDED: frozenset(),
         State.FAILED: frozenset(),
         State.CANCELLED: frozenset(),
@@ -181,6 +182,22 @@ def preempt(job: Job, now: datetime) -> Job:
     return _move(job, State.STOPPING, now, PREEMPTED, "is stopped to make room for others")
 
 
+def overdue(job: Job, now: datetime) -> bool:
+    """Whether it has run for as long as it may, its earlier attempts included."""
+    limit, attempt = job.spec.scheduling.max_run_time, job.attempt
+    if limit is None or attempt is None or job.state not in (State.STARTING, State.RUNNING):
+        return False
+    return job.ran + _span(attempt.assign_time, now) > limit
+
+
+def overrun(job: Job, now: datetime) -> Job:
+    """Stop what has run for as long as it may: it fails once it is gone."""
+    limit = job.spec.scheduling.max_run_time
+    assert limit is not None
+    message = f"ran for its {limit.total_seconds():g} s and is stopped"
+    return _move(job, State.STOPPING, now, MAX_RUN_TIME, message)
+
+
 def report(job: Job, said: Attempt, now: datetime) -> Job:
     """Take over what a node says about an attempt. Saying it again changes nothing.
 
@@ -262,6 +279,8 @@ def lose(job: Job, now: datetime, reason: str = NODE_LOST, message: str = "") ->
     attempt = replace(job.attempt, state=AttemptState.LOST, end_reason="LEASE_EXPIRED", end_time=now)
     lost = _added_up(replace(job, attempt=attempt))
     message = message or f"node {attempt.node} fell silent during attempt {attempt.epoch}"
+    if job.state is State.STOPPING and job.reason == MAX_RUN_TIME:
+        return _move(lost, State.FAILED, now, MAX_RUN_TIME, f"ran for as long as it may; {message}")
     if job.state is State.STOPPING and job.reason != PREEMPTED:
         return _move(lost, State.CANCELLED, now, reason, message)
     return _requeue(lost, now, reason, message)
@@ -274,6 +293,8 @@ def due(job: Job, now: datetime) -> bool:
 
 def _after_end(job: Job, attempt: Attempt, now: datetime) -> Job:
     said = _told(attempt)
+    if job.state is State.STOPPING and job.reason == MAX_RUN_TIME:
+        return _move(job, State.FAILED, now, MAX_RUN_TIME, f"ran for as long as it may: {said}")
     if job.state is State.STOPPING and job.reason != PREEMPTED:
         return _move(job, State.CANCELLED, now, job.reason, f"stopped on request: {said}")
     if job.state is State.STOPPING:
@@ -302,6 +323,9 @@ def _added_up(job: Job) -> Job:
 
 
 def _requeue(job: Job, now: datetime, reason: str, message: str, pause: timedelta = timedelta()) -> Job:
+    limit = job.spec.scheduling.max_run_time
+    if limit is not None and job.ran >= limit:
+        return _move(job, State.FAILED, now, MAX_RUN_TIME, f"ran for as long as it may; {message}")
     if pause:
         message += f" in {pause.total_seconds():g} s"
     moved = _move(job, State.QUEUED, now, reason, message)

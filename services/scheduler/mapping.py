@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from aios import scheduling_proto
 from aios.common.v1 import resources_pb2
 from aios.errors import InvalidArgument
 from aios.names import JobName, NodeName, QueueName
@@ -116,6 +117,7 @@ def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
         owner=spec.owner,
         priority=spec.priority,
         queue=str(QueueName(spec.queue)) if spec.queue else "",
+        scheduling=scheduling_proto.to_proto(spec.scheduling),
     )
 
 
@@ -131,6 +133,7 @@ def spec_from_proto(proto: job_pb2.JobSpec) -> JobSpec:
         owner=proto.owner,
         priority=proto.priority,
         queue=QueueName.parse(proto.queue, "job.spec.queue").queue if proto.queue else "",
+        scheduling=scheduling_proto.from_proto(proto.scheduling, "job.spec.scheduling"),
     )
 
 

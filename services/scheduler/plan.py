@@ -8,6 +8,7 @@ from functools import cached_property
 
 from aios.errors import InvalidArgument
 from aios.names import JobName
+from aios.scheduling import NOTHING_SAID, Scheduling
 from services.scheduler.engine import model
 from services.scheduler.engine.snapshot import Shape
 from services.scheduler.jobs import Job, due
@@ -186,14 +187,18 @@ def plan(snapshot: Snapshot, now: datetime, *, preempt: bool = False, pool: Pool
     return Plan(starts, Reasons(snapshot, starts, decided, now), stops)
 
 
-def check_placeable(request: Resources, nodes: Sequence[Node]) -> None:
+def check_placeable(request: Resources, nodes: Sequence[Node], said: Scheduling = NOTHING_SAID) -> None:
     """Refuse what no node known to the pool, ready or not, could hold. An empty pool refuses nothing.
 
     Raises:
         Unplaceable: with the figures of the node that comes nearest.
     """
-    if nodes and not any(grant(node.capacity, request) for node in nodes):
-        message = _beyond(request, nodes)
+    selected = [node for node in nodes if said.selects(node.labels)]
+    if nodes and not selected:
+        message = _unlike(said)
+        raise Unplaceable(f"The job {message}.", fields={"job.spec.scheduling.node_selector": message})
+    if nodes and not any(grant(node.capacity, request) for node in selected):
+        message = _beyond(request, selected)
         raise Unplaceable(f"The job {message}.", fields={"job.spec.resources": message})
 
 
@@ -211,9 +216,12 @@ class _Room:
 def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapping[str, str]) -> Reason:
     """What a job waits for, on the node that is kept for it, else on the one that comes nearest."""
     request = job.spec.resources
-    able = [room for room in rooms if grant(room.node.capacity, request)]
     if not rooms:
         return Reason("WAITS_FOR_NODE", _no_node(known))
+    rooms = [room for room in rooms if job.spec.scheduling.selects(room.node.labels)]
+    if not rooms:
+        return Reason("WAITS_FOR_NODE", _unlike(job.spec.scheduling))
+    able = [room for room in rooms if grant(room.node.capacity, request)]
     if not able:
         return Reason("WAITS_FOR_NODE", _beyond(request, [room.node for room in rooms]))
     mine = next_on.get(str(job.name))
@@ -239,6 +247,12 @@ def _no_node(known: Sequence[Node]) -> str:
         return "waits for a node: none has registered yet"
     states = ", ".join(f"{node.name} is {node.state.lower()}" for node in known[:3])
     return f"waits for a node: {states}" + (f" and {len(known) - 3} more" if len(known) > 3 else "")
+
+
+def _unlike(said: Scheduling) -> str:
+    """What no node is."""
+    labels = " ".join(f"{name}={value}" for name, value in sorted(said.node_selector.items()))
+    return f"selects nodes with {labels}, and there is none"
 
 
 def _beyond(request: Resources, nodes: Sequence[Node]) -> str:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from aios.errors import InvalidArgument
 from services.scheduler.engine.balanced import balanced
 from services.scheduler.engine.fair import fair
-from services.scheduler.engine.order import Order, fcfs, las, priority, sjf
+from services.scheduler.engine.order import Order, edf, fcfs, las, priority, sjf
 from services.scheduler.engine.plan import Decide, plan
 from services.scheduler.engine.plan import Policy as EnginePolicy
 
@@ -98,6 +98,7 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
         "srtf": _ordered(
             "Shortest remaining device time, preempting", "srtf", sjf, preempts=True, spares=True
         ),
+        "edf": _ordered("Earliest deadline next, preempting", "edf", edf, preempts=True, spares=True),
         "priority": _ordered("Highest priority, ageing", "priority", priority),
         "fair": _ordered("Dominant-resource fairness of queues, preempting", "fair", fair, preempts=True),
         "las": _ordered("Least attained service, preempting", "las", las, preempts=True),

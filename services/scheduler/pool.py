@@ -1,5 +1,6 @@
 """The engine's snapshot of the pool, kept in step with the records: each change of a job or node is one change of it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -153,7 +154,7 @@ class Pool:
             begun=begun,
             work=said.total_steps,
             restart=said.load_time.total_seconds() if said.load_time else 0.0,
-            saves=said.saves,
+            saves=said.saves or self.snapshot.jobs[name].saves,
         )
 
 
@@ -163,6 +164,8 @@ def _runs(job: Job) -> bool:
 
 def asked(job: Job) -> model.Job:
     """A job as the engine sees it."""
+    said = job.spec.scheduling
+    expected = said.expected_duration or said.max_run_time
     return model.Job(
         name=str(job.name),
         number=job.number,
@@ -170,9 +173,15 @@ def asked(job: Job) -> model.Job:
         replica=job.spec.resources.named(),
         queue=job.spec.queue or job.name.project,
         priority=job.spec.priority,
-        # A service answers people: it is stopped by those who started it, never to make room.
-        preemptible=job.spec.kind is Kind.BATCH,
-        saves=False,
+        selector=said.node_selector,
+        weight=said.weight,
+        # A service answers people: it is stopped by those who started it, never to make room unless it says so.
+        preemptible=job.spec.kind is Kind.BATCH if said.preemptible is None else said.preemptible,
+        min_runtime=said.min_run_time.total_seconds(),
+        deadline=said.deadline.timestamp() if said.deadline else math.inf,
+        speeds=said.speeds,
+        estimate=expected.total_seconds() if expected else 0.0,
+        saves=said.preemptible is True,
     )
 
 

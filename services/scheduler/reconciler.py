@@ -103,11 +103,13 @@ class Reconciler:
         await self._remember(snapshot.policy.usage_half_life)
         interval = snapshot.policy.preempt_interval.total_seconds()
         may_preempt = self._clock.monotonic() - self._preempted_at >= interval
-        decided = plan(snapshot, self._clock.now(), preempt=may_preempt, pool=self._pool)
+        now = self._clock.now()
+        decided = plan(snapshot, now, preempt=may_preempt, pool=self._pool)
         if decided.stops:
             self._preempted_at = self._clock.monotonic()
-        if decided.starts or decided.stops:
-            await self._db.write(lambda tx: self._apply(tx, snapshot, decided))
+        overdue = [job for job in snapshot.holding if jobs.overdue(job, now)]
+        if decided.starts or decided.stops or overdue:
+            await self._db.write(lambda tx: self._apply(tx, snapshot, decided, overdue))
         self.waits = decided.reasons
         if connected:
             self._tell(connected, await self._db.read(store.holding))
@@ -226,9 +228,12 @@ class Reconciler:
             store.save(tx, job, jobs.lose(job, now))
         return [str(job.name) for job in lost]
 
-    def _apply(self, tx: Tx, snapshot: Snapshot, decided: Plan) -> None:
+    def _apply(self, tx: Tx, snapshot: Snapshot, decided: Plan, overdue: Sequence[Job]) -> None:
         """Open the attempts that are still as they were planned; the next step plans the others again."""
         now = self._clock.now()
+        for job in overdue:
+            with suppress(Aborted):
+                store.save(tx, job, jobs.overrun(job, now))
         holding = {job.name: job for job in snapshot.holding}
         for name in decided.stops:
             with suppress(Aborted):

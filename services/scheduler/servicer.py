@@ -51,7 +51,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
             queues = store.all_queues(tx)
             queue = require_use(spec.queue, project, queues)
             check_limit(spec.resources.named(), queue, queues)
-            check_placeable(spec.resources, store.all_nodes(tx))
+            check_placeable(spec.resources, store.all_nodes(tx), spec.scheduling)
             return mapping.job_to_proto(store.add(tx, asked))
 
         made = await self._db.once(request, write, job_pb2.Job)

@@ -7,7 +7,9 @@ from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
+from aios import scheduling
 from aios.errors import InvalidArgument
+from aios.scheduling import NOTHING_SAID, PRIORITY_MAX, Scheduling
 from services.scheduler.resources import Resources
 
 STOP_GRACE = timedelta(seconds=10)
@@ -19,7 +21,6 @@ SPEC_BYTES_MAX = 256 * 1024  # command and environment together: a spec passes t
 ENVIRONMENT_MAX = 256
 PORTS_MAX = 16
 RESTARTS_MAX = 1000
-PRIORITY_MAX = 100
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PORT = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -48,6 +49,7 @@ class JobSpec:
     priority: int = 0
     queue: str = ""
     """That it is counted in; the project's own when empty."""
+    scheduling: Scheduling = NOTHING_SAID
 
 
 def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:
@@ -64,7 +66,8 @@ def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:
 
 
 def _problems(spec: JobSpec) -> list[tuple[str, str]]:
-    return [*_command(spec), *_environment(spec), *_resources(spec.resources), *_rest(spec)]
+    said = [(f"scheduling.{path}", problem) for path, problem in scheduling.problems(spec.scheduling)]
+    return [*_command(spec), *_environment(spec), *_resources(spec.resources), *_rest(spec), *said]
 
 
 def _command(spec: JobSpec) -> list[tuple[str, str]]:

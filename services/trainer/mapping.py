@@ -7,14 +7,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aios.common.v1 import resources_pb2
+from aios import scheduling, scheduling_proto
+from aios.common.v1 import resources_pb2, scheduling_pb2
 from aios.errors import InvalidArgument
-from aios.names import DatasetName, DatasetVersionName, check_id
+from aios.names import DatasetName, DatasetVersionName, QueueName, check_id
 from aios.runtime.telemetry import trace_id_of
 from aios.scheduler.v1 import job_pb2
+from aios.scheduling import PRIORITY_MAX
 from aios.trainer.v1 import run_pb2
 from services.trainer import catalog
 from services.trainer.metrics import Point
@@ -143,7 +145,21 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
         dataset_versions={key: versions[f"datasets.{key}"] for key in sorted(spec.datasets)},
         environment=dict(spec.environment),
         stop_grace_seconds=grace.total_seconds(),
+        priority=spec.priority,
+        queue=spec.queue,
+        scheduling=_scheduling(spec),
     )
+
+
+def _scheduling(spec: run_pb2.RunSpec) -> Mapping[str, Any]:
+    """What is said to the scheduler, checked by its rules before the run is accepted."""
+    field = "spec.scheduling"
+    scheduling.check(scheduling_proto.from_proto(spec.scheduling, field), field)
+    if abs(spec.priority) > PRIORITY_MAX:
+        raise InvalidArgument.of("spec.priority", f"must be {-PRIORITY_MAX} to {PRIORITY_MAX}")
+    if spec.queue:
+        QueueName.parse(spec.queue, "spec.queue")
+    return MessageToDict(spec.scheduling, preserving_proto_field_name=True)
 
 
 def _check_recipe(spec: run_pb2.RunSpec) -> None:
@@ -201,6 +217,9 @@ def job_of(run: Run) -> job_pb2.Job:
             max_restarts=run.spec.max_restarts,
             owner=str(run.name),
             stop_grace=_duration(run.spec.stop_grace_seconds),
+            priority=run.spec.priority,
+            queue=run.spec.queue,
+            scheduling=_scheduling_to_proto(run.spec),
         )
     )
 
@@ -267,9 +286,16 @@ def _spec_to_proto(spec: RunSpec) -> run_pb2.RunSpec:
         datasets={key: _in_project(version) for key, version in spec.dataset_versions.items()},
         environment=spec.environment,
         stop_grace=_duration(spec.stop_grace_seconds),
+        priority=spec.priority,
+        queue=spec.queue,
+        scheduling=_scheduling_to_proto(spec) if spec.scheduling else None,
     )
     proto.hyperparameters.update(dict(spec.hyperparameters))
     return proto
+
+
+def _scheduling_to_proto(spec: RunSpec) -> scheduling_pb2.Scheduling:
+    return ParseDict(dict(spec.scheduling), scheduling_pb2.Scheduling())
 
 
 def _in_project(version: str) -> str:

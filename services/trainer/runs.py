@@ -102,6 +102,10 @@ class RunSpec:
     """More data of a command, by name."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     stop_grace_seconds: float = STOP_GRACE.total_seconds()
+    priority: int = 0
+    queue: str = ""
+    scheduling: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """What its job says of itself to the scheduler, as JSON."""
 
     @property
     def inputs(self) -> Sequence[str]:

@@ -215,6 +215,7 @@ def _columns(run: Run) -> Mapping[str, Any]:
             "command": list(run.spec.command),
             "dataset_versions": dict(run.spec.dataset_versions),
             "environment": dict(run.spec.environment),
+            "scheduling": dict(run.spec.scheduling),
         },
         "state": run.state.value,
         "progress": asdict(run.progress),

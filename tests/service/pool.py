@@ -102,6 +102,7 @@ class Pool:
             "AIOS_NODE": node,
             "AIOS_NODE_CPU_MILLIS": str(cpu_millis),
             "AIOS_NODE_MEMORY_BYTES": str(2**30),
+            "AIOS_NODE_LABELS": "zone=earth",
             "AIOS_TOKEN_FILE": str(self.settings.secret("agent.token")),
             "AIOS_SCHEDULER_PUBLIC_KEY_FILE": str(self.settings.secret("scheduler.pub")),
         }

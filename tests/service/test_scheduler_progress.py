@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from aios.common.v1 import scheduling_pb2
 from aios.errors import InvalidArgument, NotFound, PermissionDenied, StaleEpoch
 from aios.scheduler.v1 import job_pb2, policy_pb2, scheduler_service_pb2_grpc
 from aios.scheduler.v1 import scheduler_service_pb2 as pb
@@ -70,3 +71,19 @@ async def test_progress_is_the_jobs_own_word_survives_a_restart_and_decides(tmp_
         assert (again.epoch, again.progress.step) == (2, 30)
         with pytest.raises(StaleEpoch):
             await tell(pool, long, 1, step=40)
+
+
+async def test_what_is_said_at_submit_is_checked_and_kept_to(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as pool:
+        for wrong, field in [
+            ({"weight": -1.0}, "job.spec.scheduling.weight"),
+            ({"node_selector": {"zone": "mars"}}, "job.spec.scheduling.node_selector"),
+            ({"speeds": {"gpu": 1.0}}, "job.spec.scheduling.speeds['gpu']"),
+        ]:
+            with pytest.raises(InvalidArgument) as raised:
+                await pool.python("", scheduling=scheduling_pb2.Scheduling(**wrong))  # type: ignore[arg-type]
+            assert raised.value.fields.keys() == {field}
+        limit = scheduling_pb2.Scheduling(node_selector={"zone": "earth"})
+        limit.max_run_time.FromSeconds(1)
+        ended = await pool.until_final(await pool.python(SLEEPS, max_restarts=5, scheduling=limit))
+        assert (ended.state, ended.state_reason, ended.epoch) == (Job.STATE_FAILED, "MAX_RUN_TIME", 1)

@@ -134,3 +134,39 @@ def test_a_value_is_replaced_at_its_path_and_the_file_stays_as_it_was() -> None:
 )
 def test_amounts(text: str, unit: int, value: int) -> None:
     assert amount(text, "x", unit) == value
+
+
+def test_scheduling_is_read_in_the_words_of_people() -> None:
+    read = parse(
+        {
+            "recipe": "image_classifier",
+            "dataset": "digits",
+            "priority": 5,
+            "queue": "research",
+            "scheduling": {
+                "weight": 2,
+                "expected_duration": "1.5h",
+                "max_run_time": "2h",
+                "min_run_time": 90,
+                "preemptible": False,
+                "deadline": "2030-01-31 18:00+01:00",
+                "node_selector": {"zone": "a"},
+                "speeds": {"gpu/H100": 4},
+            },
+        }
+    ).spec
+    assert (read.priority, read.queue) == (5, "queues/research")
+    said = read.scheduling
+    assert said.expected_duration.seconds == 5400
+    assert said.min_run_time.seconds == 90
+    assert (said.weight, said.preemptible, said.HasField("preemptible")) == (2, False, True)
+    assert said.deadline.ToDatetime().isoformat() == "2030-01-31T17:00:00"
+    assert (dict(said.node_selector), dict(said.speeds)) == ({"zone": "a"}, {"gpu/H100": 4.0})
+
+
+def test_every_wrong_word_of_scheduling_is_named() -> None:
+    wrong = {"wieght": 1, "max_run_time": "soon", "preemptible": "maybe", "speeds": [1], "deadline": "never"}
+    with pytest.raises(InvalidArgument) as raised:
+        parse({"recipe": "image_classifier", "dataset": "digits", "scheduling": wrong})
+    assert raised.value.fields.keys() == {f"scheduling.{key}" for key in wrong}
+    assert "did you mean weight" in raised.value.fields["scheduling.wieght"]

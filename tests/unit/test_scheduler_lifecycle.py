@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from aios.errors import StaleEpoch
 from aios.names import JobName
+from aios.scheduling import Scheduling
 from services.scheduler import jobs
 from services.scheduler.jobs import FINAL, HOLDS_RESOURCES, NEXT, Attempt, AttemptState, Job, State
 from services.scheduler.resources import Resources
@@ -44,7 +45,10 @@ class Lifecycle(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.job = queued(max_restarts=2)
+        spec = JobSpec(
+            ("true",), HELD, max_restarts=2, scheduling=Scheduling(max_run_time=timedelta(seconds=9))
+        )
+        self.job = jobs.create(NAME, spec, NOW)
         self.finals: list[State] = []
 
     def become(self, job: Job) -> None:
@@ -93,6 +97,11 @@ class Lifecycle(RuleBasedStateMachine):
         failures = self.job.failures
         self.become(jobs.lose(self.job, NOW))
         assert self.job.failures == failures
+
+    @precondition(lambda self: jobs.overdue(self.job, NOW + timedelta(seconds=10)))
+    @rule()
+    def overrun(self) -> None:
+        self.become(jobs.overrun(self.job, NOW))
 
     @rule()
     def cancel(self) -> None:
@@ -192,3 +201,38 @@ def test_only_what_runs_is_stopped_for_others() -> None:
     assert jobs.preempt(queued(), NOW) == queued()
     stopping = jobs.cancel(running(), NOW)
     assert jobs.preempt(stopping, NOW) == stopping
+
+
+def limited(seconds: float) -> Job:
+    spec = JobSpec(("true",), HELD, scheduling=Scheduling(max_run_time=timedelta(seconds=seconds)))
+    return jobs.assign(jobs.create(NAME, spec, NOW), "a", HELD, NOW)
+
+
+def ends_after(job: Job, after: float) -> Job:
+    end = NOW + timedelta(seconds=after)
+    return jobs.report(job, said(job, AttemptState.ENDED, exit_code=143, end_time=end), end)
+
+
+def test_what_has_run_for_as_long_as_it_may_is_stopped_and_fails() -> None:
+    job = limited(100)
+    assert not jobs.overdue(job, NOW + timedelta(seconds=100))
+    assert jobs.overdue(job, NOW + timedelta(seconds=101))
+    stopping = jobs.overrun(job, NOW + timedelta(seconds=101))
+    assert not jobs.overdue(stopping, NOW + timedelta(seconds=200)), "it is being stopped"
+    for after in (ends_after(stopping, 105), jobs.lose(stopping, NOW + timedelta(seconds=105))):
+        assert (after.state, after.reason) == (State.FAILED, "MAX_RUN_TIME")
+    assert jobs.cancel(stopping, NOW).reason == "CANCEL_REQUESTED"
+
+
+def test_earlier_attempts_count_and_waits_do_not() -> None:
+    stopped = ends_after(jobs.preempt(limited(100), NOW), 60)
+    assert (stopped.state, stopped.ran) == (State.QUEUED, timedelta(seconds=60))
+    later = NOW + timedelta(days=1)
+    again = jobs.assign(stopped, "a", HELD, later)
+    assert again.waited == later - NOW - timedelta(seconds=60)
+    assert not jobs.overdue(again, later + timedelta(seconds=40))
+    assert jobs.overdue(again, later + timedelta(seconds=41))
+    lost = jobs.lose(again, later + timedelta(seconds=41))
+    assert (lost.state, lost.reason) == (State.FAILED, "MAX_RUN_TIME"), (
+        "it has nothing left to start again for"
+    )

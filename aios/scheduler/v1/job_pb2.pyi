@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from aios.common.v1 import resources_pb2 as _resources_pb2
+from aios.common.v1 import scheduling_pb2 as _scheduling_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -51,7 +52,7 @@ class Job(_message.Message):
         STATE_SUCCEEDED: Job._State.ValueType  # 5
         """Exit code 0. Final."""
         STATE_FAILED: Job._State.ValueType  # 6
-        """Exit code other than 0, or never started, with no restart left. Final."""
+        """Exit code other than 0, or never started, with no restart left; or out of time. Final."""
         STATE_CANCELLED: Job._State.ValueType  # 7
         """Stopped on request. Final."""
 
@@ -73,7 +74,7 @@ class Job(_message.Message):
     STATE_SUCCEEDED: Job.State.ValueType  # 5
     """Exit code 0. Final."""
     STATE_FAILED: Job.State.ValueType  # 6
-    """Exit code other than 0, or never started, with no restart left. Final."""
+    """Exit code other than 0, or never started, with no restart left; or out of time. Final."""
     STATE_CANCELLED: Job.State.ValueType  # 7
     """Stopped on request. Final."""
 
@@ -256,6 +257,7 @@ class JobSpec(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
+    SCHEDULING_FIELD_NUMBER: _builtins.int
     kind: Global___JobSpec.Kind.ValueType
     max_restarts: _builtins.int
     """How often a failed attempt of a BATCH job is started again. An attempt that ended because its node was lost or
@@ -285,6 +287,10 @@ class JobSpec(_message.Message):
     def stop_grace(self) -> _duration_pb2.Duration:
         """Time between SIGTERM and SIGKILL: 10 s when unset."""
 
+    @_builtins.property
+    def scheduling(self) -> _scheduling_pb2.Scheduling:
+        """What it says of itself to the policies."""
+
     def __init__(
         self,
         *,
@@ -298,10 +304,11 @@ class JobSpec(_message.Message):
         owner: _builtins.str = ...,
         priority: _builtins.int = ...,
         queue: _builtins.str = ...,
+        scheduling: _scheduling_pb2.Scheduling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

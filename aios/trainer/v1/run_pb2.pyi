@@ -5,6 +5,7 @@ isort:skip_file
 
 from aios.common.v1 import file_pb2 as _file_pb2
 from aios.common.v1 import resources_pb2 as _resources_pb2
+from aios.common.v1 import scheduling_pb2 as _scheduling_pb2
 from aios.common.v1 import tensor_pb2 as _tensor_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -236,6 +237,9 @@ class RunSpec(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     STOP_GRACE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    SCHEDULING_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
     """A recipe of the platform, such as `image_classifier`. A run has either a recipe or a command."""
     dataset: _builtins.str
@@ -254,6 +258,10 @@ class RunSpec(_message.Message):
     """For people."""
     code: _builtins.str
     """The dataset version that holds the command's code: one file, `code.tar`. Its digest stands in the lineage."""
+    priority: _builtins.int
+    """-100 to 100; higher goes first under the policies that look at it."""
+    queue: _builtins.str
+    """`queues/{queue}` that its job is counted in; the project's own when unset."""
     @_builtins.property
     def hyperparameters(self) -> _struct_pb2.Struct:
         """The recipe's own settings, of which an unknown one is INVALID_ARGUMENT; or anything that a command reads."""
@@ -278,6 +286,10 @@ class RunSpec(_message.Message):
     def stop_grace(self) -> _duration_pb2.Duration:
         """Time between SIGTERM and SIGKILL: 10 s when unset."""
 
+    @_builtins.property
+    def scheduling(self) -> _scheduling_pb2.Scheduling:
+        """What its job says of itself to the policies."""
+
     def __init__(
         self,
         *,
@@ -295,10 +307,13 @@ class RunSpec(_message.Message):
         datasets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         stop_grace: _duration_pb2.Duration | None = ...,
+        priority: _builtins.int = ...,
+        queue: _builtins.str = ...,
+        scheduling: _scheduling_pb2.Scheduling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "model", b"model", "recipe", b"recipe", "resources", b"resources", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "model", b"model", "priority", b"priority", "queue", b"queue", "recipe", b"recipe", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_restarts: _TypeAlias = _typing.Literal["max_restarts"]  # noqa: Y015
     _WhichOneofArgType__max_restarts: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts"]  # noqa: Y015

@@ -54,7 +54,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     node = agent_service_pb2.Register(
         node=str(NodeName(settings.node)),
         capacity=mapping.resources_to_proto(capacity.measure(settings, devices)),
-        labels={"os": os.uname().sysname.lower(), "arch": os.uname().machine},
+        labels=capacity.labels(settings),
         host=settings.listen_host,
     )
     verifier = Verifier(settings.scheduler_public_key_file)

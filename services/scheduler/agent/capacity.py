@@ -8,12 +8,28 @@ from pathlib import Path
 import psutil
 
 from aios.config import Settings
+from aios.errors import InvalidArgument
 from services.scheduler.agent.gpus import Gpu
 from services.scheduler.resources import Resources
 
 MEMORY_SHARE = 0.9
 """Of the memory, for jobs; the rest is the platform's and the system's."""
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def labels(settings: Settings) -> dict[str, str]:
+    """What jobs may select this machine by.
+
+    Raises:
+        InvalidArgument: a label without a value.
+    """
+    found = {"os": os.uname().sysname.lower(), "arch": os.uname().machine}
+    for each in filter(None, settings.node_labels.split(",")):
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise InvalidArgument.of("AIOS_NODE_LABELS", f"must look like zone=a,disk=ssd, not {each!r}")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def measure(settings: Settings, gpus: Sequence[Gpu]) -> Resources:

@@ -4,6 +4,7 @@ Amounts are integers by resource name: `cpu` in millicores, `memory` in bytes, a
 devices, and any other name that a node declares. Times are seconds on one clock; work is counted in steps.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -65,6 +66,7 @@ class Job:
             without an entry: not known.
         estimate: Seconds that its submitter expects it to run; 0 when not said.
         min_runtime: Seconds that it runs before it may be preempted.
+        deadline: When it should have ended; infinity where it need not by any time.
         restart: Seconds that a start costs it before its first step: loading, and what it repeats.
         saves: Whether it is known to go on from where it is stopped; else a stop throws its work away.
     """
@@ -83,6 +85,7 @@ class Job:
     work: float = 0.0
     speeds: Mapping[str, float] = field(default_factory=dict)
     estimate: float = 0.0
+    deadline: float = math.inf
     restart: float = 0.0
     saves: bool = True
 

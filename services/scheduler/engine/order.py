@@ -58,6 +58,14 @@ def priority(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     return ranked(slots, -(snapshot.priority[slots] + AGEING_PER_HOUR * waited(snapshot, slots, now) / 3600))
 
 
+def edf(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
+    """Earliest deadline first, and what has none after that, first come first served.
+
+    Source: Liu and Layland, 1973: on one machine it keeps every deadline that any order keeps.
+    """
+    return ranked(slots, snapshot.deadline[slots], snapshot.number[slots])
+
+
 def las(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     """Least attained service, discretised: levels by device-seconds used so far, first come first within a level.
 

@@ -51,6 +51,7 @@ _FLOATS = (
     "since",  # when the present wait began
     "met",  # integral of contention when it was accepted
     "contention",  # the highest average that it has met: see `contentions`
+    "deadline",  # infinity: none
     "pace",  # steps per second, of a job without accelerators
 )
 _INTS = ("number", "queue", "shape", "state", "kind", "lane")
@@ -161,6 +162,7 @@ class Snapshot:
     since: Floats = field(init=False)
     met: Floats = field(init=False)
     contention: Floats = field(init=False)
+    deadline: Floats = field(init=False)
     pace: Floats = field(init=False)
     number: Ints = field(init=False)
     queue: Ints = field(init=False)
@@ -269,6 +271,7 @@ class Snapshot:
             "started": 0.0,
             "restart": job.restart,
             "min_runtime": job.min_runtime,
+            "deadline": job.deadline,
             "due": due,
             "waited": waited,
             "since": job.submitted if since is None else since,

@@ -1,0 +1,99 @@
+"""What a job says of itself to whoever decides who runs, and what may be said. Pure."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import TypeVar
+
+from aios.errors import InvalidArgument
+
+WEIGHT_MIN, WEIGHT_MAX = 0.01, 100.0
+PRIORITY_MAX = 100
+TIME_MAX = timedelta(days=3650)
+LABELS_MAX = 16
+SPEEDS_MAX = 32
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+V = TypeVar("V")
+
+
+def _nothing() -> Mapping[str, V]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """What is known of a job before it runs.
+
+    Attributes:
+        max_run_time: Of all its attempts together.
+        preemptible: None where it does not say.
+        min_run_time: Of an attempt, before it is stopped for others.
+        node_selector: Labels that its node must have.
+        speeds: Steps in a second by type of accelerator.
+    """
+
+    weight: float = 1.0
+    expected_duration: timedelta | None = None
+    max_run_time: timedelta | None = None
+    preemptible: bool | None = None
+    min_run_time: timedelta = timedelta()
+    deadline: datetime | None = None
+    node_selector: Mapping[str, str] = field(default_factory=_nothing)
+    speeds: Mapping[str, float] = field(default_factory=_nothing)
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether a node with these labels will do."""
+        return self.node_selector.items() <= labels.items()
+
+
+NOTHING_SAID = Scheduling()
+
+
+def check(said: Scheduling, field: str) -> Scheduling:
+    """Return what was said if it can be so.
+
+    Raises:
+        InvalidArgument: with every wrong field under `field` and what to change.
+    """
+    wrong = {f"{field}.{path}": problem for path, problem in problems(said)}
+    if wrong:
+        path, problem = next(iter(wrong.items()))
+        raise InvalidArgument(f"{path}: {problem}", fields=wrong)
+    return said
+
+
+def problems(said: Scheduling) -> list[tuple[str, str]]:
+    """Every wrong field and what to change."""
+    found = []
+    if not WEIGHT_MIN <= said.weight <= WEIGHT_MAX:
+        found.append(("weight", f"must be {WEIGHT_MIN:g} to {WEIGHT_MAX:g}"))
+    times = {"expected_duration": said.expected_duration, "max_run_time": said.max_run_time}
+    found += [
+        (name, f"must be more than 0 s, and {TIME_MAX.days} days at most")
+        for name, span in times.items()
+        if span is not None and not timedelta() < span <= TIME_MAX
+    ]
+    if not timedelta() <= said.min_run_time <= TIME_MAX:
+        found.append(("min_run_time", f"must be 0 s to {TIME_MAX.days} days"))
+    if said.expected_duration and said.max_run_time and said.expected_duration > said.max_run_time:
+        found.append(("max_run_time", "is less than expected_duration: it would never end by itself"))
+    if len(said.node_selector) > LABELS_MAX:
+        found.append(("node_selector", f"has {len(said.node_selector)} labels; {LABELS_MAX} at most"))
+    found += [
+        (f"node_selector[{name[:80]!r}]", "must be letters, digits or . _ / -, and its value too")
+        for name, value in said.node_selector.items()
+        if not _LABEL.fullmatch(name) or not _LABEL.fullmatch(value)
+    ]
+    if len(said.speeds) > SPEEDS_MAX:
+        found.append(("speeds", f"has {len(said.speeds)} types; {SPEEDS_MAX} at most"))
+    for kind, speed in said.speeds.items():
+        if not _TYPE.fullmatch(kind):
+            found.append((f"speeds[{kind[:80]!r}]", "must be a type of accelerator such as `gpu/H100`"))
+        elif not 0 < speed < math.inf:
+            found.append((f"speeds[{kind!r}]", "must be more than 0"))
+    return found

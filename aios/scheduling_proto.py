@@ -1,0 +1,56 @@
+"""`aios.scheduling` to protos and back."""
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aios.common.v1 import scheduling_pb2
+from aios.errors import InvalidArgument
+from aios.scheduling import Scheduling
+
+
+def to_proto(said: Scheduling) -> scheduling_pb2.Scheduling:
+    """With what was left out left out."""
+    proto = scheduling_pb2.Scheduling(
+        weight=said.weight if said.weight != 1 else 0,
+        preemptible=said.preemptible,
+        node_selector=said.node_selector,
+        speeds=said.speeds,
+    )
+    for name in ("expected_duration", "max_run_time", "min_run_time"):
+        if span := getattr(said, name):
+            getattr(proto, name).FromTimedelta(span)
+    if said.deadline is not None:
+        proto.deadline.FromDatetime(said.deadline)
+    return proto
+
+
+def from_proto(proto: scheduling_pb2.Scheduling, field: str) -> Scheduling:
+    """What was said, with defaults filled in; not checked.
+
+    Raises:
+        InvalidArgument: a deadline that no calendar has.
+    """
+    return Scheduling(
+        weight=proto.weight if proto.weight != 0 else 1.0,
+        expected_duration=_span(proto.expected_duration) if proto.HasField("expected_duration") else None,
+        max_run_time=_span(proto.max_run_time) if proto.HasField("max_run_time") else None,
+        preemptible=proto.preemptible if proto.HasField("preemptible") else None,
+        min_run_time=_span(proto.min_run_time),
+        deadline=_moment(proto.deadline, field) if proto.HasField("deadline") else None,
+        node_selector=dict(proto.node_selector),
+        speeds=dict(proto.speeds),
+    )
+
+
+def _span(proto: Duration) -> timedelta:
+    # Kept within what timedelta can hold; the rules say what is allowed.
+    return timedelta(seconds=max(-1, min(proto.seconds, 10**9)), microseconds=proto.nanos / 1000)
+
+
+def _moment(proto: Timestamp, field: str) -> datetime:
+    try:
+        return proto.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument.of(f"{field}.deadline", "must lie in the years 1 to 9999") from None
