@@ -55,12 +55,13 @@ class Stack:
         self.aios("up")
         return time.monotonic() - began
 
-    def aios(self, *arguments: object, code: int | None = 0) -> Outcome:
+    def aios(self, *arguments: object, code: int | None = 0, cwd: Path | None = None) -> Outcome:
         """Run a command. Its exit code is asserted unless `code` is None."""
         command = [binary("aios"), *map(str, arguments)]
         done = subprocess.run(
             command,
             env=self.environment,
+            cwd=cwd,
             text=True,
             capture_output=True,
             timeout=COMMAND_SECONDS,
@@ -71,9 +72,10 @@ class Stack:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def json(self, *arguments: object) -> Any:
+    def json(self, *arguments: object, cwd: Path | None = None) -> Any:
         """Run a command with `--json`, and read what it printed."""
-        return self.aios(*arguments, "--json").json
+        noun, verb, *rest = arguments
+        return self.aios(noun, verb, "--json", *rest, cwd=cwd).json
 
     @cached_property
     def environment(self) -> dict[str, str]:
