@@ -3,18 +3,20 @@
 import asyncio
 import contextvars
 import os
-import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from aios.common.v1 import tensor_pb2
-from aios.errors import AiosError, InvalidArgument
+from aios.errors import AiosError, Internal, InvalidArgument
 from aios.runtime.tokens import TokenSource
 from aios.train.home import Checkpoint
 from aios.train.pace import Pace
@@ -22,8 +24,9 @@ from aios.train.platform import Platform
 from aios.trainer.v1 import run_pb2
 
 REPORT_SECONDS = 0.25  # metrics reach a watcher within about half a second
-POINTS_PER_REPORT = 500  # then the next one; well below the 1,000 that the trainer takes in one request
-POINTS_WAITING_MAX = 100_000  # about 20 MB; beyond it `report` waits for the network
+REPORTS_PER_SEND = 500  # then without waiting for more
+POINTS_PER_REPORT = 500  # in one request; well below the 1,000 that the trainer takes
+REPORTS_WAITING_MAX = 100_000  # about 30 MB; beyond it `report` waits for the network
 GIVE_UP_SECONDS = 120.0  # how long reports are kept while the trainer is away
 RESTORED = "AIOS_RESTORED_CHECKPOINT"
 """Set for a command whose AIOS_CHECKPOINT_DIR holds this checkpoint already."""
@@ -127,56 +130,62 @@ class _Reporter:
         self._stop = stop
         self._pace = pace
         self._latest = run_pb2.Progress()
-        self._waiting: queue.Queue[tuple[list[run_pb2.MetricPoint], run_pb2.Progress] | None] = queue.Queue(
-            POINTS_WAITING_MAX
-        )
+        self._waiting: deque[tuple[int, Mapping[str, float], int, run_pb2.Progress]] = deque()
+        self._put = self._done = 0  # how many were queued, and how many of them have arrived
+        self._arrived = threading.Condition()
+        self._hurry = threading.Event()
+        self._closing = False
         self._failure: AiosError | None = None
         self._thread = threading.Thread(target=self._send_all, name="aios-metrics", daemon=True)
         self._thread.start()
 
     def put(self, step: int, metrics: Mapping[str, float], progress: run_pb2.Progress) -> None:
-        """Queue one step's metrics."""
+        """Queue one step's metrics. What can be left to the thread is: this is on the training loop's time."""
         if self._failure is not None:
             raise self._failure
-        points = []
-        for key, value in metrics.items():
-            point = run_pb2.MetricPoint(key=key, value=float(value), step=step)
-            point.time.GetCurrentTime()
-            points.append(point)
-        snapshot = run_pb2.Progress()
-        snapshot.CopyFrom(progress)
-        self._waiting.put((points, snapshot))
+        if len(self._waiting) > REPORTS_WAITING_MAX:
+            self.flush()
+        self._waiting.append((step, metrics, time.time_ns(), progress))
+        self._put += 1
 
     def flush(self) -> None:
         """Wait until everything queued has arrived."""
-        self._waiting.join()
+        until = self._put
+        self._hurry.set()
+        with self._arrived:
+            while not self._arrived.wait_for(lambda: self._done >= until, timeout=1.0):
+                if not self._thread.is_alive():
+                    raise Internal("metrics can no longer be sent: see the log")
         if self._failure is not None:
             raise self._failure
 
     def close(self) -> None:
         """Send what is left, and end."""
-        self._waiting.put(None)
+        self._closing = True
+        self._hurry.set()
         self._thread.join()
 
     def _send_all(self) -> None:
         open_ = True
         while open_:
-            batch = [self._waiting.get()]
-            time.sleep(REPORT_SECONDS)
-            while sum(len(each[0]) for each in batch if each) < POINTS_PER_REPORT:
-                try:
-                    batch.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
-            open_ = None not in batch
-            sent = [each for each in batch if each is not None]
-            if sent and self._failure is None:
-                self._send([point for points, _ in sent for point in points], sent[-1][1])
-                self._latest = sent[-1][1]
+            if len(self._waiting) < REPORTS_PER_SEND:
+                self._hurry.wait(REPORT_SECONDS)
+            if not self._waiting:
+                self._hurry.clear()
+            closing = self._closing  # looked at before the queue: what was put before `close` is sent
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), REPORTS_PER_SEND))]
+            open_ = not closing or bool(self._waiting)
+            if batch and self._failure is None:
+                latest = run_pb2.Progress()
+                latest.CopyFrom(batch[-1][3])
+                for points in _pieces(batch):
+                    self._send(points, latest)
+                self._latest = latest
             if self._latest.step and self._failure is None:
                 self._tell(self._latest, last=not open_)
-            for _ in batch:
-                self._waiting.task_done()
+            with self._arrived:
+                self._done += len(batch)
+                self._arrived.notify_all()
 
     def _tell(self, progress: run_pb2.Progress, *, last: bool) -> None:
         """Say to the scheduler how far the job is, now and then."""
@@ -201,6 +210,19 @@ class _Reporter:
                     print(f"metrics can no longer be sent: {error.message}", file=sys.stderr)
                     return
                 time.sleep(1.0)
+
+
+def _pieces(
+    batch: Sequence[tuple[int, Mapping[str, float], int, run_pb2.Progress]],
+) -> Iterator[list[run_pb2.MetricPoint]]:
+    """The points of some steps, as many at a time as one request takes; one empty piece where there are none."""
+    points = []
+    for step, metrics, nanos, _ in batch:
+        moment = Timestamp(seconds=nanos // 10**9, nanos=nanos % 10**9)
+        for key, value in metrics.items():
+            points.append(run_pb2.MetricPoint(key=key, value=value, step=step, time=moment))
+    for start in range(0, len(points) or 1, POINTS_PER_REPORT):
+        yield points[start : start + POINTS_PER_REPORT]
 
 
 class _Network:

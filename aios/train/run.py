@@ -195,6 +195,7 @@ class Run:
                         "key", f"{key[:80]!r} must be letters, digits, spaces or . / @ _ -"
                     )
                 self._known.add(key)
+            metrics[key] = value = float(value)  # of any framework's scalars
             if not math.isfinite(value):
                 del metrics[key]
                 if key not in self._warned:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     insert,
@@ -138,20 +139,20 @@ def save(tx: Tx, before: Run, after: Run) -> Run:
 
 def add_points(tx: Tx, name: RunName, points: Iterable[Point]) -> None:
     """Store metric points; one that is there already is replaced."""
-    for point in points:
-        where = (*_points_of(name), metric_points.c.key == point.key, metric_points.c.step == point.step)
-        tx.execute(delete(metric_points).where(*where))
-        tx.execute(
-            insert(metric_points).values(
-                project=name.project,
-                run=name.run,
-                key=point.key,
-                step=point.step,
-                value=point.value,
-                time=point.time,
-                epoch=point.epoch,
-            )
-        )
+    # The last of those that a report names twice; a new row each, so that a watcher sees it.
+    newest = {(point.key, point.step): point for point in points}
+    if not newest:
+        return
+    gone = delete(metric_points).where(
+        *_points_of(name),
+        metric_points.c.key == bindparam("old_key"),
+        metric_points.c.step == bindparam("old_step"),
+    )
+    tx.execute(gone, [{"old_key": key, "old_step": step} for key, step in newest])
+    tx.execute(
+        insert(metric_points),
+        [{"project": name.project, "run": name.run, **asdict(point)} for point in newest.values()],
+    )
 
 
 def rewind(tx: Tx, name: RunName, step: int) -> dict[str, float]:
