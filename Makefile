@@ -17,10 +17,11 @@ CUTS      ?= 3
 SECONDS   ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults fuzz bench check supply sbom audit format proto lock clean
+.PHONY: help install demo test test-compose up down logs token backup restore upgrade faults fuzz bench check supply sbom \
+        audit format proto lock clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make install TORCH=2.11.0       another torch"
 	@echo "  make test TESTS=tests/unit      a part of the tests"
@@ -39,6 +40,12 @@ demo: install ## start the stack and run the main job: data, training, serving, 
 
 test: install ## the whole test suite
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+test-compose: install ## the compose stack for real: builds every image, needs root and docker.io; about 10 minutes
+	@AIOS_TEST_COMPOSE=1 $(BIN)/pytest -q -s tests/compose
+
+up down logs token backup restore upgrade: ## the compose stack: deploy/compose; restore FROM=backups/...
+	@deploy/compose/stack.sh $@ $(FROM)
 
 faults: install ## break a running platform N=400 times, then cut its power; SEED=... plays one round again
 	@$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED),--count $(N) --base $(BASE))
