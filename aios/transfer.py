@@ -5,6 +5,7 @@ Every byte is checked: what is sent was hashed before, what arrives is hashed on
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -26,11 +27,12 @@ def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, follow_redirects=False)
 
 
-def digest(path: Path) -> tuple[str, int]:
-    """SHA-256 (hexadecimal) and size in bytes of a file, in bounded memory."""
+def digest(path: Path, offset: int = 0, size_max: int = sys.maxsize) -> tuple[str, int]:
+    """SHA-256 (hexadecimal) and size in bytes of a file, or of a range of it, in bounded memory."""
     sha256, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        file.seek(offset)
+        while chunk := file.read(min(CHUNK_BYTES, size_max - size)):
             sha256.update(chunk)
             size += len(chunk)
     return sha256.hexdigest(), size
@@ -49,11 +51,29 @@ async def upload(
         FailedPrecondition: the store refused it; begin the upload again for a fresh URL.
         Unavailable: the store did not take it.
     """
-    size = path.stat().st_size
+    await upload_part(http, path, 0, path.stat().st_size, url, headers, progress)
+
+
+async def upload_part(
+    http: httpx.AsyncClient,
+    path: Path,
+    offset: int,
+    size: int,
+    url: str,
+    headers: Mapping[str, str],
+    progress: Progress | None = None,
+) -> None:
+    """PUT a range of a file, as `upload` does the whole.
+
+    Raises:
+        FailedPrecondition, Unavailable
+    """
 
     async def once(moved: Progress) -> None:
         answer = await http.put(
-            url, content=_chunks(path, moved), headers={**headers, "content-length": str(size)}
+            url,
+            content=_chunks(path, offset, size, moved),
+            headers={**headers, "content-length": str(size)},
         )
         if answer.status_code not in (httpx.codes.PRECONDITION_FAILED, httpx.codes.CONFLICT):
             answer.raise_for_status()
@@ -97,10 +117,35 @@ async def download(
         partial.unlink(missing_ok=True)
 
 
-async def _chunks(path: Path, moved: Progress) -> AsyncIterator[bytes]:
+async def read_range(http: httpx.AsyncClient, url: str, offset: int, size: int, name: str) -> bytes:
+    """GET a range of an object, into memory. The caller checks what it holds.
+
+    Raises:
+        DataLoss: the object is shorter.
+        FailedPrecondition: the store refused; ask for a fresh URL.
+        Unavailable: the store did not deliver.
+    """
+    got = b""
+
+    async def once(moved: Progress) -> None:
+        nonlocal got
+        wanted = {"accept-encoding": "identity", "range": f"bytes={offset}-{offset + size - 1}"}
+        answer = await http.get(url, headers=wanted)
+        answer.raise_for_status()
+        got = answer.content
+        if len(got) != size:
+            raise DataLoss(f"{name} is not the one registered: its size differs.")
+
+    await _with_tries(once, name, None)
+    return got
+
+
+async def _chunks(path: Path, offset: int, size: int, moved: Progress) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        file.seek(offset)
+        while size and (chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, size))):
             yield chunk
+            size -= len(chunk)
             moved(len(chunk))
 
 

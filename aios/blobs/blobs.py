@@ -6,7 +6,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,11 +19,13 @@ from minio import Minio
 from minio.commonconfig import CopySource
 from minio.error import InvalidResponseError, S3Error, ServerError
 
+from aios.blobs import multipart
 from aios.blobs.barrier import Barrier
 from aios.blobs.errors import BlobChanged, BlobMissing, ObjectStoreUnavailable, ObjectStoreUnfit
 from aios.blobs.presign import Credentials, Presigned, presign
 from aios.config import Settings
 from aios.runtime.clock import Clock, SystemClock
+from aios.runtime.context import current_call
 
 URL_LIFETIME = timedelta(minutes=15)
 """Of a presigned URL: a 5 GiB blob at 6 MB/s still begins and ends in it."""
@@ -118,11 +120,11 @@ class Blobs:
         headers = {
             "Content-Length": str(size_bytes),
             "If-None-Match": "*",
-            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+            "x-amz-checksum-sha256": _checksum(sha256),
         }
         return presign(
             "PUT",
-            self._public_endpoint,
+            self._endpoint_of_caller(),
             f"/{self._bucket}/{key}",
             credentials=self._credentials,
             region=self._region,
@@ -135,13 +137,19 @@ class Blobs:
         """A request that reads `key`. Whether it exists is not looked up."""
         return presign(
             "GET",
-            self._public_endpoint,
+            self._endpoint_of_caller(),
             f"/{self._bucket}/{key}",
             credentials=self._credentials,
             region=self._region,
             now=self._clock.now(),
             lifetime=URL_LIFETIME,
         )
+
+    def _endpoint_of_caller(self) -> str:
+        """Jobs run where the services do, and reach the store as they do; people may reach it by another address."""
+        call = current_call.get()
+        inside = call is not None and call.principal is not None and call.principal.role == "worker"
+        return self._endpoint if inside else self._public_endpoint
 
     async def stat(self, key: str) -> Entry | None:
         """What is stored under `key`; None where nothing is."""
@@ -158,14 +166,14 @@ class Blobs:
         """
         return await self._call(lambda: self._read_digest(key))
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, bytes_max: int = SMALL_BYTES_MAX) -> bytes:
         """A small object's bytes.
 
         Raises:
             BlobMissing: nothing is stored there.
-            ValueError: it is larger than SMALL_BYTES_MAX.
+            ValueError: it is larger than `bytes_max`.
         """
-        return await self._call(lambda: self._get(key))
+        return await self._call(lambda: self._get(key, bytes_max))
 
     async def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store a small object unless the key has one. False when it has: after a lost answer that may be ours.
@@ -198,9 +206,56 @@ class Blobs:
         """Remove an object; one that is not there is no error."""
         await self._call(lambda: self._s3.remove_object(self._bucket, key))
 
-    async def entries(self, prefix: str, limit: int) -> list[Entry]:
-        """The first objects below a prefix, in key order."""
+    async def entries(self, prefix: str, limit: int | None = None) -> list[Entry]:
+        """The first objects below a prefix, or all of them, in key order."""
         return await self._call(lambda: list(islice(self._entries(prefix), limit)))
+
+    async def folders(self, prefix: str) -> list[str]:
+        """The next segments of the keys below a prefix that ends with `/`."""
+        return await self._call(lambda: self._folders(prefix))
+
+    async def begin_multipart(self, key: str) -> str:
+        """Begin an upload in parts. Returns the server's name of it."""
+        return await self._call(lambda: multipart.begin(self._http, self._sign, key))
+
+    def presigned_part(self, key: str, upload: str, number: int, sha256: str, size_bytes: int) -> Presigned:
+        """A request that stores exactly this content as one part. It may be sent again."""
+        return presign(
+            "PUT",
+            self._endpoint_of_caller(),
+            f"/{self._bucket}/{key}",
+            credentials=self._credentials,
+            region=self._region,
+            now=self._clock.now(),
+            lifetime=URL_LIFETIME,
+            headers={"Content-Length": str(size_bytes), "x-amz-checksum-sha256": _checksum(sha256)},
+            parameters={"partNumber": str(number), "uploadId": upload},
+        )
+
+    async def parts(self, key: str, upload: str) -> list[multipart.PartEntry]:
+        """What is there of an upload in parts, by number.
+
+        Raises:
+            BlobMissing: there is no such upload.
+        """
+        return await self._call(lambda: multipart.parts(self._http, self._sign, key, upload))
+
+    async def complete_multipart(self, key: str, upload: str, parts: Sequence[multipart.PartEntry]) -> None:
+        """Make parts one object, on disk.
+
+        Raises:
+            BlobMissing: there is no such upload.
+        """
+
+        def complete() -> None:
+            multipart.complete(self._http, self._sign, key, upload, parts)
+            self._barrier.sync()
+
+        await self._call(complete)
+
+    async def abort_multipart(self, key: str, upload: str) -> None:
+        """Throw an upload in parts away; one that is not there is no error."""
+        await self._call(lambda: multipart.abort(self._http, self._sign, key, upload))
 
     def _stat(self, key: str) -> Entry:
         found = self._s3.stat_object(self._bucket, key)
@@ -220,15 +275,15 @@ class Blobs:
             response.close()
             response.release_conn()
 
-    def _get(self, key: str) -> bytes:
+    def _get(self, key: str, bytes_max: int) -> bytes:
         response = self._s3.get_object(self._bucket, key)
         try:
-            data = response.read(SMALL_BYTES_MAX + 1)
+            data = response.read(bytes_max + 1)
         finally:
             response.close()
             response.release_conn()
-        if len(data) > SMALL_BYTES_MAX:
-            raise ValueError(f"{key} is larger than {SMALL_BYTES_MAX} bytes")
+        if len(data) > bytes_max:
+            raise ValueError(f"{key} is larger than {bytes_max} bytes")
         return data
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
@@ -259,6 +314,23 @@ class Blobs:
         for found in self._s3.list_objects(self._bucket, prefix=prefix, recursive=True):
             if found.object_name and found.last_modified:
                 yield Entry(found.object_name, found.size or 0, found.etag or "", found.last_modified)
+
+    def _folders(self, prefix: str) -> list[str]:
+        found = self._s3.list_objects(self._bucket, prefix=prefix)
+        names = [each.object_name for each in found if each.object_name and each.is_dir]
+        return [name.removeprefix(prefix).rstrip("/") for name in names]
+
+    def _sign(self, method: str, key: str, parameters: Mapping[str, str]) -> Presigned:
+        return presign(
+            method,
+            self._endpoint,
+            f"/{self._bucket}/{key}",
+            credentials=self._credentials,
+            region=self._region,
+            now=self._clock.now(),
+            lifetime=URL_LIFETIME,
+            parameters=parameters,
+        )
 
     async def _call(self, fn: Callable[[], T]) -> T:
         try:
@@ -304,6 +376,10 @@ class Blobs:
                 "win. Use a server that honours conditional writes: SeaweedFS 4, MinIO of 2024 or newer, Amazon S3.",
                 endpoint=self._endpoint,
             )
+
+
+def _checksum(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
 def _translated(error: S3Error) -> Exception:

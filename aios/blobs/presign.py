@@ -41,6 +41,7 @@ class Presigned:
     headers: Mapping[str, str]
     """Exactly these must be sent."""
     expire_time: datetime
+    method: str = "GET"
 
 
 def presign(
@@ -53,6 +54,7 @@ def presign(
     now: datetime,
     lifetime: timedelta,
     headers: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str] | None = None,
 ) -> Presigned:
     """Sign one request.
 
@@ -60,6 +62,7 @@ def presign(
         endpoint: `http://host:port` as the client will dial it: the host is part of the signature.
         path: `/{bucket}/{key}`, not encoded.
         now: UTC.
+        parameters: Of the query, such as `partNumber`.
     """
     headers = headers or {}
     time = now.strftime("%Y%m%dT%H%M%SZ")
@@ -73,6 +76,7 @@ def presign(
             "X-Amz-Date": time,
             "X-Amz-Expires": str(int(lifetime.total_seconds())),
             "X-Amz-SignedHeaders": ";".join(names),
+            **(parameters or {}),
         }
     )
     target = quote(path, safe="/-_.~")
@@ -81,7 +85,7 @@ def presign(
     to_sign = "\n".join([ALGORITHM, time, scope, hashlib.sha256(canonical.encode()).hexdigest()])
     signature = _hmac(_key(credentials.secret_key, scope), to_sign).hex()
     url = f"{endpoint.rstrip('/')}{target}?{query}&X-Amz-Signature={signature}"
-    return Presigned(url, dict(headers), now + lifetime)
+    return Presigned(url, dict(headers), now + lifetime, method)
 
 
 def _query(parameters: Mapping[str, str]) -> str:

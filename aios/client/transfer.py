@@ -14,14 +14,16 @@ from aios.client.connection import pages
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1.data_service_pb2_grpc import DataServiceStub
-from aios.errors import FailedPrecondition, InvalidArgument
+from aios.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 PARALLEL = 8
 """Files under way at once: enough to fill a link with small ones, few enough to keep their buffers small."""
+PARTS_AT_ONCE = 4
+"""Of one large blob."""
 URLS_MAX = 3
 """How often a blob is begun anew: its URL may have expired on a slow link, or its bytes may have been damaged."""
 UPLOAD_SECONDS = 120.0
-"""For the service to read back and check one blob of up to 5 GiB."""
+"""For one call that waits while the service reads a blob back and checks it."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ async def push(
 
     async def upload(file: file_pb2.File) -> None:
         async with slots:
-            sent = await _put(store, file, found[file.path], uploading.add)
+            sent = await put_blob(store, file.sha256, found[file.path], uploading.add)
             uploading.add(0 if sent else file.size_bytes, 1)
 
     await _all(upload(file) for file in distinct.values())
@@ -138,23 +140,66 @@ async def pull(store: Store, parent: str, destination: Path, report: Report | No
     return await _all(get(each) for each in downloads)
 
 
-async def _put(store: Store, file: file_pb2.File, source: Path, progress: transfer.Progress) -> bool:
-    """Store one blob. False when the project has it already."""
-    begin = pb.BeginUploadRequest(parent=store.project, sha256=file.sha256, size_bytes=file.size_bytes)
+async def put_blob(store: Store, sha256: str, source: Path, progress: transfer.Progress) -> bool:
+    """Store one blob, in parts where it is large; what a try before this one got through is not sent again.
+
+    Returns:
+        False when the project has it already.
+    """
+    size = source.stat().st_size
+    begin = pb.BeginUploadRequest(parent=store.project, sha256=sha256, size_bytes=size)
     for attempt in range(1, URLS_MAX + 1):
         upload = await store.data.BeginUpload(begin)
         if upload.exists:
             return False
         try:
-            await transfer.upload(store.http, source, upload.url, upload.headers, progress)
-            complete = pb.CompleteUploadRequest(name=upload.name)
-            await store.data.CompleteUpload(complete, timeout=UPLOAD_SECONDS)
+            if upload.part_size_bytes:
+                await _put_parts(store, upload, source, size, progress)
+            else:
+                await transfer.upload(store.http, source, upload.url, upload.headers, progress)
+            await _complete(store, upload.name)
         except FailedPrecondition:
             if attempt == URLS_MAX:
                 raise
         else:
             return True
     raise AssertionError("the last try returns or raises")
+
+
+async def _put_parts(
+    store: Store, upload: pb.Upload, source: Path, size: int, progress: transfer.Progress
+) -> None:
+    part, stored = upload.part_size_bytes, set(upload.stored_parts)
+    progress(sum(min(part, size - (number - 1) * part) for number in stored))
+    numbers = iter(number for number in range(1, -(-size // part) + 1) if number not in stored)
+
+    async def worker() -> None:
+        # Each takes the next part when it is done with one, so that a URL is as fresh as the part.
+        for number in numbers:
+            offset = (number - 1) * part
+            sha256, length = await asyncio.to_thread(transfer.digest, source, offset, part)
+            wanted = pb.UploadPart(number=number, sha256=sha256)
+            signed = await store.data.SignUploadParts(
+                pb.SignUploadPartsRequest(name=upload.name, parts=[wanted])
+            )
+            door = signed.parts[0]
+            await transfer.upload_part(store.http, source, offset, length, door.url, door.headers, progress)
+
+    await _all(worker() for _ in range(PARTS_AT_ONCE))
+
+
+async def _complete(store: Store, name: str) -> None:
+    """Wait until what was put has been read back and checked, however long that takes."""
+    request = pb.CompleteUploadRequest(name=name)
+    while True:
+        try:
+            await store.data.CompleteUpload(request, timeout=UPLOAD_SECONDS)
+        except Unavailable as error:
+            if error.reason != "UPLOAD_VERIFYING":
+                raise
+            await asyncio.sleep(1)
+        else:
+            return
 
 
 def _check_path(path: str) -> None:

@@ -49,9 +49,12 @@ _EDITOR = _VIEWER | frozenset(
         "uploads.complete",
         "datasets.create",
         "datasets.commit",
+        "datasets.delete",
         "models.create",
         "models.register",
         "models.alias",
+        "models.delete",
+        "checkpoints.delete",
         "runs.create",
         "runs.cancel",
         "deployments.create",
@@ -89,6 +92,7 @@ _SERVICE = _VIEWER | frozenset(
         "jobs.cancel",
         "datasets.create",
         "datasets.commit",
+        "datasets.delete",
         "models.create",
         "models.register",
         "checkpoints.create",
@@ -125,6 +129,7 @@ INTERNAL = ("service", "node", "worker")
 OPERATOR = frozenset(
     {
         "projects.create",
+        "data.reindex",
         "policy.update",
         "policy.preview",
         "queues.create",

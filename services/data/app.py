@@ -1,21 +1,28 @@
 """Builds the data service from its settings: servicer and loops."""
 
+from collections.abc import Collection
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 from aios.blobs import Blobs
 from aios.bus import Bus, Relay
 from aios.config import Settings
 from aios.data.v1 import data_service_pb2_grpc
+from aios.inference.v1 import inference_service_pb2 as inference_pb
+from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from aios.names import ModelVersionName
 from aios.records import Database
 from aios.runtime.app import App
+from aios.runtime.channel import service_channel
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
-from services.data import store
-from services.data.ingest import Ingest
+from services.data import adopt, reindex, store
+from services.data.rpcs import Deployments, Parts
 from services.data.servicer import DataServicer
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+PAGE = 500
 
 
 async def build(settings: Settings, stack: AsyncExitStack) -> App:
@@ -27,11 +34,32 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     stack.push_async_callback(blobs.close)
     bus = await Bus.connect(settings, "data")
     stack.push_async_callback(bus.close)
-    ingest = Ingest(db, blobs, clock)
-    stack.push_async_callback(ingest.close)
-    servicer = DataServicer(db, blobs, ingest, clock)
+    to_inference = await stack.enter_async_context(service_channel(settings, "inference"))
+    deployments = serving(InferenceServiceStub(to_inference))
+    grace = timedelta(seconds=settings.data_grace_seconds)
+    parts = Parts.of(db, blobs, clock, deployments, grace)
+    stack.push_async_callback(parts.close)
+    await reindex.rebuild_if_lost(parts)
+    await adopt.adopt(parts)
+    await parts.ledger.settle_once()
     return App(
-        services=[Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer)],
-        loops=[ingest.reap, Relay(db, bus).run],
+        services=[Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, DataServicer(parts))],
+        loops=[parts.ingest.reap, parts.ledger.settle, Relay(db, bus).run],
         healthy=db.answers,
     )
+
+
+def serving(inference: InferenceServiceStub) -> Deployments:
+    """Asks the inference service, so that a model version is not deleted under a deployment."""
+
+    async def names(version: ModelVersionName) -> Collection[str]:
+        found: list[str] = []
+        request = inference_pb.ListDeploymentsRequest(parent=f"projects/{version.project}", page_size=PAGE)
+        while True:
+            page = await inference.ListDeployments(request)
+            found += [each.name for each in page.deployments if each.spec.model_version == str(version)]
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    return names

@@ -1,6 +1,6 @@
 """Checkpoints: what a run goes on from, and which attempt may still write one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -42,7 +42,12 @@ class Checkpoint:
 
 def name_of(run: RunName, epoch: int, step: int) -> CheckpointName:
     """The name of the checkpoint of a step by an attempt."""
-    return CheckpointName(run.project, run.run, f"{epoch:0{EPOCH_DIGITS}}-{step:0{STEP_DIGITS}}")
+    return CheckpointName(run.project, run.run, id_of(epoch, step))
+
+
+def id_of(epoch: int, step: int) -> str:
+    """The last segment of that name."""
+    return f"{epoch:0{EPOCH_DIGITS}}-{step:0{STEP_DIGITS}}"
 
 
 def position(name: CheckpointName) -> tuple[int, int]:
@@ -87,3 +92,42 @@ def check_fence(run: RunName, epoch: int, newest: int) -> None:
             epoch=str(epoch),
             newest_epoch=str(newest),
         )
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints of a run stay."""
+
+    keep_last: int
+    """Newest steps."""
+    keep_best: int = 0
+    metric: str = ""
+    """By which checkpoints are best."""
+    minimize: bool = False
+
+
+def check_retention(keep_last: int, keep_best: int, metric: str, *, minimize: bool) -> Retention:
+    """A rule under which a run can always go on.
+
+    Raises:
+        InvalidArgument
+    """
+    if keep_last < 1:
+        raise InvalidArgument.of("keep_last", "must be 1 or more: the run goes on from the newest")
+    if keep_best < 0:
+        raise InvalidArgument.of("keep_best", "must not be negative")
+    if keep_best and not metric:
+        raise InvalidArgument.of("metric", "must say by what checkpoints are best")
+    return Retention(keep_last, keep_best, metric, minimize)
+
+
+def beyond(rule: Retention, stored: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Those that the rule does not keep. One that lacks the metric is never among the best."""
+    newest = sorted(stored, key=lambda each: (each.step, each.epoch), reverse=True)
+    kept = {each.name for each in newest[: rule.keep_last]}
+    # The newest epoch fences older attempts, by a checkpoint that is there.
+    kept |= {each.name for each in sorted(stored, key=lambda each: (each.epoch, each.step))[-1:]}
+    measured = [each for each in newest if rule.metric in each.metrics]
+    measured.sort(key=lambda each: each.metrics[rule.metric], reverse=not rule.minimize)
+    kept |= {each.name for each in measured[: rule.keep_best]}
+    return [each for each in newest if each.name not in kept]

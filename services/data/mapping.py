@@ -1,18 +1,21 @@
 """Protos to domain and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aios.common.v1 import file_pb2, tensor_pb2
 from aios.data.v1 import data_service_pb2, dataset_pb2, model_pb2
-from aios.names import DatasetVersionName
+from aios.names import DatasetName, DatasetVersionName, ModelName
 from services.data.checkpoints import Checkpoint
 from services.data.datasets import Dataset, DatasetVersion
 from services.data.lineage import Direction, Edge, Walk
-from services.data.manifests import File
+from services.data.logs import Entry
+from services.data.manifests import VERSION_ID_CHARS, File, Manifest, Origin
 from services.data.models import Model, ModelVersion, Signature, Tensor
 from services.data.uploads import Upload
 
@@ -42,23 +45,61 @@ def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
         description=dataset.description,
         latest_version=f"{dataset.name}/versions/{dataset.latest}" if dataset.latest else "",
         create_time=stamp(dataset.create_time),
+        branches=dataset.branches,
+        tags=dataset.tags,
     )
 
 
 def dataset_version_to_proto(
-    version: DatasetVersion, files: Sequence[File] = ()
+    version: DatasetVersion, manifest: Manifest | None = None
 ) -> dataset_pb2.DatasetVersion:
     parent = DatasetVersionName(version.name.project, version.name.dataset, version.parent)
     return dataset_pb2.DatasetVersion(
         name=str(version.name),
         manifest_sha256=version.manifest_sha256,
-        files=map(file_to_proto, files),
+        files=map(file_to_proto, manifest.files if manifest else ()),
         file_count=version.file_count,
         size_bytes=version.size_bytes,
         message=version.message,
         parent_version=str(parent) if version.parent else "",
         create_time=stamp(version.create_time),
         creator=version.creator,
+        index_sha256=version.index_sha256,
+        origin=origin_to_proto(manifest.origin) if manifest else None,
+    )
+
+
+def origin_from_proto(proto: dataset_pb2.Origin) -> Origin:
+    return Origin(
+        run=proto.run,
+        code_sha256=proto.code_sha256,
+        transform=proto.transform,
+        parameters=MessageToDict(proto.parameters),
+        inputs=tuple(proto.inputs),
+        schema=proto.schema,
+        licence=proto.licence,
+        privacy=tuple(proto.privacy),
+    )
+
+
+def origin_to_proto(origin: Origin) -> dataset_pb2.Origin:
+    return ParseDict(
+        {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(origin).items()},
+        dataset_pb2.Origin(),
+    )
+
+
+def entry_to_proto(entry: Entry, name: DatasetName | ModelName) -> data_service_pb2.LogEntry:
+    body = entry.body
+    version = body.get("version") or body.get("number") or entry.manifest[:VERSION_ID_CHARS]
+    return data_service_pb2.LogEntry(
+        sequence=entry.sequence,
+        type=entry.change,
+        version=f"{name}/versions/{version}" if version else "",
+        ref=body.get("branch") or body.get("ref") or body.get("alias") or "",
+        message=body.get("message", ""),
+        creator=entry.creator,
+        create_time=stamp(entry.time),
     )
 
 
@@ -83,6 +124,7 @@ def model_version_to_proto(version: ModelVersion, files: Sequence[File] = ()) ->
         run=str(version.run) if version.run else "",
         create_time=stamp(version.create_time),
         creator=version.creator,
+        card=version.card,
     )
 
 

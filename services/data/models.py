@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aios.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied
+from aios.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from aios.names import ModelName, ModelVersionName, RunName, check_id
 
 ALIAS_MARK = "@"
@@ -17,6 +17,7 @@ DIMENSIONS_MAX = 16
 LABELS_MAX = 10_000
 METRICS_MAX = 200
 BATCH_MAX = 1 << 16
+CARD_BYTES_MAX = 64 * 1024
 
 
 class ModelNotFound(NotFound):
@@ -35,6 +36,18 @@ class ModelVersionNotFound(NotFound):
     """The model has no such version or alias."""
 
     reason = "MODEL_VERSION_NOT_FOUND"
+
+
+class AliasNotFound(NotFound):
+    """The model has no such alias."""
+
+    reason = "ALIAS_NOT_FOUND"
+
+
+class ModelVersionInUse(FailedPrecondition):
+    """An alias names the version or a deployment serves it. Move or delete that first."""
+
+    reason = "MODEL_VERSION_IN_USE"
 
 
 class RunRegistered(AlreadyExists):
@@ -90,6 +103,8 @@ class Candidate:
     run: RunName | None
     creator: str
     create_time: datetime
+    card: str = ""
+    """What people should know before they use it: Markdown."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,8 @@ class ModelVersion:
     run: RunName | None
     creator: str
     create_time: datetime
+    card: str = ""
+    """What people should know before they use it: Markdown."""
 
 
 def check_signature(signature: Signature, path: str) -> Signature:
@@ -139,6 +156,17 @@ def check_metrics(metrics: Mapping[str, float], path: str) -> Mapping[str, float
         if not math.isfinite(value):
             raise InvalidArgument.of(f"{path}[{key!r}]", f"must be a finite number, not {value}")
     return metrics
+
+
+def check_card(card: str, path: str) -> str:
+    """Return a card that is not too long.
+
+    Raises:
+        InvalidArgument: naming `path`.
+    """
+    if len(card.encode()) > CARD_BYTES_MAX:
+        raise InvalidArgument.of(path, f"must not be longer than {CARD_BYTES_MAX} bytes")
+    return card
 
 
 def check_alias(alias: str, path: str) -> str:

@@ -1,7 +1,10 @@
-"""The tables of the index. A row in one of them is what makes something in the bucket visible."""
+"""The tables of the index: what the logs in the bucket say, in a form that can be asked. All of it but the uploads under
+way, the events and the answers to repeated requests can be made again from the bucket.
+"""
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKeyConstraint,
     Index,
@@ -30,6 +33,8 @@ blobs = Table(
     Column("sha256", _DIGEST, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("create_time", UtcTime, nullable=False),
+    # Since when no version needs it; null while one does.
+    Column("unpinned_time", UtcTime, index=True),
     PrimaryKeyConstraint("project", "sha256"),
 )
 uploads = Table(
@@ -39,6 +44,8 @@ uploads = Table(
     Column("sha256", _DIGEST, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("begin_time", UtcTime, nullable=False, index=True),
+    # The object store's name of an upload in parts; empty for one that is a single PUT.
+    Column("multipart", String(255), nullable=False, server_default=""),
     PrimaryKeyConstraint("project", "sha256"),
 )
 manifests = Table(
@@ -46,22 +53,43 @@ manifests = Table(
     metadata,
     Column(*_PROJECT, nullable=False),
     Column("sha256", _DIGEST, nullable=False),
+    # Digest of content and origin: equal for two versions that differ in their parents alone.
+    Column("meaning", _DIGEST, nullable=False, server_default="", index=True),
+    # The table of its files; empty where the manifest lists them itself.
+    Column("index_sha256", _DIGEST, nullable=False, server_default=""),
     Column("file_count", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     PrimaryKeyConstraint("project", "sha256"),
 )
-files = Table(
-    "files",
+# The blobs that a version needs: what is pinned stays.
+pins = Table(
+    "pins",
     metadata,
     Column(*_PROJECT, nullable=False),
     Column("manifest", _DIGEST, nullable=False),
-    Column("path", String(512), nullable=False),
     Column("sha256", _DIGEST, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    PrimaryKeyConstraint("project", "manifest", "path"),
+    PrimaryKeyConstraint("project", "manifest", "sha256"),
     ForeignKeyConstraint(["project", "manifest"], ["manifests.project", "manifests.sha256"]),
     ForeignKeyConstraint(["project", "sha256"], ["blobs.project", "blobs.sha256"]),
-    Index("files_blob", "project", "sha256"),
+    Index("pins_blob", "project", "sha256"),
+)
+# The logs as the bucket has them, up to what was read.
+entries = Table(
+    "entries",
+    metadata,
+    Column(*_PROJECT, nullable=False),
+    Column("log", String(127), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("body", Json, nullable=False),
+    PrimaryKeyConstraint("project", "log", "sequence"),
+)
+# Logs that an entry was being written to: the bucket may know more of them than `entries`.
+open_logs = Table(
+    "open_logs",
+    metadata,
+    Column(*_PROJECT, nullable=False),
+    Column("log", String(127), nullable=False),
+    PrimaryKeyConstraint("project", "log"),
 )
 datasets = Table(
     "datasets",
@@ -72,6 +100,18 @@ datasets = Table(
     Column("latest", String(16), nullable=False),
     Column("create_time", UtcTime, nullable=False),
     PrimaryKeyConstraint("project", "id"),
+)
+# Branches and tags.
+refs = Table(
+    "refs",
+    metadata,
+    Column(*_PROJECT, nullable=False),
+    Column("dataset", String(63), nullable=False),
+    Column("ref", String(63), nullable=False),
+    Column("tag", Boolean, nullable=False),
+    Column("version", String(16), nullable=False),
+    PrimaryKeyConstraint("project", "dataset", "ref"),
+    ForeignKeyConstraint(["project", "dataset"], ["datasets.project", "datasets.id"]),
 )
 dataset_versions = Table(
     "dataset_versions",
@@ -97,6 +137,8 @@ models = Table(
     Column("id", String(63), nullable=False),
     Column("description", Text, nullable=False),
     Column("latest", Integer, nullable=False),
+    # The highest number ever given: one that was deleted is not used again.
+    Column("numbered", Integer, nullable=False, server_default="0"),
     Column("create_time", UtcTime, nullable=False),
     PrimaryKeyConstraint("project", "id"),
 )
@@ -109,6 +151,7 @@ model_versions = Table(
     Column("manifest", _DIGEST, nullable=False),
     Column("signature", Proto(tensor_pb2.Signature), nullable=False),
     Column("metrics", Json, nullable=False),
+    Column("card", Text, nullable=False, server_default=""),
     Column("run", String(63)),  # null for an uploaded model, and nulls never collide
     Column("creator", String(255), nullable=False),
     Column("create_time", UtcTime, nullable=False),

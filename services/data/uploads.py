@@ -1,14 +1,19 @@
 """Uploads: content on its way in, and what can be wrong with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aios.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from aios.names import UploadName
-from services.data.manifests import File
+from services.data.manifests import check_sha256
 
 KEPT_FOR = timedelta(hours=1)  # four lifetimes of a URL
+MULTIPART_KEPT_FOR = timedelta(days=2)  # a night without a link, and the day after
+MULTIPART_FROM_BYTES = 64 * 1024**2  # below it, sending all of it again costs less than asking what is there
+PART_BYTES_MIN = 16 * 1024**2
+PARTS_MAX = 9_000  # S3 takes 10,000
+PARTS_SIGNED_MAX = 1_000  # at once: their URLs fill a message of 1 MiB
 FILES_NAMED_MAX = 20  # in one error: the next try names the others
 
 
@@ -48,10 +53,10 @@ class BlobsMissing(FailedPrecondition):
     reason = "BLOBS_MISSING"
 
     @classmethod
-    def of(cls, files: Sequence[File]) -> "BlobsMissing":
+    def of(cls, paths: Sequence[str]) -> "BlobsMissing":
         """Name the files."""
-        named = ", ".join(repr(file.path) for file in files[:FILES_NAMED_MAX])
-        more = f" and {len(files) - FILES_NAMED_MAX} more" if len(files) > FILES_NAMED_MAX else ""
+        named = ", ".join(map(repr, paths[:FILES_NAMED_MAX]))
+        more = f" and {len(paths) - FILES_NAMED_MAX} more" if len(paths) > FILES_NAMED_MAX else ""
         return cls(
             f"The content of {named}{more} is not uploaded with this size: begin, put and complete it first.",
             files=named + more,
@@ -66,10 +71,44 @@ class Upload:
     sha256: str
     size_bytes: int
     begin_time: datetime
+    multipart: str = ""
+    """The object store's name of an upload in parts; empty for one that is a single PUT."""
 
     @property
     def name(self) -> UploadName:
         return UploadName(self.project, self.sha256)
+
+    def part_size(self, number: int) -> int:
+        """Bytes of a part; less for the last."""
+        size = part_bytes(self.size_bytes)
+        return min(size, self.size_bytes - (number - 1) * size)
+
+
+def part_bytes(size_bytes: int) -> int:
+    """Size of each part but the last; 0 for content that travels whole."""
+    if size_bytes < MULTIPART_FROM_BYTES:
+        return 0
+    return max(PART_BYTES_MIN, -(-size_bytes // PARTS_MAX))
+
+
+def part_count(size_bytes: int) -> int:
+    """How many parts there are."""
+    return -(-size_bytes // part_bytes(size_bytes))
+
+
+def check_parts(upload: Upload, parts: Mapping[int, str]) -> None:
+    """Refuse numbers that the upload does not have, and digests that are none.
+
+    Raises:
+        InvalidArgument
+    """
+    count = part_count(upload.size_bytes)
+    if not 0 < len(parts) <= PARTS_SIGNED_MAX:
+        raise InvalidArgument.of("parts", f"must be 1 to {PARTS_SIGNED_MAX} parts, each once")
+    for number, sha256 in parts.items():
+        if not 1 <= number <= count:
+            raise InvalidArgument.of("parts.number", f"must be 1 to {count}, not {number}")
+        check_sha256(sha256, "parts.sha256")
 
 
 def check_content(upload: Upload, sha256: str, size_bytes: int) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,13 +18,15 @@ from aios.common.v1 import file_pb2, tensor_pb2
 from aios.config import Settings
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1 import data_service_pb2_grpc
+from aios.names import ModelVersionName
 from aios.records import Database
 from aios.runtime import tokens
 from aios.runtime.channel import connect
 from aios.runtime.server import Server, Service
-from services.data import store
+from services.data import adopt, reindex, store
 from services.data.app import MIGRATIONS
 from services.data.ingest import Ingest
+from services.data.rpcs import Parts
 from services.data.servicer import DataServicer
 
 KEY = tokens.new_key()
@@ -49,12 +51,24 @@ class Platform:
     """A running data service."""
 
     address: str
-    ingest: Ingest
-    blobs: Blobs
-    db: Database
+    parts: Parts
     clock: Clock
     http: httpx.AsyncClient
+    deployed: dict[str, list[str]]
+    """Model version to the deployments that the inference service would name."""
     _channels: list[grpc.aio.Channel]
+
+    @property
+    def ingest(self) -> Ingest:
+        return self.parts.ingest
+
+    @property
+    def blobs(self) -> Blobs:
+        return self.parts.blobs
+
+    @property
+    def db(self) -> Database:
+        return self.parts.db
 
     def caller(self, role: str = "editor", project: str = "demo", **more: Any) -> "Caller":
         """Somebody with a token."""
@@ -85,13 +99,29 @@ class Caller:
     async def put(self, upload: pb.Upload, data: bytes) -> int:
         return (await self.http.put(upload.url, content=data, headers=dict(upload.headers))).status_code
 
+    async def put_parts(self, upload: pb.Upload, data: bytes, numbers: Sequence[int] = ()) -> None:
+        """Put parts, those that are not there where none is named."""
+        size = upload.part_size_bytes
+        wanted = numbers or [
+            number for number in range(1, -(-len(data) // size) + 1) if number not in upload.stored_parts
+        ]
+        pieces = {number: data[(number - 1) * size : number * size] for number in wanted}
+        parts = [pb.UploadPart(number=number, sha256=digest(piece)) for number, piece in pieces.items()]
+        signed = await self.api.SignUploadParts(pb.SignUploadPartsRequest(name=upload.name, parts=parts))
+        for part in signed.parts:
+            answer = await self.http.put(part.url, content=pieces[part.number], headers=dict(part.headers))
+            assert answer.status_code == 200, answer.text
+
     async def complete(self, upload: pb.Upload) -> pb.Upload:
         return await self.api.CompleteUpload(pb.CompleteUploadRequest(name=upload.name))
 
     async def store(self, path: str, data: bytes) -> file_pb2.File:
         """Upload one file as any client does."""
         upload = await self.begin(data)
-        if not upload.exists:
+        if upload.part_size_bytes:
+            await self.put_parts(upload, data)
+            await self.complete(upload)
+        elif not upload.exists:
             # 412: the same content came in from somebody else meanwhile.
             assert await self.put(upload, data) in (200, 412)
             await self.complete(upload)
@@ -133,9 +163,14 @@ class Caller:
         listed = await self.api.ListDownloads(pb.ListDownloadsRequest(parent=parent))
         contents = {}
         for each in listed.downloads:
-            response = await self.http.get(each.url)
-            assert response.status_code == 200, response.text
-            contents[each.file.path] = response.content
+            ranges = [(part.url, part.offset_bytes, part.size_bytes) for part in each.parts]
+            content = b""
+            for url, offset, size in ranges or [(each.url, 0, each.file.size_bytes)]:
+                wanted = {"range": f"bytes={offset}-{offset + size - 1}"} if each.parts else {}
+                response = await self.http.get(url, headers=wanted)
+                assert response.status_code in (200, 206), response.text
+                content += response.content
+            contents[each.file.path] = content
         return contents
 
 
@@ -156,25 +191,33 @@ def signature() -> tensor_pb2.Signature:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Platform]:
-    """Serve until the block ends."""
+async def running(settings: Settings, blobs_type: type[Blobs] = Blobs) -> AsyncIterator[Platform]:
+    """Serve until the block ends; on an index that was lost, as the service does it."""
     async with AsyncExitStack() as stack:
         clock = Clock()
         db = await Database.open(settings, "data", store.metadata, MIGRATIONS, clock)
         stack.push_async_callback(db.close)
-        blobs = await Blobs.open(settings)
+        blobs = await blobs_type.open(settings)
         stack.push_async_callback(blobs.close)
-        ingest = Ingest(db, blobs, clock)
-        stack.push_async_callback(ingest.close)
+        deployed: dict[str, list[str]] = {}
+
+        async def deployments(version: ModelVersionName) -> list[str]:
+            return deployed.get(str(version), [])
+
+        parts = Parts.of(db, blobs, clock, deployments)
+        stack.push_async_callback(parts.close)
+        await reindex.rebuild_if_lost(parts)
+        await adopt.adopt(parts)
+        await parts.ledger.settle_once()
         keys = settings.home / "jwks.json"
         keys.write_text(json.dumps(tokens.jwks(KEY.public_key())))
-        servicer = DataServicer(db, blobs, ingest, clock)
+        servicer = DataServicer(parts)
         add = data_service_pb2_grpc.add_DataServiceServicer_to_server
         server = Server("127.0.0.1:0", [Service(add, servicer)], tokens.Verifier(keys))
         await server.start()
         stack.push_async_callback(server.stop, 0)
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
-        platform = Platform(f"127.0.0.1:{server.port}", ingest, blobs, db, clock, http, [])
+        platform = Platform(f"127.0.0.1:{server.port}", parts, clock, http, deployed, [])
         yield platform
         for channel in platform._channels:
             await channel.close()

@@ -229,7 +229,7 @@ async def test_a_crash_between_the_copy_and_the_commit_leaves_nothing_visible(pl
         ("AB" * 32, 1, "sha256"),
         ("../" * 21 + "x", 1, "sha256"),
         ("a" * 64, -1, "size_bytes"),
-        ("a" * 64, 6 * 1024**3, "size_bytes"),
+        ("a" * 64, 6 * 1024**4, "size_bytes"),
     ],
 )
 async def test_a_bad_announcement_names_the_field(

@@ -145,7 +145,8 @@ async def test_a_manifest_whose_commit_never_came_makes_no_version(platform: Pla
     alice = platform.caller()
     name, files = await alice.dataset("d"), [await alice.store("a", b"1")]
     # What the service had done when it died.
-    await platform.ingest.publish("demo", Manifest.of(Kind.DATASET, mapping.files_from_proto(files), "files"))
+    manifest = Manifest.of(Kind.DATASET, mapping.files_from_proto(files), "files")
+    await platform.parts.contents.publish("demo", manifest)
 
     listed = await alice.api.ListDatasetVersions(pb.ListDatasetVersionsRequest(parent=name))
     assert not listed.dataset_versions

@@ -32,7 +32,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61ios/data/v1/data_service.proto\x12\x0c\x61ios.data.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x19\x61ios/common/v1/file.proto\x1a\x1a\x61ios/data/v1/dataset.proto\x1a\x18\x61ios/data/v1/model.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x12\x42\x65ginUploadRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\"\xce\x01\n\x06Upload\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0e\n\x06\x65xists\x18\x02 \x01(\x08\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x32\n\x07headers\x18\x04 \x03(\x0b\x32!.aios.data.v1.Upload.HeadersEntry\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\x15\x43ompleteUploadRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"_\n\x14ListDownloadsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"[\n\x15ListDownloadsResponse\x12)\n\tdownloads\x18\x01 \x03(\x0b\x32\x16.aios.data.v1.Download\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x08\x44ownload\x12\"\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x14.aios.common.v1.File\x12\x0b\n\x03url\x18\x02 \x01(\t\"\x8e\x01\n\x14\x43reateDatasetRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\ndataset_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32\x15.aios.data.v1.DatasetB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"^\n\x13ListDatasetsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x14ListDatasetsResponse\x12\'\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x15.aios.data.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8a\x01\n\x1b\x43reateDatasetVersionRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x0f\x64\x61taset_version\x18\x02 \x01(\x0b\x32\x1c.aios.data.v1.DatasetVersionB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\".\n\x18GetDatasetVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"e\n\x1aListDatasetVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"n\n\x1bListDatasetVersionsResponse\x12\x36\n\x10\x64\x61taset_versions\x18\x01 \x03(\x0b\x32\x1c.aios.data.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x01\n\x12\x43reateModelRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08model_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12(\n\x05model\x18\x03 \x01(\x0b\x32\x13.aios.data.v1.ModelB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\\\n\x11ListModelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.aios.data.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x19\x43reateModelVersionRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x37\n\rmodel_version\x18\x02 \x01(\x0b\x32\x1a.aios.data.v1.ModelVersionB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\",\n\x16GetModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"c\n\x18ListModelVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x19ListModelVersionsResponse\x12\x32\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1a.aios.data.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x14SetModelAliasRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\"c\n\x17\x43reateCheckpointRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x18.aios.data.v1.CheckpointB\x04\xe2\x41\x01\x02\"a\n\x16ListCheckpointsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"a\n\x17ListCheckpointsResponse\x12-\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x18.aios.data.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x14RecordLineageRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x19.aios.data.v1.LineageEdgeB\x04\xe2\x41\x01\x02\"Q\n\x0bLineageEdge\x12\x14\n\x06source\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06target\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08relation\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\"\xe7\x01\n\x11GetLineageRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08resource\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x42\n\tdirection\x18\x03 \x01(\x0e\x32).aios.data.v1.GetLineageRequest.DirectionB\x04\xe2\x41\x01\x01\"`\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44IRECTION_UP\x10\x01\x12\x12\n\x0e\x44IRECTION_DOWN\x10\x02\x12\x12\n\x0e\x44IRECTION_BOTH\x10\x03\"F\n\x07Lineage\x12(\n\x05\x65\x64ges\x18\x01 \x03(\x0b\x32\x19.aios.data.v1.LineageEdge\x12\x11\n\ttruncated\x18\x02 \x01(\x08\x32\xa8\x19\n\x0b\x44\x61taService\x12\x8b\x01\n\x0b\x42\x65ginUpload\x12 .aios.data.v1.BeginUploadRequest\x1a\x14.aios.data.v1.Upload\"D\x90\x02\x02\xa2\xbb\x18\ruploads.begin\x82\xd3\xe4\x93\x02*\"%/v1/{parent=projects/*}/uploads:begin:\x01*\x12\x97\x01\n\x0e\x43ompleteUpload\x12#.aios.data.v1.CompleteUploadRequest\x1a\x14.aios.data.v1.Upload\"J\x90\x02\x02\xa2\xbb\x18\x10uploads.complete\x82\xd3\xe4\x93\x02-\"(/v1/{name=projects/*/uploads/*}:complete:\x01*\x12\xa3\x02\n\rListDownloads\x12\".aios.data.v1.ListDownloadsRequest\x1a#.aios.data.v1.ListDownloadsResponse\"\xc8\x01\x90\x02\x01\xa2\xbb\x18\x0e\x64ownloads.list\x82\xd3\xe4\x93\x02\xac\x01\x12\x37/v1/{parent=projects/*/datasets/*/versions/*}/downloadsZ7\x12\x35/v1/{parent=projects/*/models/*/versions/*}/downloadsZ8\x12\x36/v1/{parent=projects/*/runs/*/checkpoints/*}/downloads\x12\x90\x01\n\rCreateDataset\x12\".aios.data.v1.CreateDatasetRequest\x1a\x15.aios.data.v1.Dataset\"D\xa2\xbb\x18\x0f\x64\x61tasets.create\x82\xd3\xe4\x93\x02+\" /v1/{parent=projects/*}/datasets:\x07\x64\x61taset\x12\x81\x01\n\nGetDataset\x12\x1f.aios.data.v1.GetDatasetRequest\x1a\x15.aios.data.v1.Dataset\";\x90\x02\x01\xa2\xbb\x18\x0c\x64\x61tasets.get\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=projects/*/datasets/*}\x12\x93\x01\n\x0cListDatasets\x12!.aios.data.v1.ListDatasetsRequest\x1a\".aios.data.v1.ListDatasetsResponse\"<\x90\x02\x01\xa2\xbb\x18\rdatasets.list\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/datasets\x12\xbb\x01\n\x14\x43reateDatasetVersion\x12).aios.data.v1.CreateDatasetVersionRequest\x1a\x1c.aios.data.v1.DatasetVersion\"Z\x90\x02\x02\xa2\xbb\x18\x0f\x64\x61tasets.commit\x82\xd3\xe4\x93\x02>\"+/v1/{parent=projects/*/datasets/*}/versions:\x0f\x64\x61taset_version\x12\xa1\x01\n\x11GetDatasetVersion\x12&.aios.data.v1.GetDatasetVersionRequest\x1a\x1c.aios.data.v1.DatasetVersion\"F\x90\x02\x01\xa2\xbb\x18\x0c\x64\x61tasets.get\x82\xd3\xe4\x93\x02-\x12+/v1/{name=projects/*/datasets/*/versions/*}\x12\xb3\x01\n\x13ListDatasetVersions\x12(.aios.data.v1.ListDatasetVersionsRequest\x1a).aios.data.v1.ListDatasetVersionsResponse\"G\x90\x02\x01\xa2\xbb\x18\rdatasets.list\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=projects/*/datasets/*}/versions\x12\x84\x01\n\x0b\x43reateModel\x12 .aios.data.v1.CreateModelRequest\x1a\x13.aios.data.v1.Model\">\xa2\xbb\x18\rmodels.create\x82\xd3\xe4\x93\x02\'\"\x1e/v1/{parent=projects/*}/models:\x05model\x12w\n\x08GetModel\x12\x1d.aios.data.v1.GetModelRequest\x1a\x13.aios.data.v1.Model\"7\x90\x02\x01\xa2\xbb\x18\nmodels.get\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=projects/*/models/*}\x12\x89\x01\n\nListModels\x12\x1f.aios.data.v1.ListModelsRequest\x1a .aios.data.v1.ListModelsResponse\"8\x90\x02\x01\xa2\xbb\x18\x0bmodels.list\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=projects/*}/models\x12\xae\x01\n\x12\x43reateModelVersion\x12\'.aios.data.v1.CreateModelVersionRequest\x1a\x1a.aios.data.v1.ModelVersion\"S\xa2\xbb\x18\x0fmodels.register\x82\xd3\xe4\x93\x02:\")/v1/{parent=projects/*/models/*}/versions:\rmodel_version\x12\x97\x01\n\x0fGetModelVersion\x12$.aios.data.v1.GetModelVersionRequest\x1a\x1a.aios.data.v1.ModelVersion\"B\x90\x02\x01\xa2\xbb\x18\nmodels.get\x82\xd3\xe4\x93\x02+\x12)/v1/{name=projects/*/models/*/versions/*}\x12\xa9\x01\n\x11ListModelVersions\x12&.aios.data.v1.ListModelVersionsRequest\x1a\'.aios.data.v1.ListModelVersionsResponse\"C\x90\x02\x01\xa2\xbb\x18\x0bmodels.list\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*/models/*}/versions\x12\x90\x01\n\rSetModelAlias\x12\".aios.data.v1.SetModelAliasRequest\x1a\x13.aios.data.v1.Model\"F\x90\x02\x02\xa2\xbb\x18\x0cmodels.alias\x82\xd3\xe4\x93\x02-\"(/v1/{model=projects/*/models/*}:setAlias:\x01*\x12\xac\x01\n\x10\x43reateCheckpoint\x12%.aios.data.v1.CreateCheckpointRequest\x1a\x18.aios.data.v1.Checkpoint\"W\x90\x02\x02\xa2\xbb\x18\x12\x63heckpoints.create\x82\xd3\xe4\x93\x02\x38\"*/v1/{parent=projects/*/runs/*}/checkpoints:\ncheckpoint\x12\xa9\x01\n\x0fListCheckpoints\x12$.aios.data.v1.ListCheckpointsRequest\x1a%.aios.data.v1.ListCheckpointsResponse\"I\x90\x02\x01\xa2\xbb\x18\x10\x63heckpoints.list\x82\xd3\xe4\x93\x02,\x12*/v1/{parent=projects/*/runs/*}/checkpoints\x12\x93\x01\n\rRecordLineage\x12\".aios.data.v1.RecordLineageRequest\x1a\x16.google.protobuf.Empty\"F\x90\x02\x02\xa2\xbb\x18\x0elineage.record\x82\xd3\xe4\x93\x02+\"&/v1/{parent=projects/*}/lineage:record:\x01*\x12\x7f\n\nGetLineage\x12\x1f.aios.data.v1.GetLineageRequest\x1a\x15.aios.data.v1.Lineage\"9\x90\x02\x01\xa2\xbb\x18\x0blineage.get\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=projects/*}/lineageBE\n\x10\x64\x65v.aios.data.v1P\x01Z aios.dev/gen/aios/data/v1;datav1\xaa\x02\x0c\x41ios.Data.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61ios/data/v1/data_service.proto\x12\x0c\x61ios.data.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x19\x61ios/common/v1/file.proto\x1a\x1a\x61ios/data/v1/dataset.proto\x1a\x18\x61ios/data/v1/model.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x12\x42\x65ginUploadRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\"\xfd\x01\n\x06Upload\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0e\n\x06\x65xists\x18\x02 \x01(\x08\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x32\n\x07headers\x18\x04 \x03(\x0b\x32!.aios.data.v1.Upload.HeadersEntry\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fpart_size_bytes\x18\x06 \x01(\x03\x12\x14\n\x0cstored_parts\x18\x07 \x03(\x05\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\x16SignUploadPartsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x05parts\x18\x02 \x03(\x0b\x32\x18.aios.data.v1.UploadPartB\x04\xe2\x41\x01\x02\"B\n\x17SignUploadPartsResponse\x12\'\n\x05parts\x18\x01 \x03(\x0b\x32\x18.aios.data.v1.UploadPart\"\xb9\x01\n\nUploadPart\x12\x14\n\x06number\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12\x14\n\x06sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03url\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12<\n\x07headers\x18\x04 \x03(\x0b\x32%.aios.data.v1.UploadPart.HeadersEntryB\x04\xe2\x41\x01\x03\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\x15\x43ompleteUploadRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"t\n\x14ListDownloadsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05paths\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\"n\n\x15ListDownloadsResponse\x12)\n\tdownloads\x18\x01 \x03(\x0b\x32\x16.aios.data.v1.Download\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x11\n\tindex_url\x18\x03 \x01(\t\"y\n\x08\x44ownload\x12\"\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x14.aios.common.v1.File\x12\x0b\n\x03url\x18\x02 \x01(\t\x12)\n\x05parts\x18\x03 \x03(\x0b\x32\x1a.aios.data.v1.DownloadPart\x12\x11\n\trow_count\x18\x04 \x01(\x03\"E\n\x0c\x44ownloadPart\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x8e\x01\n\x14\x43reateDatasetRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\ndataset_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32\x15.aios.data.v1.DatasetB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"^\n\x13ListDatasetsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x14ListDatasetsResponse\x12\'\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x15.aios.data.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbc\x01\n\x1b\x43reateDatasetVersionRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x0f\x64\x61taset_version\x18\x02 \x01(\x0b\x32\x1c.aios.data.v1.DatasetVersionB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x62ranch\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0c\x62\x61se_version\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\".\n\x18GetDatasetVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"e\n\x1aListDatasetVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"n\n\x1bListDatasetVersionsResponse\x12\x36\n\x10\x64\x61taset_versions\x18\x01 \x03(\x0b\x32\x1c.aios.data.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x1a\x44iffDatasetVersionsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x62\x61se\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"\x93\x01\n\x1b\x44iffDatasetVersionsResponse\x12)\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x18.aios.data.v1.FileChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x03\x12\x0f\n\x07removed\x18\x04 \x01(\x03\x12\x10\n\x08modified\x18\x05 \x01(\x03\"e\n\nFileChange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12$\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x14.aios.common.v1.File\x12#\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x14.aios.common.v1.File\"`\n\x15ListDatasetLogRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"Z\n\x16ListDatasetLogResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.aios.data.v1.LogEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x01\n\x08LogEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0b\n\x03ref\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x14SetDatasetRefRequest\x12\x15\n\x07\x64\x61taset\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03ref\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03tag\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"C\n\x17\x44\x65leteDatasetRefRequest\x12\x15\n\x07\x64\x61taset\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03ref\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"N\n\x1b\x44\x65leteDatasetVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"G\n\x14\x44\x65leteDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"z\n\x08\x44\x65letion\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x03\x12\x13\n\x0b\x66reed_blobs\x18\x02 \x01(\x03\x12\x14\n\x0cshared_bytes\x18\x03 \x01(\x03\x12.\n\npurge_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x17\x44\x65leteModelAliasRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"^\n\x13ListModelLogRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x14ListModelLogResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.aios.data.v1.LogEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x19\x44\x65leteModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xac\x01\n\x17PruneCheckpointsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tkeep_last\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12\x17\n\tkeep_best\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06metric\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08minimize\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"U\n\x18PruneCheckpointsResponse\x12\x0f\n\x07removed\x18\x01 \x03(\t\x12(\n\x08\x64\x65letion\x18\x02 \x01(\x0b\x32\x16.aios.data.v1.Deletion\"\x10\n\x0eReindexRequest\"Q\n\x0fReindexResponse\x12\x10\n\x08projects\x18\x01 \x01(\x03\x12\x0c\n\x04logs\x18\x02 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x03\x12\r\n\x05\x62lobs\x18\x04 \x01(\x03\"\x86\x01\n\x12\x43reateModelRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08model_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12(\n\x05model\x18\x03 \x01(\x0b\x32\x13.aios.data.v1.ModelB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\\\n\x11ListModelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.aios.data.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x19\x43reateModelVersionRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x37\n\rmodel_version\x18\x02 \x01(\x0b\x32\x1a.aios.data.v1.ModelVersionB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\",\n\x16GetModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"c\n\x18ListModelVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x19ListModelVersionsResponse\x12\x32\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1a.aios.data.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x14SetModelAliasRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\"c\n\x17\x43reateCheckpointRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x18.aios.data.v1.CheckpointB\x04\xe2\x41\x01\x02\"a\n\x16ListCheckpointsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"a\n\x17ListCheckpointsResponse\x12-\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x18.aios.data.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x14RecordLineageRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x19.aios.data.v1.LineageEdgeB\x04\xe2\x41\x01\x02\"Q\n\x0bLineageEdge\x12\x14\n\x06source\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06target\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08relation\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\"\xe7\x01\n\x11GetLineageRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08resource\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x42\n\tdirection\x18\x03 \x01(\x0e\x32).aios.data.v1.GetLineageRequest.DirectionB\x04\xe2\x41\x01\x01\"`\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44IRECTION_UP\x10\x01\x12\x12\n\x0e\x44IRECTION_DOWN\x10\x02\x12\x12\n\x0e\x44IRECTION_BOTH\x10\x03\"F\n\x07Lineage\x12(\n\x05\x65\x64ges\x18\x01 \x03(\x0b\x32\x19.aios.data.v1.LineageEdge\x12\x11\n\ttruncated\x18\x02 \x01(\x08\x32\x95(\n\x0b\x44\x61taService\x12\x8b\x01\n\x0b\x42\x65ginUpload\x12 .aios.data.v1.BeginUploadRequest\x1a\x14.aios.data.v1.Upload\"D\x90\x02\x02\xa2\xbb\x18\ruploads.begin\x82\xd3\xe4\x93\x02*\"%/v1/{parent=projects/*}/uploads:begin:\x01*\x12\x97\x01\n\x0e\x43ompleteUpload\x12#.aios.data.v1.CompleteUploadRequest\x1a\x14.aios.data.v1.Upload\"J\x90\x02\x02\xa2\xbb\x18\x10uploads.complete\x82\xd3\xe4\x93\x02-\"(/v1/{name=projects/*/uploads/*}:complete:\x01*\x12\xa8\x01\n\x0fSignUploadParts\x12$.aios.data.v1.SignUploadPartsRequest\x1a%.aios.data.v1.SignUploadPartsResponse\"H\x90\x02\x02\xa2\xbb\x18\ruploads.begin\x82\xd3\xe4\x93\x02.\")/v1/{name=projects/*/uploads/*}:signParts:\x01*\x12\xa3\x02\n\rListDownloads\x12\".aios.data.v1.ListDownloadsRequest\x1a#.aios.data.v1.ListDownloadsResponse\"\xc8\x01\x90\x02\x01\xa2\xbb\x18\x0e\x64ownloads.list\x82\xd3\xe4\x93\x02\xac\x01\x12\x37/v1/{parent=projects/*/datasets/*/versions/*}/downloadsZ7\x12\x35/v1/{parent=projects/*/models/*/versions/*}/downloadsZ8\x12\x36/v1/{parent=projects/*/runs/*/checkpoints/*}/downloads\x12\x90\x01\n\rCreateDataset\x12\".aios.data.v1.CreateDatasetRequest\x1a\x15.aios.data.v1.Dataset\"D\xa2\xbb\x18\x0f\x64\x61tasets.create\x82\xd3\xe4\x93\x02+\" /v1/{parent=projects/*}/datasets:\x07\x64\x61taset\x12\x81\x01\n\nGetDataset\x12\x1f.aios.data.v1.GetDatasetRequest\x1a\x15.aios.data.v1.Dataset\";\x90\x02\x01\xa2\xbb\x18\x0c\x64\x61tasets.get\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=projects/*/datasets/*}\x12\x93\x01\n\x0cListDatasets\x12!.aios.data.v1.ListDatasetsRequest\x1a\".aios.data.v1.ListDatasetsResponse\"<\x90\x02\x01\xa2\xbb\x18\rdatasets.list\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/datasets\x12\xbb\x01\n\x14\x43reateDatasetVersion\x12).aios.data.v1.CreateDatasetVersionRequest\x1a\x1c.aios.data.v1.DatasetVersion\"Z\x90\x02\x02\xa2\xbb\x18\x0f\x64\x61tasets.commit\x82\xd3\xe4\x93\x02>\"+/v1/{parent=projects/*/datasets/*}/versions:\x0f\x64\x61taset_version\x12\xa1\x01\n\x11GetDatasetVersion\x12&.aios.data.v1.GetDatasetVersionRequest\x1a\x1c.aios.data.v1.DatasetVersion\"F\x90\x02\x01\xa2\xbb\x18\x0c\x64\x61tasets.get\x82\xd3\xe4\x93\x02-\x12+/v1/{name=projects/*/datasets/*/versions/*}\x12\xb3\x01\n\x13ListDatasetVersions\x12(.aios.data.v1.ListDatasetVersionsRequest\x1a).aios.data.v1.ListDatasetVersionsResponse\"G\x90\x02\x01\xa2\xbb\x18\rdatasets.list\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=projects/*/datasets/*}/versions\x12\xb7\x01\n\x13\x44iffDatasetVersions\x12(.aios.data.v1.DiffDatasetVersionsRequest\x1a).aios.data.v1.DiffDatasetVersionsResponse\"K\x90\x02\x01\xa2\xbb\x18\x0c\x64\x61tasets.get\x82\xd3\xe4\x93\x02\x32\x12\x30/v1/{name=projects/*/datasets/*/versions/*}:diff\x12\x9e\x01\n\x0eListDatasetLog\x12#.aios.data.v1.ListDatasetLogRequest\x1a$.aios.data.v1.ListDatasetLogResponse\"A\x90\x02\x01\xa2\xbb\x18\x0c\x64\x61tasets.get\x82\xd3\xe4\x93\x02(\x12&/v1/{parent=projects/*/datasets/*}/log\x12\x97\x01\n\rSetDatasetRef\x12\".aios.data.v1.SetDatasetRefRequest\x1a\x15.aios.data.v1.Dataset\"K\x90\x02\x02\xa2\xbb\x18\x0f\x64\x61tasets.commit\x82\xd3\xe4\x93\x02/\"*/v1/{dataset=projects/*/datasets/*}:setRef:\x01*\x12\x9d\x01\n\x10\x44\x65leteDatasetRef\x12%.aios.data.v1.DeleteDatasetRefRequest\x1a\x15.aios.data.v1.Dataset\"K\xa2\xbb\x18\x0f\x64\x61tasets.commit\x82\xd3\xe4\x93\x02\x32\"-/v1/{dataset=projects/*/datasets/*}:deleteRef:\x01*\x12\xa1\x01\n\x14\x44\x65leteDatasetVersion\x12).aios.data.v1.DeleteDatasetVersionRequest\x1a\x16.aios.data.v1.Deletion\"F\xa2\xbb\x18\x0f\x64\x61tasets.delete\x82\xd3\xe4\x93\x02-*+/v1/{name=projects/*/datasets/*/versions/*}\x12\x88\x01\n\rDeleteDataset\x12\".aios.data.v1.DeleteDatasetRequest\x1a\x16.aios.data.v1.Deletion\";\xa2\xbb\x18\x0f\x64\x61tasets.delete\x82\xd3\xe4\x93\x02\"* /v1/{name=projects/*/datasets/*}\x12\x84\x01\n\x0b\x43reateModel\x12 .aios.data.v1.CreateModelRequest\x1a\x13.aios.data.v1.Model\">\xa2\xbb\x18\rmodels.create\x82\xd3\xe4\x93\x02\'\"\x1e/v1/{parent=projects/*}/models:\x05model\x12w\n\x08GetModel\x12\x1d.aios.data.v1.GetModelRequest\x1a\x13.aios.data.v1.Model\"7\x90\x02\x01\xa2\xbb\x18\nmodels.get\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=projects/*/models/*}\x12\x89\x01\n\nListModels\x12\x1f.aios.data.v1.ListModelsRequest\x1a .aios.data.v1.ListModelsResponse\"8\x90\x02\x01\xa2\xbb\x18\x0bmodels.list\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=projects/*}/models\x12\xae\x01\n\x12\x43reateModelVersion\x12\'.aios.data.v1.CreateModelVersionRequest\x1a\x1a.aios.data.v1.ModelVersion\"S\xa2\xbb\x18\x0fmodels.register\x82\xd3\xe4\x93\x02:\")/v1/{parent=projects/*/models/*}/versions:\rmodel_version\x12\x97\x01\n\x0fGetModelVersion\x12$.aios.data.v1.GetModelVersionRequest\x1a\x1a.aios.data.v1.ModelVersion\"B\x90\x02\x01\xa2\xbb\x18\nmodels.get\x82\xd3\xe4\x93\x02+\x12)/v1/{name=projects/*/models/*/versions/*}\x12\xa9\x01\n\x11ListModelVersions\x12&.aios.data.v1.ListModelVersionsRequest\x1a\'.aios.data.v1.ListModelVersionsResponse\"C\x90\x02\x01\xa2\xbb\x18\x0bmodels.list\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*/models/*}/versions\x12\x90\x01\n\rSetModelAlias\x12\".aios.data.v1.SetModelAliasRequest\x1a\x13.aios.data.v1.Model\"F\x90\x02\x02\xa2\xbb\x18\x0cmodels.alias\x82\xd3\xe4\x93\x02-\"(/v1/{model=projects/*/models/*}:setAlias:\x01*\x12\x96\x01\n\x10\x44\x65leteModelAlias\x12%.aios.data.v1.DeleteModelAliasRequest\x1a\x13.aios.data.v1.Model\"F\xa2\xbb\x18\x0cmodels.alias\x82\xd3\xe4\x93\x02\x30\"+/v1/{model=projects/*/models/*}:deleteAlias:\x01*\x12\x94\x01\n\x0cListModelLog\x12!.aios.data.v1.ListModelLogRequest\x1a\".aios.data.v1.ListModelLogResponse\"=\x90\x02\x01\xa2\xbb\x18\nmodels.get\x82\xd3\xe4\x93\x02&\x12$/v1/{parent=projects/*/models/*}/log\x12\x99\x01\n\x12\x44\x65leteModelVersion\x12\'.aios.data.v1.DeleteModelVersionRequest\x1a\x16.aios.data.v1.Deletion\"B\xa2\xbb\x18\rmodels.delete\x82\xd3\xe4\x93\x02+*)/v1/{name=projects/*/models/*/versions/*}\x12\xac\x01\n\x10\x43reateCheckpoint\x12%.aios.data.v1.CreateCheckpointRequest\x1a\x18.aios.data.v1.Checkpoint\"W\x90\x02\x02\xa2\xbb\x18\x12\x63heckpoints.create\x82\xd3\xe4\x93\x02\x38\"*/v1/{parent=projects/*/runs/*}/checkpoints:\ncheckpoint\x12\xa9\x01\n\x0fListCheckpoints\x12$.aios.data.v1.ListCheckpointsRequest\x1a%.aios.data.v1.ListCheckpointsResponse\"I\x90\x02\x01\xa2\xbb\x18\x10\x63heckpoints.list\x82\xd3\xe4\x93\x02,\x12*/v1/{parent=projects/*/runs/*}/checkpoints\x12\xb7\x01\n\x10PruneCheckpoints\x12%.aios.data.v1.PruneCheckpointsRequest\x1a&.aios.data.v1.PruneCheckpointsResponse\"T\x90\x02\x02\xa2\xbb\x18\x12\x63heckpoints.delete\x82\xd3\xe4\x93\x02\x35\"0/v1/{parent=projects/*/runs/*}/checkpoints:prune:\x01*\x12v\n\x07Reindex\x12\x1c.aios.data.v1.ReindexRequest\x1a\x1d.aios.data.v1.ReindexResponse\".\x90\x02\x02\xa2\xbb\x18\x0c\x64\x61ta.reindex\x82\xd3\xe4\x93\x02\x15\"\x10/v1/data:reindex:\x01*\x12\x93\x01\n\rRecordLineage\x12\".aios.data.v1.RecordLineageRequest\x1a\x16.google.protobuf.Empty\"F\x90\x02\x02\xa2\xbb\x18\x0elineage.record\x82\xd3\xe4\x93\x02+\"&/v1/{parent=projects/*}/lineage:record:\x01*\x12\x7f\n\nGetLineage\x12\x1f.aios.data.v1.GetLineageRequest\x1a\x15.aios.data.v1.Lineage\"9\x90\x02\x01\xa2\xbb\x18\x0blineage.get\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=projects/*}/lineageBE\n\x10\x64\x65v.aios.data.v1P\x01Z aios.dev/gen/aios/data/v1;datav1\xaa\x02\x0c\x41ios.Data.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +50,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOAD_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_UPLOAD'].fields_by_name['name']._loaded_options = None
   _globals['_UPLOAD'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_SIGNUPLOADPARTSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_SIGNUPLOADPARTSREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_SIGNUPLOADPARTSREQUEST'].fields_by_name['parts']._loaded_options = None
+  _globals['_SIGNUPLOADPARTSREQUEST'].fields_by_name['parts']._serialized_options = b'\342A\001\002'
+  _globals['_UPLOADPART_HEADERSENTRY']._loaded_options = None
+  _globals['_UPLOADPART_HEADERSENTRY']._serialized_options = b'8\001'
+  _globals['_UPLOADPART'].fields_by_name['number']._loaded_options = None
+  _globals['_UPLOADPART'].fields_by_name['number']._serialized_options = b'\342A\001\002'
+  _globals['_UPLOADPART'].fields_by_name['sha256']._loaded_options = None
+  _globals['_UPLOADPART'].fields_by_name['sha256']._serialized_options = b'\342A\001\002'
+  _globals['_UPLOADPART'].fields_by_name['url']._loaded_options = None
+  _globals['_UPLOADPART'].fields_by_name['url']._serialized_options = b'\342A\001\003'
+  _globals['_UPLOADPART'].fields_by_name['headers']._loaded_options = None
+  _globals['_UPLOADPART'].fields_by_name['headers']._serialized_options = b'\342A\001\003'
   _globals['_COMPLETEUPLOADREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_COMPLETEUPLOADREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTDOWNLOADSREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -58,6 +72,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDOWNLOADSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTDOWNLOADSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTDOWNLOADSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTDOWNLOADSREQUEST'].fields_by_name['paths']._loaded_options = None
+  _globals['_LISTDOWNLOADSREQUEST'].fields_by_name['paths']._serialized_options = b'\342A\001\001'
   _globals['_CREATEDATASETREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_CREATEDATASETREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_CREATEDATASETREQUEST'].fields_by_name['dataset_id']._loaded_options = None
@@ -80,6 +96,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEDATASETVERSIONREQUEST'].fields_by_name['dataset_version']._serialized_options = b'\342A\001\002'
   _globals['_CREATEDATASETVERSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEDATASETVERSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEDATASETVERSIONREQUEST'].fields_by_name['branch']._loaded_options = None
+  _globals['_CREATEDATASETVERSIONREQUEST'].fields_by_name['branch']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEDATASETVERSIONREQUEST'].fields_by_name['base_version']._loaded_options = None
+  _globals['_CREATEDATASETVERSIONREQUEST'].fields_by_name['base_version']._serialized_options = b'\342A\001\001'
   _globals['_GETDATASETVERSIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETDATASETVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTDATASETVERSIONSREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -88,6 +108,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDATASETVERSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTDATASETVERSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTDATASETVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_DIFFDATASETVERSIONSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DIFFDATASETVERSIONSREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_DIFFDATASETVERSIONSREQUEST'].fields_by_name['base']._loaded_options = None
+  _globals['_DIFFDATASETVERSIONSREQUEST'].fields_by_name['base']._serialized_options = b'\342A\001\001'
+  _globals['_DIFFDATASETVERSIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_DIFFDATASETVERSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_DIFFDATASETVERSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_DIFFDATASETVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTDATASETLOGREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTDATASETLOGREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_LISTDATASETLOGREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTDATASETLOGREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTDATASETLOGREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTDATASETLOGREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_SETDATASETREFREQUEST'].fields_by_name['dataset']._loaded_options = None
+  _globals['_SETDATASETREFREQUEST'].fields_by_name['dataset']._serialized_options = b'\342A\001\002'
+  _globals['_SETDATASETREFREQUEST'].fields_by_name['ref']._loaded_options = None
+  _globals['_SETDATASETREFREQUEST'].fields_by_name['ref']._serialized_options = b'\342A\001\002'
+  _globals['_SETDATASETREFREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_SETDATASETREFREQUEST'].fields_by_name['version']._serialized_options = b'\342A\001\002'
+  _globals['_SETDATASETREFREQUEST'].fields_by_name['tag']._loaded_options = None
+  _globals['_SETDATASETREFREQUEST'].fields_by_name['tag']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEDATASETREFREQUEST'].fields_by_name['dataset']._loaded_options = None
+  _globals['_DELETEDATASETREFREQUEST'].fields_by_name['dataset']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEDATASETREFREQUEST'].fields_by_name['ref']._loaded_options = None
+  _globals['_DELETEDATASETREFREQUEST'].fields_by_name['ref']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEDATASETVERSIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEDATASETVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEDATASETVERSIONREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_DELETEDATASETVERSIONREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEDATASETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEDATASETREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEDATASETREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_DELETEDATASETREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEMODELALIASREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_DELETEMODELALIASREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEMODELALIASREQUEST'].fields_by_name['alias']._loaded_options = None
+  _globals['_DELETEMODELALIASREQUEST'].fields_by_name['alias']._serialized_options = b'\342A\001\002'
+  _globals['_LISTMODELLOGREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTMODELLOGREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_LISTMODELLOGREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTMODELLOGREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTMODELLOGREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTMODELLOGREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEMODELVERSIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEMODELVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEMODELVERSIONREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_DELETEMODELVERSIONREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['keep_last']._loaded_options = None
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['keep_last']._serialized_options = b'\342A\001\002'
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['keep_best']._loaded_options = None
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['keep_best']._serialized_options = b'\342A\001\001'
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['metric']._loaded_options = None
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['metric']._serialized_options = b'\342A\001\001'
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['minimize']._loaded_options = None
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['minimize']._serialized_options = b'\342A\001\001'
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_PRUNECHECKPOINTSREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
   _globals['_CREATEMODELREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_CREATEMODELREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_CREATEMODELREQUEST'].fields_by_name['model_id']._loaded_options = None
@@ -154,6 +234,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASERVICE'].methods_by_name['BeginUpload']._serialized_options = b'\220\002\002\242\273\030\ruploads.begin\202\323\344\223\002*\"%/v1/{parent=projects/*}/uploads:begin:\001*'
   _globals['_DATASERVICE'].methods_by_name['CompleteUpload']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['CompleteUpload']._serialized_options = b'\220\002\002\242\273\030\020uploads.complete\202\323\344\223\002-\"(/v1/{name=projects/*/uploads/*}:complete:\001*'
+  _globals['_DATASERVICE'].methods_by_name['SignUploadParts']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['SignUploadParts']._serialized_options = b'\220\002\002\242\273\030\ruploads.begin\202\323\344\223\002.\")/v1/{name=projects/*/uploads/*}:signParts:\001*'
   _globals['_DATASERVICE'].methods_by_name['ListDownloads']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['ListDownloads']._serialized_options = b'\220\002\001\242\273\030\016downloads.list\202\323\344\223\002\254\001\0227/v1/{parent=projects/*/datasets/*/versions/*}/downloadsZ7\0225/v1/{parent=projects/*/models/*/versions/*}/downloadsZ8\0226/v1/{parent=projects/*/runs/*/checkpoints/*}/downloads'
   _globals['_DATASERVICE'].methods_by_name['CreateDataset']._loaded_options = None
@@ -168,6 +250,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASERVICE'].methods_by_name['GetDatasetVersion']._serialized_options = b'\220\002\001\242\273\030\014datasets.get\202\323\344\223\002-\022+/v1/{name=projects/*/datasets/*/versions/*}'
   _globals['_DATASERVICE'].methods_by_name['ListDatasetVersions']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['ListDatasetVersions']._serialized_options = b'\220\002\001\242\273\030\rdatasets.list\202\323\344\223\002-\022+/v1/{parent=projects/*/datasets/*}/versions'
+  _globals['_DATASERVICE'].methods_by_name['DiffDatasetVersions']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['DiffDatasetVersions']._serialized_options = b'\220\002\001\242\273\030\014datasets.get\202\323\344\223\0022\0220/v1/{name=projects/*/datasets/*/versions/*}:diff'
+  _globals['_DATASERVICE'].methods_by_name['ListDatasetLog']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['ListDatasetLog']._serialized_options = b'\220\002\001\242\273\030\014datasets.get\202\323\344\223\002(\022&/v1/{parent=projects/*/datasets/*}/log'
+  _globals['_DATASERVICE'].methods_by_name['SetDatasetRef']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['SetDatasetRef']._serialized_options = b'\220\002\002\242\273\030\017datasets.commit\202\323\344\223\002/\"*/v1/{dataset=projects/*/datasets/*}:setRef:\001*'
+  _globals['_DATASERVICE'].methods_by_name['DeleteDatasetRef']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['DeleteDatasetRef']._serialized_options = b'\242\273\030\017datasets.commit\202\323\344\223\0022\"-/v1/{dataset=projects/*/datasets/*}:deleteRef:\001*'
+  _globals['_DATASERVICE'].methods_by_name['DeleteDatasetVersion']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['DeleteDatasetVersion']._serialized_options = b'\242\273\030\017datasets.delete\202\323\344\223\002-*+/v1/{name=projects/*/datasets/*/versions/*}'
+  _globals['_DATASERVICE'].methods_by_name['DeleteDataset']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['DeleteDataset']._serialized_options = b'\242\273\030\017datasets.delete\202\323\344\223\002\"* /v1/{name=projects/*/datasets/*}'
   _globals['_DATASERVICE'].methods_by_name['CreateModel']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['CreateModel']._serialized_options = b'\242\273\030\rmodels.create\202\323\344\223\002\'\"\036/v1/{parent=projects/*}/models:\005model'
   _globals['_DATASERVICE'].methods_by_name['GetModel']._loaded_options = None
@@ -182,10 +276,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASERVICE'].methods_by_name['ListModelVersions']._serialized_options = b'\220\002\001\242\273\030\013models.list\202\323\344\223\002+\022)/v1/{parent=projects/*/models/*}/versions'
   _globals['_DATASERVICE'].methods_by_name['SetModelAlias']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['SetModelAlias']._serialized_options = b'\220\002\002\242\273\030\014models.alias\202\323\344\223\002-\"(/v1/{model=projects/*/models/*}:setAlias:\001*'
+  _globals['_DATASERVICE'].methods_by_name['DeleteModelAlias']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['DeleteModelAlias']._serialized_options = b'\242\273\030\014models.alias\202\323\344\223\0020\"+/v1/{model=projects/*/models/*}:deleteAlias:\001*'
+  _globals['_DATASERVICE'].methods_by_name['ListModelLog']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['ListModelLog']._serialized_options = b'\220\002\001\242\273\030\nmodels.get\202\323\344\223\002&\022$/v1/{parent=projects/*/models/*}/log'
+  _globals['_DATASERVICE'].methods_by_name['DeleteModelVersion']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['DeleteModelVersion']._serialized_options = b'\242\273\030\rmodels.delete\202\323\344\223\002+*)/v1/{name=projects/*/models/*/versions/*}'
   _globals['_DATASERVICE'].methods_by_name['CreateCheckpoint']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['CreateCheckpoint']._serialized_options = b'\220\002\002\242\273\030\022checkpoints.create\202\323\344\223\0028\"*/v1/{parent=projects/*/runs/*}/checkpoints:\ncheckpoint'
   _globals['_DATASERVICE'].methods_by_name['ListCheckpoints']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['ListCheckpoints']._serialized_options = b'\220\002\001\242\273\030\020checkpoints.list\202\323\344\223\002,\022*/v1/{parent=projects/*/runs/*}/checkpoints'
+  _globals['_DATASERVICE'].methods_by_name['PruneCheckpoints']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['PruneCheckpoints']._serialized_options = b'\220\002\002\242\273\030\022checkpoints.delete\202\323\344\223\0025\"0/v1/{parent=projects/*/runs/*}/checkpoints:prune:\001*'
+  _globals['_DATASERVICE'].methods_by_name['Reindex']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['Reindex']._serialized_options = b'\220\002\002\242\273\030\014data.reindex\202\323\344\223\002\025\"\020/v1/data:reindex:\001*'
   _globals['_DATASERVICE'].methods_by_name['RecordLineage']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['RecordLineage']._serialized_options = b'\220\002\002\242\273\030\016lineage.record\202\323\344\223\002+\"&/v1/{parent=projects/*}/lineage:record:\001*'
   _globals['_DATASERVICE'].methods_by_name['GetLineage']._loaded_options = None
@@ -193,67 +297,115 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEGINUPLOADREQUEST']._serialized_start=285
   _globals['_BEGINUPLOADREQUEST']._serialized_end=375
   _globals['_UPLOAD']._serialized_start=378
-  _globals['_UPLOAD']._serialized_end=584
-  _globals['_UPLOAD_HEADERSENTRY']._serialized_start=538
-  _globals['_UPLOAD_HEADERSENTRY']._serialized_end=584
-  _globals['_COMPLETEUPLOADREQUEST']._serialized_start=586
-  _globals['_COMPLETEUPLOADREQUEST']._serialized_end=629
-  _globals['_LISTDOWNLOADSREQUEST']._serialized_start=631
-  _globals['_LISTDOWNLOADSREQUEST']._serialized_end=726
-  _globals['_LISTDOWNLOADSRESPONSE']._serialized_start=728
-  _globals['_LISTDOWNLOADSRESPONSE']._serialized_end=819
-  _globals['_DOWNLOAD']._serialized_start=821
-  _globals['_DOWNLOAD']._serialized_end=880
-  _globals['_CREATEDATASETREQUEST']._serialized_start=883
-  _globals['_CREATEDATASETREQUEST']._serialized_end=1025
-  _globals['_GETDATASETREQUEST']._serialized_start=1027
-  _globals['_GETDATASETREQUEST']._serialized_end=1066
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1068
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1162
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1164
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1252
-  _globals['_CREATEDATASETVERSIONREQUEST']._serialized_start=1255
-  _globals['_CREATEDATASETVERSIONREQUEST']._serialized_end=1393
-  _globals['_GETDATASETVERSIONREQUEST']._serialized_start=1395
-  _globals['_GETDATASETVERSIONREQUEST']._serialized_end=1441
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=1443
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=1544
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=1546
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=1656
-  _globals['_CREATEMODELREQUEST']._serialized_start=1659
-  _globals['_CREATEMODELREQUEST']._serialized_end=1793
-  _globals['_GETMODELREQUEST']._serialized_start=1795
-  _globals['_GETMODELREQUEST']._serialized_end=1832
-  _globals['_LISTMODELSREQUEST']._serialized_start=1834
-  _globals['_LISTMODELSREQUEST']._serialized_end=1926
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1928
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2010
-  _globals['_CREATEMODELVERSIONREQUEST']._serialized_start=2013
-  _globals['_CREATEMODELVERSIONREQUEST']._serialized_end=2145
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=2147
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=2191
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=2193
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=2292
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=2294
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=2398
-  _globals['_SETMODELALIASREQUEST']._serialized_start=2400
-  _globals['_SETMODELALIASREQUEST']._serialized_end=2487
-  _globals['_CREATECHECKPOINTREQUEST']._serialized_start=2489
-  _globals['_CREATECHECKPOINTREQUEST']._serialized_end=2588
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=2590
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=2687
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=2689
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=2786
-  _globals['_RECORDLINEAGEREQUEST']._serialized_start=2788
-  _globals['_RECORDLINEAGEREQUEST']._serialized_end=2880
-  _globals['_LINEAGEEDGE']._serialized_start=2882
-  _globals['_LINEAGEEDGE']._serialized_end=2963
-  _globals['_GETLINEAGEREQUEST']._serialized_start=2966
-  _globals['_GETLINEAGEREQUEST']._serialized_end=3197
-  _globals['_GETLINEAGEREQUEST_DIRECTION']._serialized_start=3101
-  _globals['_GETLINEAGEREQUEST_DIRECTION']._serialized_end=3197
-  _globals['_LINEAGE']._serialized_start=3199
-  _globals['_LINEAGE']._serialized_end=3269
-  _globals['_DATASERVICE']._serialized_start=3272
-  _globals['_DATASERVICE']._serialized_end=6512
+  _globals['_UPLOAD']._serialized_end=631
+  _globals['_UPLOAD_HEADERSENTRY']._serialized_start=585
+  _globals['_UPLOAD_HEADERSENTRY']._serialized_end=631
+  _globals['_SIGNUPLOADPARTSREQUEST']._serialized_start=633
+  _globals['_SIGNUPLOADPARTSREQUEST']._serialized_end=724
+  _globals['_SIGNUPLOADPARTSRESPONSE']._serialized_start=726
+  _globals['_SIGNUPLOADPARTSRESPONSE']._serialized_end=792
+  _globals['_UPLOADPART']._serialized_start=795
+  _globals['_UPLOADPART']._serialized_end=980
+  _globals['_UPLOADPART_HEADERSENTRY']._serialized_start=585
+  _globals['_UPLOADPART_HEADERSENTRY']._serialized_end=631
+  _globals['_COMPLETEUPLOADREQUEST']._serialized_start=982
+  _globals['_COMPLETEUPLOADREQUEST']._serialized_end=1025
+  _globals['_LISTDOWNLOADSREQUEST']._serialized_start=1027
+  _globals['_LISTDOWNLOADSREQUEST']._serialized_end=1143
+  _globals['_LISTDOWNLOADSRESPONSE']._serialized_start=1145
+  _globals['_LISTDOWNLOADSRESPONSE']._serialized_end=1255
+  _globals['_DOWNLOAD']._serialized_start=1257
+  _globals['_DOWNLOAD']._serialized_end=1378
+  _globals['_DOWNLOADPART']._serialized_start=1380
+  _globals['_DOWNLOADPART']._serialized_end=1449
+  _globals['_CREATEDATASETREQUEST']._serialized_start=1452
+  _globals['_CREATEDATASETREQUEST']._serialized_end=1594
+  _globals['_GETDATASETREQUEST']._serialized_start=1596
+  _globals['_GETDATASETREQUEST']._serialized_end=1635
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1637
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1731
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1733
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1821
+  _globals['_CREATEDATASETVERSIONREQUEST']._serialized_start=1824
+  _globals['_CREATEDATASETVERSIONREQUEST']._serialized_end=2012
+  _globals['_GETDATASETVERSIONREQUEST']._serialized_start=2014
+  _globals['_GETDATASETVERSIONREQUEST']._serialized_end=2060
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=2062
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=2163
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=2165
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=2275
+  _globals['_DIFFDATASETVERSIONSREQUEST']._serialized_start=2277
+  _globals['_DIFFDATASETVERSIONSREQUEST']._serialized_end=2396
+  _globals['_DIFFDATASETVERSIONSRESPONSE']._serialized_start=2399
+  _globals['_DIFFDATASETVERSIONSRESPONSE']._serialized_end=2546
+  _globals['_FILECHANGE']._serialized_start=2548
+  _globals['_FILECHANGE']._serialized_end=2649
+  _globals['_LISTDATASETLOGREQUEST']._serialized_start=2651
+  _globals['_LISTDATASETLOGREQUEST']._serialized_end=2747
+  _globals['_LISTDATASETLOGRESPONSE']._serialized_start=2749
+  _globals['_LISTDATASETLOGRESPONSE']._serialized_end=2839
+  _globals['_LOGENTRY']._serialized_start=2842
+  _globals['_LOGENTRY']._serialized_end=2997
+  _globals['_SETDATASETREFREQUEST']._serialized_start=2999
+  _globals['_SETDATASETREFREQUEST']._serialized_end=3105
+  _globals['_DELETEDATASETREFREQUEST']._serialized_start=3107
+  _globals['_DELETEDATASETREFREQUEST']._serialized_end=3174
+  _globals['_DELETEDATASETVERSIONREQUEST']._serialized_start=3176
+  _globals['_DELETEDATASETVERSIONREQUEST']._serialized_end=3254
+  _globals['_DELETEDATASETREQUEST']._serialized_start=3256
+  _globals['_DELETEDATASETREQUEST']._serialized_end=3327
+  _globals['_DELETION']._serialized_start=3329
+  _globals['_DELETION']._serialized_end=3451
+  _globals['_DELETEMODELALIASREQUEST']._serialized_start=3453
+  _globals['_DELETEMODELALIASREQUEST']._serialized_end=3520
+  _globals['_LISTMODELLOGREQUEST']._serialized_start=3522
+  _globals['_LISTMODELLOGREQUEST']._serialized_end=3616
+  _globals['_LISTMODELLOGRESPONSE']._serialized_start=3618
+  _globals['_LISTMODELLOGRESPONSE']._serialized_end=3706
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_start=3708
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_end=3784
+  _globals['_PRUNECHECKPOINTSREQUEST']._serialized_start=3787
+  _globals['_PRUNECHECKPOINTSREQUEST']._serialized_end=3959
+  _globals['_PRUNECHECKPOINTSRESPONSE']._serialized_start=3961
+  _globals['_PRUNECHECKPOINTSRESPONSE']._serialized_end=4046
+  _globals['_REINDEXREQUEST']._serialized_start=4048
+  _globals['_REINDEXREQUEST']._serialized_end=4064
+  _globals['_REINDEXRESPONSE']._serialized_start=4066
+  _globals['_REINDEXRESPONSE']._serialized_end=4147
+  _globals['_CREATEMODELREQUEST']._serialized_start=4150
+  _globals['_CREATEMODELREQUEST']._serialized_end=4284
+  _globals['_GETMODELREQUEST']._serialized_start=4286
+  _globals['_GETMODELREQUEST']._serialized_end=4323
+  _globals['_LISTMODELSREQUEST']._serialized_start=4325
+  _globals['_LISTMODELSREQUEST']._serialized_end=4417
+  _globals['_LISTMODELSRESPONSE']._serialized_start=4419
+  _globals['_LISTMODELSRESPONSE']._serialized_end=4501
+  _globals['_CREATEMODELVERSIONREQUEST']._serialized_start=4504
+  _globals['_CREATEMODELVERSIONREQUEST']._serialized_end=4636
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=4638
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=4682
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=4684
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=4783
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=4785
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=4889
+  _globals['_SETMODELALIASREQUEST']._serialized_start=4891
+  _globals['_SETMODELALIASREQUEST']._serialized_end=4978
+  _globals['_CREATECHECKPOINTREQUEST']._serialized_start=4980
+  _globals['_CREATECHECKPOINTREQUEST']._serialized_end=5079
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=5081
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=5178
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=5180
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=5277
+  _globals['_RECORDLINEAGEREQUEST']._serialized_start=5279
+  _globals['_RECORDLINEAGEREQUEST']._serialized_end=5371
+  _globals['_LINEAGEEDGE']._serialized_start=5373
+  _globals['_LINEAGEEDGE']._serialized_end=5454
+  _globals['_GETLINEAGEREQUEST']._serialized_start=5457
+  _globals['_GETLINEAGEREQUEST']._serialized_end=5688
+  _globals['_GETLINEAGEREQUEST_DIRECTION']._serialized_start=5592
+  _globals['_GETLINEAGEREQUEST_DIRECTION']._serialized_end=5688
+  _globals['_LINEAGE']._serialized_start=5690
+  _globals['_LINEAGE']._serialized_end=5760
+  _globals['_DATASERVICE']._serialized_start=5763
+  _globals['_DATASERVICE']._serialized_end=10904
 # @@protoc_insertion_point(module_scope)

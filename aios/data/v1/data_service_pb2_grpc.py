@@ -49,6 +49,11 @@ class DataServiceStub:
                 request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.CompleteUploadRequest.SerializeToString,
                 response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.Upload.FromString,
                 _registered_method=True)
+        self.SignUploadParts = channel.unary_unary(
+                '/aios.data.v1.DataService/SignUploadParts',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.SignUploadPartsRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.SignUploadPartsResponse.FromString,
+                _registered_method=True)
         self.ListDownloads = channel.unary_unary(
                 '/aios.data.v1.DataService/ListDownloads',
                 request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDownloadsRequest.SerializeToString,
@@ -83,6 +88,36 @@ class DataServiceStub:
                 '/aios.data.v1.DataService/ListDatasetVersions',
                 request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetVersionsRequest.SerializeToString,
                 response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetVersionsResponse.FromString,
+                _registered_method=True)
+        self.DiffDatasetVersions = channel.unary_unary(
+                '/aios.data.v1.DataService/DiffDatasetVersions',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DiffDatasetVersionsRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DiffDatasetVersionsResponse.FromString,
+                _registered_method=True)
+        self.ListDatasetLog = channel.unary_unary(
+                '/aios.data.v1.DataService/ListDatasetLog',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetLogRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetLogResponse.FromString,
+                _registered_method=True)
+        self.SetDatasetRef = channel.unary_unary(
+                '/aios.data.v1.DataService/SetDatasetRef',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.SetDatasetRefRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_dataset__pb2.Dataset.FromString,
+                _registered_method=True)
+        self.DeleteDatasetRef = channel.unary_unary(
+                '/aios.data.v1.DataService/DeleteDatasetRef',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetRefRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_dataset__pb2.Dataset.FromString,
+                _registered_method=True)
+        self.DeleteDatasetVersion = channel.unary_unary(
+                '/aios.data.v1.DataService/DeleteDatasetVersion',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetVersionRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
+                _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/aios.data.v1.DataService/DeleteDataset',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
                 _registered_method=True)
         self.CreateModel = channel.unary_unary(
                 '/aios.data.v1.DataService/CreateModel',
@@ -119,6 +154,21 @@ class DataServiceStub:
                 request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.SetModelAliasRequest.SerializeToString,
                 response_deserializer=aios_dot_data_dot_v1_dot_model__pb2.Model.FromString,
                 _registered_method=True)
+        self.DeleteModelAlias = channel.unary_unary(
+                '/aios.data.v1.DataService/DeleteModelAlias',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelAliasRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_model__pb2.Model.FromString,
+                _registered_method=True)
+        self.ListModelLog = channel.unary_unary(
+                '/aios.data.v1.DataService/ListModelLog',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListModelLogRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListModelLogResponse.FromString,
+                _registered_method=True)
+        self.DeleteModelVersion = channel.unary_unary(
+                '/aios.data.v1.DataService/DeleteModelVersion',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
+                _registered_method=True)
         self.CreateCheckpoint = channel.unary_unary(
                 '/aios.data.v1.DataService/CreateCheckpoint',
                 request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.CreateCheckpointRequest.SerializeToString,
@@ -128,6 +178,16 @@ class DataServiceStub:
                 '/aios.data.v1.DataService/ListCheckpoints',
                 request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListCheckpointsRequest.SerializeToString,
                 response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.PruneCheckpoints = channel.unary_unary(
+                '/aios.data.v1.DataService/PruneCheckpoints',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.PruneCheckpointsRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.PruneCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.Reindex = channel.unary_unary(
+                '/aios.data.v1.DataService/Reindex',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ReindexRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ReindexResponse.FromString,
                 _registered_method=True)
         self.RecordLineage = channel.unary_unary(
                 '/aios.data.v1.DataService/RecordLineage',
@@ -164,6 +224,14 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignUploadParts(self, request, context):
+        """Presigned PUT URLs for parts of a multipart upload, each bound to its checksum. A part may be put again; parts are
+        remembered between calls: BeginUpload lists those that are there. At most 1,000 at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDownloads(self, request, context):
         """Presigned GET URLs, 15 minutes each, for the files of a dataset version, model version or checkpoint, by path.
         `latest` and `@alias` stand for versions here too; ABORTED when they come to mean another one between two pages.
@@ -195,8 +263,9 @@ class DataServiceServicer:
 
     def CreateDatasetVersion(self, request, context):
         """Commits a version: all files must be completed uploads of this project, else FAILED_PRECONDITION naming them.
-        Content that equals the latest version returns that version and makes nothing; content that equals an older one
-        makes that one the latest again. Safe to retry.
+        Content that equals the branch's head returns that version and makes nothing; content that equals an older one
+        makes that one the head again. With `base_version`, what changed since that version is applied to the head, so that
+        two who changed different files both succeed; ABORTED where both changed the same file. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,6 +280,49 @@ class DataServiceServicer:
 
     def ListDatasetVersions(self, request, context):
         """The versions of a dataset, newest first, without their files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffDatasetVersions(self, request, context):
+        """What differs between two versions of one project, by path.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasetLog(self, request, context):
+        """Everything that happened to a dataset, newest first: commits, branches, tags, deletions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetDatasetRef(self, request, context):
+        """Makes a branch or a tag. A branch that exists moves; a tag that exists is ALREADY_EXISTS unless it says the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDatasetRef(self, request, context):
+        """Removes a branch or a tag; its versions stay. `main` stays. NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDatasetVersion(self, request, context):
+        """Removes a version that no branch or tag names, else FAILED_PRECONDITION. What no other version needs is deleted from
+        the object store after a time of grace.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDataset(self, request, context):
+        """Removes a dataset with all versions. Its name can be used again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,6 +380,28 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteModelAlias(self, request, context):
+        """Removes an alias; its version stays. NOT_FOUND when the model has none of this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelLog(self, request, context):
+        """Everything that happened to a model, newest first: registrations, promotions, deletions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModelVersion(self, request, context):
+        """Removes a version. FAILED_PRECONDITION while an alias names it or a deployment serves it. Its number is not used
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateCheckpoint(self, request, context):
         """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop. A worker
         writes for its own run and attempt alone. The same again is no error; other files at the same step are
@@ -279,6 +413,21 @@ class DataServiceServicer:
 
     def ListCheckpoints(self, request, context):
         """The checkpoints of a run, newest step first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneCheckpoints(self, request, context):
+        """Removes checkpoints of a run but the newest `keep_last` and the best `keep_best` by a metric.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reindex(self, request, context):
+        """Forgets the SQL index and builds it again from the object store, which is the truth. Readers see the old one until
+        the new one is whole; writes are UNAVAILABLE meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -310,6 +459,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.CompleteUpload,
                     request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.CompleteUploadRequest.FromString,
                     response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.Upload.SerializeToString,
+            ),
+            'SignUploadParts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignUploadParts,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.SignUploadPartsRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.SignUploadPartsResponse.SerializeToString,
             ),
             'ListDownloads': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDownloads,
@@ -346,6 +500,36 @@ def add_DataServiceServicer_to_server(servicer, server):
                     request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetVersionsRequest.FromString,
                     response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetVersionsResponse.SerializeToString,
             ),
+            'DiffDatasetVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffDatasetVersions,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DiffDatasetVersionsRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DiffDatasetVersionsResponse.SerializeToString,
+            ),
+            'ListDatasetLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasetLog,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetLogRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetLogResponse.SerializeToString,
+            ),
+            'SetDatasetRef': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDatasetRef,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.SetDatasetRefRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_dataset__pb2.Dataset.SerializeToString,
+            ),
+            'DeleteDatasetRef': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDatasetRef,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetRefRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_dataset__pb2.Dataset.SerializeToString,
+            ),
+            'DeleteDatasetVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDatasetVersion,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetVersionRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.SerializeToString,
+            ),
             'CreateModel': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateModel,
                     request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.CreateModelRequest.FromString,
@@ -381,6 +565,21 @@ def add_DataServiceServicer_to_server(servicer, server):
                     request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.SetModelAliasRequest.FromString,
                     response_serializer=aios_dot_data_dot_v1_dot_model__pb2.Model.SerializeToString,
             ),
+            'DeleteModelAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelAlias,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelAliasRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
+            'ListModelLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelLog,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListModelLogRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListModelLogResponse.SerializeToString,
+            ),
+            'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelVersion,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.SerializeToString,
+            ),
             'CreateCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateCheckpoint,
                     request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.CreateCheckpointRequest.FromString,
@@ -390,6 +589,16 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.ListCheckpoints,
                     request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListCheckpointsRequest.FromString,
                     response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'PruneCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneCheckpoints,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.PruneCheckpointsRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.PruneCheckpointsResponse.SerializeToString,
+            ),
+            'Reindex': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reindex,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.ReindexRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.ReindexResponse.SerializeToString,
             ),
             'RecordLineage': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordLineage,
@@ -458,6 +667,33 @@ class DataService:
             '/aios.data.v1.DataService/CompleteUpload',
             aios_dot_data_dot_v1_dot_data__service__pb2.CompleteUploadRequest.SerializeToString,
             aios_dot_data_dot_v1_dot_data__service__pb2.Upload.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignUploadParts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/SignUploadParts',
+            aios_dot_data_dot_v1_dot_data__service__pb2.SignUploadPartsRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.SignUploadPartsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -658,6 +894,168 @@ class DataService:
             _registered_method=True)
 
     @staticmethod
+    def DiffDatasetVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/DiffDatasetVersions',
+            aios_dot_data_dot_v1_dot_data__service__pb2.DiffDatasetVersionsRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.DiffDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasetLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/ListDatasetLog',
+            aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetLogRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.ListDatasetLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDatasetRef(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/SetDatasetRef',
+            aios_dot_data_dot_v1_dot_data__service__pb2.SetDatasetRefRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_dataset__pb2.Dataset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDatasetRef(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/DeleteDatasetRef',
+            aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetRefRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_dataset__pb2.Dataset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDatasetVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/DeleteDatasetVersion',
+            aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetVersionRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/DeleteDataset',
+            aios_dot_data_dot_v1_dot_data__service__pb2.DeleteDatasetRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateModel(request,
             target,
             options=(),
@@ -847,6 +1245,87 @@ class DataService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteModelAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/DeleteModelAlias',
+            aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelAliasRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/ListModelLog',
+            aios_dot_data_dot_v1_dot_data__service__pb2.ListModelLogRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.ListModelLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/DeleteModelVersion',
+            aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateCheckpoint(request,
             target,
             options=(),
@@ -890,6 +1369,60 @@ class DataService:
             '/aios.data.v1.DataService/ListCheckpoints',
             aios_dot_data_dot_v1_dot_data__service__pb2.ListCheckpointsRequest.SerializeToString,
             aios_dot_data_dot_v1_dot_data__service__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/PruneCheckpoints',
+            aios_dot_data_dot_v1_dot_data__service__pb2.PruneCheckpointsRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.PruneCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reindex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/Reindex',
+            aios_dot_data_dot_v1_dot_data__service__pb2.ReindexRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.ReindexResponse.FromString,
             options,
             channel_credentials,
             insecure,

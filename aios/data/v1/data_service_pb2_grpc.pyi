@@ -31,6 +31,10 @@ class DataServiceStub:
     or differ; what differs is thrown away, and the upload starts again. Completing twice is no error. UNAVAILABLE while
     the check of a large blob takes longer than a call may: it goes on, so call again.
     """
+    SignUploadParts: _aio.UnaryUnaryMultiCallable[_data_service_pb2.SignUploadPartsRequest, _data_service_pb2.SignUploadPartsResponse]
+    """Presigned PUT URLs for parts of a multipart upload, each bound to its checksum. A part may be put again; parts are
+    remembered between calls: BeginUpload lists those that are there. At most 1,000 at once.
+    """
     ListDownloads: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDownloadsRequest, _data_service_pb2.ListDownloadsResponse]
     """Presigned GET URLs, 15 minutes each, for the files of a dataset version, model version or checkpoint, by path.
     `latest` and `@alias` stand for versions here too; ABORTED when they come to mean another one between two pages.
@@ -43,13 +47,28 @@ class DataServiceStub:
     """The datasets of a project, by name."""
     CreateDatasetVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateDatasetVersionRequest, _dataset_pb2.DatasetVersion]
     """Commits a version: all files must be completed uploads of this project, else FAILED_PRECONDITION naming them.
-    Content that equals the latest version returns that version and makes nothing; content that equals an older one
-    makes that one the latest again. Safe to retry.
+    Content that equals the branch's head returns that version and makes nothing; content that equals an older one
+    makes that one the head again. With `base_version`, what changed since that version is applied to the head, so that
+    two who changed different files both succeed; ABORTED where both changed the same file. Safe to retry.
     """
     GetDatasetVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetDatasetVersionRequest, _dataset_pb2.DatasetVersion]
     """One version with its files. `latest` is the newest."""
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetVersionsRequest, _data_service_pb2.ListDatasetVersionsResponse]
     """The versions of a dataset, newest first, without their files."""
+    DiffDatasetVersions: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DiffDatasetVersionsRequest, _data_service_pb2.DiffDatasetVersionsResponse]
+    """What differs between two versions of one project, by path."""
+    ListDatasetLog: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetLogRequest, _data_service_pb2.ListDatasetLogResponse]
+    """Everything that happened to a dataset, newest first: commits, branches, tags, deletions."""
+    SetDatasetRef: _aio.UnaryUnaryMultiCallable[_data_service_pb2.SetDatasetRefRequest, _dataset_pb2.Dataset]
+    """Makes a branch or a tag. A branch that exists moves; a tag that exists is ALREADY_EXISTS unless it says the same."""
+    DeleteDatasetRef: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetRefRequest, _dataset_pb2.Dataset]
+    """Removes a branch or a tag; its versions stay. `main` stays. NOT_FOUND when there is none."""
+    DeleteDatasetVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetVersionRequest, _data_service_pb2.Deletion]
+    """Removes a version that no branch or tag names, else FAILED_PRECONDITION. What no other version needs is deleted from
+    the object store after a time of grace.
+    """
+    DeleteDataset: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetRequest, _data_service_pb2.Deletion]
+    """Removes a dataset with all versions. Its name can be used again."""
     CreateModel: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateModelRequest, _model_pb2.Model]
     """Makes a model without versions. ALREADY_EXISTS when the id is taken. Safe to retry with the same request_id for 24
     hours.
@@ -69,6 +88,14 @@ class DataServiceStub:
     """The versions of a model, newest first, without their files."""
     SetModelAlias: _aio.UnaryUnaryMultiCallable[_data_service_pb2.SetModelAliasRequest, _model_pb2.Model]
     """Points an alias at a version, moving it when it exists. `latest` is no alias."""
+    DeleteModelAlias: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteModelAliasRequest, _model_pb2.Model]
+    """Removes an alias; its version stays. NOT_FOUND when the model has none of this name."""
+    ListModelLog: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListModelLogRequest, _data_service_pb2.ListModelLogResponse]
+    """Everything that happened to a model, newest first: registrations, promotions, deletions."""
+    DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteModelVersionRequest, _data_service_pb2.Deletion]
+    """Removes a version. FAILED_PRECONDITION while an alias names it or a deployment serves it. Its number is not used
+    again.
+    """
     CreateCheckpoint: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateCheckpointRequest, _model_pb2.Checkpoint]
     """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop. A worker
     writes for its own run and attempt alone. The same again is no error; other files at the same step are
@@ -76,6 +103,12 @@ class DataServiceStub:
     """
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListCheckpointsRequest, _data_service_pb2.ListCheckpointsResponse]
     """The checkpoints of a run, newest step first."""
+    PruneCheckpoints: _aio.UnaryUnaryMultiCallable[_data_service_pb2.PruneCheckpointsRequest, _data_service_pb2.PruneCheckpointsResponse]
+    """Removes checkpoints of a run but the newest `keep_last` and the best `keep_best` by a metric."""
+    Reindex: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ReindexRequest, _data_service_pb2.ReindexResponse]
+    """Forgets the SQL index and builds it again from the object store, which is the truth. Readers see the old one until
+    the new one is whole; writes are UNAVAILABLE meanwhile.
+    """
     RecordLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.RecordLineageRequest, _empty_pb2.Empty]
     """Adds edges to the lineage graph. Edges already there are left alone. Services only."""
     GetLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetLineageRequest, _data_service_pb2.Lineage]
@@ -106,6 +139,16 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks size and SHA-256 of what was put and makes the blob usable. FAILED_PRECONDITION when the bytes are missing
         or differ; what differs is thrown away, and the upload starts again. Completing twice is no error. UNAVAILABLE while
         the check of a large blob takes longer than a call may: it goes on, so call again.
+        """
+
+    @_abc_1.abstractmethod
+    def SignUploadParts(
+        self,
+        request: _data_service_pb2.SignUploadPartsRequest,
+        context: _aio.ServicerContext[_data_service_pb2.SignUploadPartsRequest, _abc.Awaitable[_data_service_pb2.SignUploadPartsResponse]],
+    ) -> _abc.Awaitable[_data_service_pb2.SignUploadPartsResponse]:
+        """Presigned PUT URLs for parts of a multipart upload, each bound to its checksum. A part may be put again; parts are
+        remembered between calls: BeginUpload lists those that are there. At most 1,000 at once.
         """
 
     @_abc_1.abstractmethod
@@ -149,8 +192,9 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_data_service_pb2.CreateDatasetVersionRequest, _abc.Awaitable[_dataset_pb2.DatasetVersion]],
     ) -> _abc.Awaitable[_dataset_pb2.DatasetVersion]:
         """Commits a version: all files must be completed uploads of this project, else FAILED_PRECONDITION naming them.
-        Content that equals the latest version returns that version and makes nothing; content that equals an older one
-        makes that one the latest again. Safe to retry.
+        Content that equals the branch's head returns that version and makes nothing; content that equals an older one
+        makes that one the head again. With `base_version`, what changed since that version is applied to the head, so that
+        two who changed different files both succeed; ABORTED where both changed the same file. Safe to retry.
         """
 
     @_abc_1.abstractmethod
@@ -168,6 +212,56 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_data_service_pb2.ListDatasetVersionsRequest, _abc.Awaitable[_data_service_pb2.ListDatasetVersionsResponse]],
     ) -> _abc.Awaitable[_data_service_pb2.ListDatasetVersionsResponse]:
         """The versions of a dataset, newest first, without their files."""
+
+    @_abc_1.abstractmethod
+    def DiffDatasetVersions(
+        self,
+        request: _data_service_pb2.DiffDatasetVersionsRequest,
+        context: _aio.ServicerContext[_data_service_pb2.DiffDatasetVersionsRequest, _abc.Awaitable[_data_service_pb2.DiffDatasetVersionsResponse]],
+    ) -> _abc.Awaitable[_data_service_pb2.DiffDatasetVersionsResponse]:
+        """What differs between two versions of one project, by path."""
+
+    @_abc_1.abstractmethod
+    def ListDatasetLog(
+        self,
+        request: _data_service_pb2.ListDatasetLogRequest,
+        context: _aio.ServicerContext[_data_service_pb2.ListDatasetLogRequest, _abc.Awaitable[_data_service_pb2.ListDatasetLogResponse]],
+    ) -> _abc.Awaitable[_data_service_pb2.ListDatasetLogResponse]:
+        """Everything that happened to a dataset, newest first: commits, branches, tags, deletions."""
+
+    @_abc_1.abstractmethod
+    def SetDatasetRef(
+        self,
+        request: _data_service_pb2.SetDatasetRefRequest,
+        context: _aio.ServicerContext[_data_service_pb2.SetDatasetRefRequest, _abc.Awaitable[_dataset_pb2.Dataset]],
+    ) -> _abc.Awaitable[_dataset_pb2.Dataset]:
+        """Makes a branch or a tag. A branch that exists moves; a tag that exists is ALREADY_EXISTS unless it says the same."""
+
+    @_abc_1.abstractmethod
+    def DeleteDatasetRef(
+        self,
+        request: _data_service_pb2.DeleteDatasetRefRequest,
+        context: _aio.ServicerContext[_data_service_pb2.DeleteDatasetRefRequest, _abc.Awaitable[_dataset_pb2.Dataset]],
+    ) -> _abc.Awaitable[_dataset_pb2.Dataset]:
+        """Removes a branch or a tag; its versions stay. `main` stays. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
+    def DeleteDatasetVersion(
+        self,
+        request: _data_service_pb2.DeleteDatasetVersionRequest,
+        context: _aio.ServicerContext[_data_service_pb2.DeleteDatasetVersionRequest, _abc.Awaitable[_data_service_pb2.Deletion]],
+    ) -> _abc.Awaitable[_data_service_pb2.Deletion]:
+        """Removes a version that no branch or tag names, else FAILED_PRECONDITION. What no other version needs is deleted from
+        the object store after a time of grace.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteDataset(
+        self,
+        request: _data_service_pb2.DeleteDatasetRequest,
+        context: _aio.ServicerContext[_data_service_pb2.DeleteDatasetRequest, _abc.Awaitable[_data_service_pb2.Deletion]],
+    ) -> _abc.Awaitable[_data_service_pb2.Deletion]:
+        """Removes a dataset with all versions. Its name can be used again."""
 
     @_abc_1.abstractmethod
     def CreateModel(
@@ -231,6 +325,32 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Points an alias at a version, moving it when it exists. `latest` is no alias."""
 
     @_abc_1.abstractmethod
+    def DeleteModelAlias(
+        self,
+        request: _data_service_pb2.DeleteModelAliasRequest,
+        context: _aio.ServicerContext[_data_service_pb2.DeleteModelAliasRequest, _abc.Awaitable[_model_pb2.Model]],
+    ) -> _abc.Awaitable[_model_pb2.Model]:
+        """Removes an alias; its version stays. NOT_FOUND when the model has none of this name."""
+
+    @_abc_1.abstractmethod
+    def ListModelLog(
+        self,
+        request: _data_service_pb2.ListModelLogRequest,
+        context: _aio.ServicerContext[_data_service_pb2.ListModelLogRequest, _abc.Awaitable[_data_service_pb2.ListModelLogResponse]],
+    ) -> _abc.Awaitable[_data_service_pb2.ListModelLogResponse]:
+        """Everything that happened to a model, newest first: registrations, promotions, deletions."""
+
+    @_abc_1.abstractmethod
+    def DeleteModelVersion(
+        self,
+        request: _data_service_pb2.DeleteModelVersionRequest,
+        context: _aio.ServicerContext[_data_service_pb2.DeleteModelVersionRequest, _abc.Awaitable[_data_service_pb2.Deletion]],
+    ) -> _abc.Awaitable[_data_service_pb2.Deletion]:
+        """Removes a version. FAILED_PRECONDITION while an alias names it or a deployment serves it. Its number is not used
+        again.
+        """
+
+    @_abc_1.abstractmethod
     def CreateCheckpoint(
         self,
         request: _data_service_pb2.CreateCheckpointRequest,
@@ -248,6 +368,24 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_data_service_pb2.ListCheckpointsRequest, _abc.Awaitable[_data_service_pb2.ListCheckpointsResponse]],
     ) -> _abc.Awaitable[_data_service_pb2.ListCheckpointsResponse]:
         """The checkpoints of a run, newest step first."""
+
+    @_abc_1.abstractmethod
+    def PruneCheckpoints(
+        self,
+        request: _data_service_pb2.PruneCheckpointsRequest,
+        context: _aio.ServicerContext[_data_service_pb2.PruneCheckpointsRequest, _abc.Awaitable[_data_service_pb2.PruneCheckpointsResponse]],
+    ) -> _abc.Awaitable[_data_service_pb2.PruneCheckpointsResponse]:
+        """Removes checkpoints of a run but the newest `keep_last` and the best `keep_best` by a metric."""
+
+    @_abc_1.abstractmethod
+    def Reindex(
+        self,
+        request: _data_service_pb2.ReindexRequest,
+        context: _aio.ServicerContext[_data_service_pb2.ReindexRequest, _abc.Awaitable[_data_service_pb2.ReindexResponse]],
+    ) -> _abc.Awaitable[_data_service_pb2.ReindexResponse]:
+        """Forgets the SQL index and builds it again from the object store, which is the truth. Readers see the old one until
+        the new one is whole; writes are UNAVAILABLE meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def RecordLineage(

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from aios.common.v1 import file_pb2 as aios_dot_common_dot_v1_dot_file__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61ios/data/v1/dataset.proto\x12\x0c\x61ios.data.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1c\n\x0elatest_version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"\x99\x02\n\x0e\x44\x61tasetVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1d\n\x0fmanifest_sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12#\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x14.aios.common.v1.File\x12\x18\n\nfile_count\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x1c\n\x0eparent_version\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reator\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x42\x45\n\x10\x64\x65v.aios.data.v1P\x01Z aios.dev/gen/aios/data/v1;datav1\xaa\x02\x0c\x41ios.Data.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61ios/data/v1/dataset.proto\x12\x0c\x61ios.data.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1c\n\x0elatest_version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12;\n\x08\x62ranches\x18\x05 \x03(\x0b\x32#.aios.data.v1.Dataset.BranchesEntryB\x04\xe2\x41\x01\x03\x12\x33\n\x04tags\x18\x06 \x03(\x0b\x32\x1f.aios.data.v1.Dataset.TagsEntryB\x04\xe2\x41\x01\x03\x1a/\n\rBranchesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd5\x02\n\x0e\x44\x61tasetVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1d\n\x0fmanifest_sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12#\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x14.aios.common.v1.File\x12\x18\n\nfile_count\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x1c\n\x0eparent_version\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reator\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x0cindex_sha256\x18\n \x01(\t\x12$\n\x06origin\x18\x0b \x01(\x0b\x32\x14.aios.data.v1.Origin\"\xac\x01\n\x06Origin\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x13\n\x0b\x63ode_sha256\x18\x02 \x01(\t\x12\x11\n\ttransform\x18\x03 \x01(\t\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06inputs\x18\x05 \x03(\t\x12\x0e\n\x06schema\x18\x06 \x01(\t\x12\x0f\n\x07licence\x18\x07 \x01(\t\x12\x0f\n\x07privacy\x18\x08 \x03(\tBE\n\x10\x64\x65v.aios.data.v1P\x01Z aios.dev/gen/aios/data/v1;datav1\xaa\x02\x0c\x41ios.Data.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +36,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aios.data.v1.dataset_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.aios.data.v1P\001Z aios.dev/gen/aios/data/v1;datav1\252\002\014Aios.Data.V1'
+  _globals['_DATASET_BRANCHESENTRY']._loaded_options = None
+  _globals['_DATASET_BRANCHESENTRY']._serialized_options = b'8\001'
+  _globals['_DATASET_TAGSENTRY']._loaded_options = None
+  _globals['_DATASET_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_DATASET'].fields_by_name['name']._loaded_options = None
   _globals['_DATASET'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_DATASET'].fields_by_name['latest_version']._loaded_options = None
   _globals['_DATASET'].fields_by_name['latest_version']._serialized_options = b'\342A\001\003'
   _globals['_DATASET'].fields_by_name['create_time']._loaded_options = None
   _globals['_DATASET'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_DATASET'].fields_by_name['branches']._loaded_options = None
+  _globals['_DATASET'].fields_by_name['branches']._serialized_options = b'\342A\001\003'
+  _globals['_DATASET'].fields_by_name['tags']._loaded_options = None
+  _globals['_DATASET'].fields_by_name['tags']._serialized_options = b'\342A\001\003'
   _globals['_DATASETVERSION'].fields_by_name['name']._loaded_options = None
   _globals['_DATASETVERSION'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_DATASETVERSION'].fields_by_name['manifest_sha256']._loaded_options = None
@@ -55,8 +64,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETVERSION'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_DATASETVERSION'].fields_by_name['creator']._loaded_options = None
   _globals['_DATASETVERSION'].fields_by_name['creator']._serialized_options = b'\342A\001\003'
-  _globals['_DATASET']._serialized_start=138
-  _globals['_DATASET']._serialized_end=273
-  _globals['_DATASETVERSION']._serialized_start=276
-  _globals['_DATASETVERSION']._serialized_end=557
+  _globals['_DATASET']._serialized_start=168
+  _globals['_DATASET']._serialized_end=511
+  _globals['_DATASET_BRANCHESENTRY']._serialized_start=419
+  _globals['_DATASET_BRANCHESENTRY']._serialized_end=466
+  _globals['_DATASET_TAGSENTRY']._serialized_start=468
+  _globals['_DATASET_TAGSENTRY']._serialized_end=511
+  _globals['_DATASETVERSION']._serialized_start=514
+  _globals['_DATASETVERSION']._serialized_end=855
+  _globals['_ORIGIN']._serialized_start=858
+  _globals['_ORIGIN']._serialized_end=1030
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from aios.common.v1 import file_pb2 as _file_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -26,10 +27,52 @@ class Dataset(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class BranchesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/datasets/{dataset}`."""
     description: _builtins.str
@@ -38,6 +81,14 @@ class Dataset(_message.Message):
     """The newest version's name; empty before the first."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def branches(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Branch to version id. `main` is what `latest` means."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Tag to version id."""
+
     def __init__(
         self,
         *,
@@ -45,10 +96,12 @@ class Dataset(_message.Message):
         description: _builtins.str = ...,
         latest_version: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        branches: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "latest_version", b"latest_version", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "create_time", b"create_time", "description", b"description", "latest_version", b"latest_version", "name", b"name", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -56,7 +109,7 @@ Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
 
 @_typing.final
 class DatasetVersion(_message.Message):
-    """An immutable list of files. Equal content has an equal id."""
+    """An immutable list of files."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -69,9 +122,11 @@ class DatasetVersion(_message.Message):
     PARENT_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
+    INDEX_SHA256_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/datasets/{dataset}/versions/{version}`; {version} is the first 16 hexadecimal digits of the
-    manifest's SHA-256.
+    manifest's SHA-256. Where a version is asked for, `latest` and `@ref` (a branch or tag) stand for it too.
     """
     manifest_sha256: _builtins.str
     """SHA-256 of the manifest."""
@@ -83,14 +138,22 @@ class DatasetVersion(_message.Message):
     """Name of the version it follows; empty for the first."""
     creator: _builtins.str
     """Who made it."""
+    index_sha256: _builtins.str
+    """SHA-256 of the index: the files as a Parquet table, a completed upload, instead of `files`. docs/data.md has its
+    columns.
+    """
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_file_pb2.File]:
-        """What is in it, by path. Filled by GetDatasetVersion, left out elsewhere. A version's list of files is at most 3 MiB
-        of JSON, some 20,000 files: pack small ones together.
+        """What is in it, by path. Filled by GetDatasetVersion unless the version has an index, left out elsewhere. At most
+        3 MiB of JSON, some 20,000 files: longer lists are an index.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """Where it came from and how it may be used. Part of the manifest."""
+
     def __init__(
         self,
         *,
@@ -103,11 +166,67 @@ class DatasetVersion(_message.Message):
         parent_version: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         creator: _builtins.str = ...,
+        index_sha256: _builtins.str = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "file_count", b"file_count", "files", b"files", "manifest_sha256", b"manifest_sha256", "message", b"message", "name", b"name", "parent_version", b"parent_version", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "file_count", b"file_count", "files", b"files", "index_sha256", b"index_sha256", "manifest_sha256", b"manifest_sha256", "message", b"message", "name", b"name", "origin", b"origin", "parent_version", b"parent_version", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetVersion: _TypeAlias = DatasetVersion  # noqa: Y015
+
+@_typing.final
+class Origin(_message.Message):
+    """Where a version came from and how it may be used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    CODE_SHA256_FIELD_NUMBER: _builtins.int
+    TRANSFORM_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """The run that made it: `projects/{project}/runs/{run}`."""
+    code_sha256: _builtins.str
+    """SHA-256 of the code that made it."""
+    transform: _builtins.str
+    """The transform that made it, by name and version, and its parameters."""
+    schema: _builtins.str
+    """Of its records, as the writer states it."""
+    licence: _builtins.str
+    """SPDX expression where there is one."""
+    @_builtins.property
+    def parameters(self) -> _struct_pb2.Struct: ...
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the dataset versions that it was made from."""
+
+    @_builtins.property
+    def privacy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it holds of people, such as `pii`, `pseudonymised`."""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        code_sha256: _builtins.str = ...,
+        transform: _builtins.str = ...,
+        parameters: _struct_pb2.Struct | None = ...,
+        inputs: _abc.Iterable[_builtins.str] | None = ...,
+        schema: _builtins.str = ...,
+        licence: _builtins.str = ...,
+        privacy: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_sha256", b"code_sha256", "inputs", b"inputs", "licence", b"licence", "parameters", b"parameters", "privacy", b"privacy", "run", b"run", "schema", b"schema", "transform", b"transform"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Origin: _TypeAlias = Origin  # noqa: Y015

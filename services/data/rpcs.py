@@ -1,0 +1,85 @@
+"""What the methods of every noun need, and how they read a request."""
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from aios.blobs import Blobs
+from aios.data.v1 import data_service_pb2 as pb
+from aios.names import ModelVersionName, ProjectName, RunName, check_id
+from aios.records import Database
+from aios.runtime.clock import Clock
+from services.data import mapping
+from services.data.blob_store import Freed
+from services.data.commits import Commits
+from services.data.contents import Contents
+from services.data.ingest import GRACE, Ingest
+from services.data.ledger import Ledger
+
+Context = Any
+
+Deployments = Callable[[ModelVersionName], Awaitable[Collection[str]]]
+"""Names of the deployments that serve a model version now."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The data service, wired."""
+
+    db: Database
+    blobs: Blobs
+    contents: Contents
+    ingest: Ingest
+    ledger: Ledger
+    clock: Clock
+    deployments: Deployments
+    grace: timedelta = GRACE
+
+    @classmethod
+    def of(
+        cls, db: Database, blobs: Blobs, clock: Clock, deployments: Deployments, grace: timedelta = GRACE
+    ) -> "Parts":
+        """Wire what the service owns."""
+        contents = Contents(db, blobs)
+        ingest = Ingest(db, blobs, clock, grace=grace)
+        return cls(db, blobs, contents, ingest, Ledger(db, blobs, contents, clock), clock, deployments, grace)
+
+    async def close(self) -> None:
+        """Finish changes; stop reading uploads, which can be completed later."""
+        await self.ledger.close()
+        await self.ingest.close()
+
+
+class Rpcs:
+    """Base of the methods of a noun."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._db, self._blobs, self._clock = parts.db, parts.blobs, parts.clock
+        self._contents, self._ingest, self._ledger = parts.contents, parts.ingest, parts.ledger
+        self._commits = Commits(parts.db, parts.ledger, parts.contents)
+
+    def _deletion(self, freed: Freed) -> pb.Deletion:
+        return pb.Deletion(
+            freed_bytes=freed.freed_bytes,
+            freed_blobs=freed.freed_blobs,
+            shared_bytes=freed.shared_bytes,
+            purge_time=mapping.stamp(self._now() + self._parts.grace),
+        )
+
+    def _now(self) -> datetime:
+        return self._clock.now()
+
+
+def project_of(parent: str) -> str:
+    """The project that a request is about."""
+    return check_id(ProjectName.parse(parent, "parent").project, "parent")
+
+
+def run_of(text: str, field: str) -> RunName:
+    """A run's name whose ids a caller may give."""
+    run = RunName.parse(text, field)
+    check_id(run.project, field)
+    check_id(run.run, field)
+    return run
