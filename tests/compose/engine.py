@@ -95,7 +95,10 @@ def prepare(engine: Engine) -> None:
         for service in SERVICES:
             names = ("--build-arg", f"SERVICE={service}", "--tag", f"aios-test/{service}:test")
             engine.build(*ours, "--target", "service", *names, context=REPOSITORY)
-        engine.build(*ours, "--target", "worker", "--tag", "aios-test/worker:test", context=REPOSITORY)
+        index = ("--build-arg", "TORCH_INDEX_URL=https://pypi.org/simple")
+        engine.build(
+            *ours, *index, "--target", "worker", "--tag", "aios-test/worker:test", context=REPOSITORY
+        )
 
 
 def _make_base(engine: Engine) -> None:
