@@ -1,7 +1,7 @@
 """Makes what runs follow what is decided: gives up silent nodes, plans, opens attempts, tells agents.
 
-It reads everything from the records at each step and keeps nothing that a restart would lose: a step may be repeated
-at any time, and one after a crash goes on where the last one stopped.
+It follows the records and keeps nothing that a restart would lose: a step may be repeated at any time, and one after a
+crash goes on where the last one stopped.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from aios.runtime.clock import Clock
 from aios.scheduler.v1 import agent_service_pb2
 from services.scheduler import jobs, mapping, queue_store, store
 from services.scheduler.jobs import Attempt, AttemptState, Job, State
+from services.scheduler.mirror import Mirror
 from services.scheduler.nodes import Leases, Node, NodeState
 from services.scheduler.plan import Plan, Reason, Snapshot, plan
 from services.scheduler.policies import Policy
@@ -55,6 +56,7 @@ class Reconciler:
         self._heard_at: dict[str, datetime] = {}
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
+        self._mirror = Mirror(db)
         self._pool = Pool()
         self._half_life = timedelta()
         self._reports = Reports()
@@ -93,9 +95,9 @@ class Reconciler:
         # Before the reading: what is then read includes everything that these agents said when they registered, so
         # no attempt whose end is already stored is sent again.
         connected = self._sessions.current()
-        snapshot = await self._db.read(store.snapshot)
+        snapshot = await self._mirror.look()
         if await self._give_up(snapshot):
-            snapshot = await self._db.read(store.snapshot)
+            snapshot = await self._mirror.look()
         snapshot = replace(
             snapshot, queue=self._currently(snapshot.queue), holding=self._currently(snapshot.holding)
         )
@@ -112,7 +114,7 @@ class Reconciler:
             await self._db.write(lambda tx: self._apply(tx, snapshot, decided, overdue))
         self.waits = decided.reasons
         if connected:
-            self._tell(connected, await self._db.read(store.holding))
+            self._tell(connected, (await self._mirror.look()).holding)
 
     async def register(self, node: Node, said: Sequence[Attempt]) -> list[Held]:
         """Take in a node that states what it still holds. Its silence about an attempt it was running loses it.
@@ -164,14 +166,12 @@ class Reconciler:
 
     async def preview(self, policy: Policy) -> Plan:
         """What the next step would do under another policy."""
-        snapshot = await self._db.read(store.snapshot)
-        snapshot = replace(
-            snapshot,
-            queue=self._currently(snapshot.queue),
-            holding=self._currently(snapshot.holding),
-            policy=policy,
-        )
-        return plan(snapshot, self._clock.now(), preempt=True)
+        return plan(replace(await self.snapshot(), policy=policy), self._clock.now(), preempt=True)
+
+    async def snapshot(self) -> Snapshot:
+        """What a decision would rest on now."""
+        found = await self._mirror.look()
+        return replace(found, queue=self._currently(found.queue), holding=self._currently(found.holding))
 
     def usages(self) -> Mapping[str, Usage]:
         """What each queue has, as of the last step."""
@@ -239,7 +239,9 @@ class Reconciler:
             with suppress(Aborted):
                 store.save(tx, holding[name], jobs.preempt(holding[name], now))
         planned = {job.name: job for job in snapshot.queue}
-        same = {node.name for node in snapshot.nodes if store.find_node(tx, node.name) == node}
+        known = {node.name: node for node in snapshot.nodes}
+        wanted = {start.node for start in decided.starts}
+        same = {name for name in wanted if store.find_node(tx, name) == known[name]}
         for start in decided.starts:
             job = planned[start.job]
             if start.node not in same:

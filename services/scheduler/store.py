@@ -23,6 +23,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    func,
     insert,
     select,
     update,
@@ -39,6 +40,7 @@ from aios.scheduler.v1 import job_pb2, policy_pb2, queue_pb2
 from services.scheduler import mapping
 from services.scheduler.jobs import (
     EVENT,
+    FINAL,
     HOLDS_RESOURCES,
     LIVE,
     Attempt,
@@ -49,7 +51,6 @@ from services.scheduler.jobs import (
     State,
 )
 from services.scheduler.nodes import Node, NodeNotFound, NodeState
-from services.scheduler.plan import Snapshot
 from services.scheduler.policies import Policy
 from services.scheduler.progress import Progress
 from services.scheduler.queue_mapping import queue_from_proto
@@ -79,11 +80,13 @@ jobs = Table(
     Column("end_time", UtcTime),
     Column("traceparent", String(64), nullable=False),
     Column("version", Integer, nullable=False),
+    Column("change", BigInteger, nullable=False, server_default="0"),
     Column("ran_seconds", Float, nullable=False, server_default="0"),
     Column("waited_seconds", Float, nullable=False, server_default="0"),
     Column("progress", Proto(job_pb2.JobProgress)),
     UniqueConstraint("project", "id"),
     Index("jobs_state", "state"),
+    Index("jobs_change", "change"),
 )
 attempts = Table(
     "attempts",
@@ -131,6 +134,8 @@ queues = Table(
 )
 records.add_to(metadata)
 
+_NEXT_CHANGE = select(func.coalesce(func.max(jobs.c.change), 0) + 1).scalar_subquery()
+"""Of the one writer: changes of all jobs are numbered in the order in which they are committed."""
 _OF_ATTEMPT = [column.label(f"attempt_{column.name}") for column in attempts.c]
 _JOBS = select(jobs, *_OF_ATTEMPT).outerjoin(
     attempts, and_(attempts.c.job == jobs.c.number, attempts.c.epoch == jobs.c.epoch)
@@ -222,10 +227,19 @@ def holding(tx: Tx, node: str | None = None) -> list[Job]:
     return _jobs(tx, query if node is None else query.where(attempts.c.node == node))
 
 
-def snapshot(tx: Tx) -> Snapshot:
-    """What a plan rests on."""
-    waiting = _jobs(tx, _JOBS.where(jobs.c.state == State.QUEUED))
-    return Snapshot(waiting, all_nodes(tx), holding(tx), policy(tx)[0], list(all_queues(tx).values()))
+def live(tx: Tx) -> list[Job]:
+    """Jobs that have not ended."""
+    return _jobs(tx, _JOBS.where(jobs.c.state.not_in(FINAL)))
+
+
+def changed(tx: Tx, since: int) -> list[Job]:
+    """Jobs that were made or changed after this change, as they are now; those that have ended too."""
+    return _jobs(tx, _JOBS.where(jobs.c.change > since))
+
+
+def newest_change(tx: Tx) -> int:
+    """The number of the last change of any job."""
+    return int(tx.execute(select(func.coalesce(func.max(jobs.c.change), 0))).scalar_one())
 
 
 def policy(tx: Tx) -> tuple[Policy, datetime | None]:
@@ -331,6 +345,7 @@ def _save_attempt(tx: Tx, job: Job, attempt: Attempt) -> None:
 
 def _changing(job: Job) -> dict[str, Any]:
     return {
+        "change": _NEXT_CHANGE,
         "state": job.state,
         "reason": job.reason,
         "message": job.message,
