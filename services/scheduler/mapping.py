@@ -90,6 +90,7 @@ def policy_to_proto(policy: Policy, update_time: datetime | None = None) -> poli
         preempt_interval=duration(policy.preempt_interval),
         reservations=policy.reservations,
         usage_half_life=duration(policy.usage_half_life) if policy.usage_half_life else None,
+        utility=[policy_pb2.UtilityPoint(time=time, worth=worth) for time, worth in policy.utility],
         update_time=_stamp(update_time),
     )
 
@@ -102,6 +103,7 @@ def policy_from_proto(proto: policy_pb2.Policy) -> Policy:
         else PREEMPT_INTERVAL,
         reservations=proto.reservations or RESERVATIONS,
         usage_half_life=_span(proto.usage_half_life),
+        utility=tuple((point.time, point.worth) for point in proto.utility),
     )
 
 

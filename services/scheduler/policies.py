@@ -1,16 +1,20 @@
 """Which policy is in force, and what may be chosen. Pure."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
 
 from aios.errors import InvalidArgument
+from services.scheduler.engine import shares
 from services.scheduler.engine.balanced import balanced
 from services.scheduler.engine.fair import fair
 from services.scheduler.engine.order import Order, edf, fcfs, las, priority, sjf
 from services.scheduler.engine.plan import Decide, plan
 from services.scheduler.engine.plan import Policy as EnginePolicy
+from services.scheduler.engine.rounds import Allocate, Rounds
+from services.scheduler.engine.utility import Curve, Lines, Log
 
 PREEMPT_INTERVAL = timedelta(seconds=60)
 """Longer than a start takes, so that no job is stopped before it has done something."""
@@ -19,6 +23,11 @@ USAGE_HALF_LIFE_MAX = timedelta(days=90)
 RESERVATIONS = 8
 RESERVATIONS_MAX = 64
 DEFAULT = "balanced"
+ROUND_SECONDS = 300.0
+"""Of policies that share devices by time: long beside a restart, so that turns cost little."""
+SHARE_SECONDS = 60.0
+"""Who comes or goes changes shares this late, so that programs are few; what is free is given at once."""
+UTILITY_POINTS_MAX = 16
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,25 @@ class Policy:
     reservations: int = RESERVATIONS
     usage_half_life: timedelta = timedelta()
     """After this time what a queue used counts half; zero: only what it uses now counts."""
+    utility: Sequence[tuple[float, float]] = ()
+    """What `utility` maximises: points of a concave function from (0, 0); none for the logarithm."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a policy is carried out.
+
+    Attributes:
+        quantum: Seconds for which what has started is not stopped.
+        round_seconds: Between two rounds at least, of policies that share devices by time.
+        share_seconds: Between two computations of shares at least.
+    """
+
+    quantum: float
+    reservations: int
+    round_seconds: float
+    share_seconds: float
+    head_start: float
 
 
 @dataclass(frozen=True)
@@ -39,13 +67,12 @@ class Algorithm:
     Attributes:
         line: For people.
         preempts: Whether what runs is stopped for the sake of others.
-        make: A policy of it, and the seconds that a job runs at least before it is stopped, to one that decides. It may
-            remember what it did: one for each pool.
+        make: A policy of it to one that decides on these terms. It may remember what it did: one for each pool.
     """
 
     line: str
     preempts: bool
-    make: Callable[[Policy, float], Decide]
+    make: Callable[[Policy, Terms], Decide]
 
 
 def check(policy: Policy) -> Policy:
@@ -63,6 +90,10 @@ def check(policy: Policy) -> Policy:
         wrong["policy.usage_half_life"] = "must be 0 to 90 days"
     if not 0 < policy.reservations <= RESERVATIONS_MAX:
         wrong["policy.reservations"] = f"must be 1 to {RESERVATIONS_MAX}"
+    if not _concave(policy.utility) or len(policy.utility) > UTILITY_POINTS_MAX:
+        wrong["policy.utility"] = (
+            f"must be at most {UTILITY_POINTS_MAX} points, times rising from 0 to 1, worth too, and ever more slowly"
+        )
     if wrong:
         path, problem = next(iter(wrong.items()))
         raise InvalidArgument(f"{path}: {problem}", fields=wrong)
@@ -71,17 +102,52 @@ def check(policy: Policy) -> Policy:
 
 def compose(policy: Policy) -> Decide:
     """A policy of the pool as what decides: no job is stopped before it has run for the policy's interval."""
-    return ALGORITHMS[policy.algorithm].make(policy, policy.preempt_interval.total_seconds())
+    seconds = policy.preempt_interval.total_seconds()
+    rounds = max(seconds, ROUND_SECONDS)
+    terms = Terms(seconds, policy.reservations, rounds, SHARE_SECONDS, rounds / 2)
+    return ALGORITHMS[policy.algorithm].make(policy, terms)
 
 
 def _ordered(
     line: str, name: str, order: Order, *, preempts: bool = False, spares: bool = False
 ) -> Algorithm:
-    def make(policy: Policy, quantum: float) -> Decide:
-        made = EnginePolicy(name, order, preempts, quantum, policy.reservations, spares)
+    def make(policy: Policy, terms: Terms) -> Decide:
+        made = EnginePolicy(name, order, preempts, terms.quantum, terms.reservations, spares)
         return lambda snapshot, now, preempt: plan(snapshot, made, now, preempt=preempt)
 
     return Algorithm(line, preempts, make)
+
+
+def _shared(line: str, allocation: Callable[[Policy], Allocate], *, credit: bool = False) -> Algorithm:
+    def make(policy: Policy, terms: Terms) -> Decide:
+        rounds = Rounds(
+            shares.able(allocation(policy)),
+            interval=terms.share_seconds,
+            head_start=terms.head_start,
+            credit=credit,
+            seconds=terms.round_seconds,
+            quantum=terms.quantum,
+            spares=True,
+        )
+        return lambda snapshot, now, preempt: rounds.plan(snapshot, now, preempt=preempt)
+
+    return Algorithm(line, True, make)
+
+
+def _useful(policy: Policy) -> Allocate:
+    curve: Curve = Lines(policy.utility) if policy.utility else Log()
+    return lambda snapshot, slots, now: shares.most_useful(snapshot, slots, now, curve)
+
+
+def _concave(points: Sequence[tuple[float, float]]) -> bool:
+    """Whether these are points of a function from (0, 0) to time 1 that grows, ever more slowly."""
+    slopes, last = [], (0.0, 0.0)
+    for time, worth in points:
+        if not (last[0] < time <= 1 and last[1] < worth < math.inf):
+            return False
+        slopes.append((worth - last[1]) / (time - last[0]))
+        last = time, worth
+    return slopes == sorted(slopes, reverse=True)
 
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
@@ -102,5 +168,13 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
         "priority": _ordered("Highest priority, ageing", "priority", priority),
         "fair": _ordered("Dominant-resource fairness of queues, preempting", "fair", fair, preempts=True),
         "las": _ordered("Least attained service, preempting", "las", las, preempts=True),
+        "proportional": _shared(
+            "Devices in proportion to weight and priority", lambda _: shares.proportional, credit=True
+        ),
+        "utility": _shared("Largest sum of utilities", _useful, credit=True),
+        "max-min": _shared("Max-min fair throughput over types of device", lambda _: shares.max_min),
+        "makespan": _shared("Soonest last end over types of device", lambda _: shares.makespan),
+        "finish-time-fair": _shared("Least worst finish-time ratio", lambda _: shares.finish_time_fair),
+        "soonest": _shared("Soonest ends over types of device", lambda _: shares.soonest),
     }
 )

@@ -60,11 +60,21 @@ class Pool:
         if self._policy is None or self._policy[0] != policy:
             self._policy = policy, compose(policy)
         decided = self._policy[1](self.snapshot, now.timestamp(), preempt)
+        decided = self._without_moves(decided)
         return replace(decided, starts=self._roomy(decided.starts)) if decided.stops else decided
 
     def granted(self, start: model.Start) -> Resources:
         """What a job gets where it starts."""
         return _resources(self.snapshot.amounts(start.job, start.placement.kind))
+
+    def _without_moves(self, decided: model.Plan) -> model.Plan:
+        """A job that is to run elsewhere is stopped now, and starts there in a later step."""
+        states, slots = self.snapshot.state, self.snapshot.slots
+        moved = {start.job for start in decided.starts if states[slots[start.job]] != model.WAITING}
+        if not moved:
+            return decided
+        starts = tuple(start for start in decided.starts if start.job not in moved)
+        return replace(decided, starts=starts, stops=(*decided.stops, *sorted(moved)))
 
     def _roomy(self, starts: Sequence[model.Start]) -> tuple[model.Start, ...]:
         free, found = self.snapshot.free.copy(), []

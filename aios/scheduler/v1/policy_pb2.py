@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61ios/scheduler/v1/policy.proto\x12\x11\x61ios.scheduler.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x01\n\x06Policy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\x10preempt_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1a\n\x0creservations\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x35\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\x0fusage_half_life\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x42Y\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61ios/scheduler/v1/policy.proto\x12\x11\x61ios.scheduler.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x02\n\x06Policy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\x10preempt_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1a\n\x0creservations\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x35\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\x0fusage_half_life\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x36\n\x07utility\x18\x07 \x03(\x0b\x32\x1f.aios.scheduler.v1.UtilityPointB\x04\xe2\x41\x01\x01\"7\n\x0cUtilityPoint\x12\x12\n\x04time\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x13\n\x05worth\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x02\x42Y\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICY'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_POLICY'].fields_by_name['usage_half_life']._loaded_options = None
   _globals['_POLICY'].fields_by_name['usage_half_life']._serialized_options = b'\342A\001\001'
+  _globals['_POLICY'].fields_by_name['utility']._loaded_options = None
+  _globals['_POLICY'].fields_by_name['utility']._serialized_options = b'\342A\001\001'
+  _globals['_UTILITYPOINT'].fields_by_name['time']._loaded_options = None
+  _globals['_UTILITYPOINT'].fields_by_name['time']._serialized_options = b'\342A\001\002'
+  _globals['_UTILITYPOINT'].fields_by_name['worth']._loaded_options = None
+  _globals['_UTILITYPOINT'].fields_by_name['worth']._serialized_options = b'\342A\001\002'
   _globals['_POLICY']._serialized_start=152
-  _globals['_POLICY']._serialized_end=405
+  _globals['_POLICY']._serialized_end=461
+  _globals['_UTILITYPOINT']._serialized_start=463
+  _globals['_UTILITYPOINT']._serialized_end=518
 # @@protoc_insertion_point(module_scope)

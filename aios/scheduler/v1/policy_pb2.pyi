@@ -3,10 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -30,11 +32,12 @@ class Policy(_message.Message):
     RESERVATIONS_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     USAGE_HALF_LIFE_FIELD_NUMBER: _builtins.int
+    UTILITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`policy`."""
     algorithm: _builtins.str
-    """`fcfs`: first come, first served. `priority`: highest first, with ageing. `fair`: equal shares for projects, taken
-    back from who has more. `las`: least attained service first.
+    """`balanced`, `fcfs`, `sjf`, `srtf`, `edf`, `priority`, `fair`, `las`, `proportional`, `utility`, `max-min`,
+    `makespan`, `finish-time-fair` or `soonest`: docs/scheduling.md says what each does.
     """
     reservations: _builtins.int
     """For how many jobs that do not fit room is kept, the first in order: 8 when unset, at most 64. Others may pass them
@@ -52,6 +55,12 @@ class Policy(_message.Message):
         counts when unset.
         """
 
+    @_builtins.property
+    def utility(self) -> _containers.RepeatedCompositeFieldContainer[Global___UtilityPoint]:
+        """What `utility` maximises for each job: a concave function from (0, 0) by straight lines through these points. The
+        logarithm when there is none, which is proportional fairness; one point, (1, 1), is a linear utility.
+        """
+
     def __init__(
         self,
         *,
@@ -61,11 +70,37 @@ class Policy(_message.Message):
         reservations: _builtins.int = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         usage_half_life: _duration_pb2.Duration | None = ...,
+        utility: _abc.Iterable[Global___UtilityPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preempt_interval", b"preempt_interval", "update_time", b"update_time", "usage_half_life", b"usage_half_life"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "preempt_interval", b"preempt_interval", "reservations", b"reservations", "update_time", b"update_time", "usage_half_life", b"usage_half_life"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "preempt_interval", b"preempt_interval", "reservations", b"reservations", "update_time", b"update_time", "usage_half_life", b"usage_half_life", "utility", b"utility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class UtilityPoint(_message.Message):
+    """What a part of all time is worth to a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    WORTH_FIELD_NUMBER: _builtins.int
+    time: _builtins.float
+    """Above 0, at most 1: the part of all time that a job runs, on the type that is best for it."""
+    worth: _builtins.float
+    def __init__(
+        self,
+        *,
+        time: _builtins.float = ...,
+        worth: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "worth", b"worth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UtilityPoint: _TypeAlias = UtilityPoint  # noqa: Y015

@@ -107,6 +107,46 @@ def solve(groups: Groups, floor: Floats, need: Floats) -> Solution:
     return Solution(float(found[-1]), found[:-1].reshape(jobs, types), prices[:jobs], prices[2 * jobs :])
 
 
+def solve_curved(groups: Groups, worth: Floats, slopes: Floats, heights: Floats) -> tuple[Floats, Floats]:
+    """The largest sum of `worth` times what each group finds that a member makes worth.
+
+    That is a concave function given by lines above it: group g finds m worth at most `heights[g, k] + slopes[g, k] m` for
+    every k, and never less than the lowest of its lines at 0.
+
+    Returns:
+        Shares of each group's members together, and what a member of each finds its own worth.
+    """
+    jobs, types = groups.value.shape
+    lines = slopes.shape[1]
+    base = heights.min(axis=1)
+    # Columns: shares, then the worth of each group above its base. Rows: lines, group by group; time; devices.
+    group, kind = np.divmod(np.arange(jobs * types), types)
+    line_rows = group[:, None] * lines + np.arange(lines)
+    share_rows = np.column_stack([line_rows, jobs * lines + group, jobs * lines + jobs + kind])
+    makes = (groups.value / groups.counts[:, None]).reshape(-1)
+    share_values = np.column_stack(
+        [-slopes[group] * makes[:, None], np.ones(jobs * types), np.repeat(groups.gangs, types)]
+    )
+    worth_rows = np.arange(jobs * lines)
+    per_share, shares = lines + 2, jobs * types
+    solution = _highs(
+        np.concatenate([np.zeros(shares), worth]),
+        np.concatenate([np.arange(shares) * per_share, shares * per_share + np.arange(jobs + 1) * lines]),
+        np.concatenate([share_rows.reshape(-1), worth_rows]),
+        np.concatenate([share_values.reshape(-1), np.ones(jobs * lines)]),
+        np.full(jobs * lines + jobs + types, -highspy.kHighsInf),
+        np.concatenate([(heights - base[:, None]).reshape(-1), groups.counts, groups.capacity]),
+        upper=np.concatenate(
+            [
+                np.where(groups.value > 0, groups.counts[:, None], 0.0).reshape(-1),
+                np.full(jobs, highspy.kHighsInf),
+            ]
+        ),
+    )
+    found = np.array(solution.col_value)
+    return found[:shares].reshape(jobs, types), found[shares:] + base
+
+
 def bound(groups: Groups, solution: Solution) -> float:
     """A level that no shares go beyond when all need alike, by the prices of a solution: an optimum reaches it.
 

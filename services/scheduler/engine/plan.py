@@ -292,11 +292,13 @@ class _Gate:
 
 
 def _kinds(snapshot: Snapshot, slot: int) -> tuple[int, ...]:
-    """Types on which the job's speed is known, the fastest first; none when none is."""
+    """Types on which the job's speed is known and that could hold it, the fastest first; none when there is none."""
     speeds = snapshot.speeds[slot]
     if len(speeds) < 2 or not speeds.any():
         return ()
-    return tuple(int(kind) for kind in np.argsort(-speeds, kind="stable") if speeds[kind] > 0)
+    possible = snapshot.possible(int(snapshot.shape[slot]))
+    ordered = np.argsort(-speeds, kind="stable").tolist()
+    return tuple(kind for kind in ordered if speeds[kind] > 0 and kind in possible)
 
 
 def _next(walk: Walk, taken: bool | None) -> int | None:

@@ -6,6 +6,7 @@ thousand jobs costs a few vector operations.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,6 +123,7 @@ class Snapshot:
         self._queue_ids = {ROOT: 0}
         self._variants: dict[int, tuple[Variant, ...]] = {}
         self._eligible: dict[int, Bools | None] = {}
+        self._possible: dict[int, frozenset[int]] = {}
         self._demand = np.zeros(2)
         """Devices that all jobs ask for together, by lane, as are the integrals of contention."""
         self.recent = Recent()
@@ -194,6 +196,7 @@ class Snapshot:
         self.capacity[row] = amounts
         self.racks[row] = hash_of(node.rack)
         self._eligible.clear()
+        self._possible.clear()
 
     def remove_node(self, name: str) -> None:
         """Nothing more starts there. What it held is told of job by job."""
@@ -201,6 +204,7 @@ class Snapshot:
         self.free[row] -= self.capacity[row]
         self.capacity[row] = 0
         self._eligible.clear()
+        self._possible.clear()
 
     def put_queue(self, queue: Queue) -> None:
         """Add a queue, or change its shares."""
@@ -373,6 +377,14 @@ class Snapshot:
         self.attained[slots] += passed * self.devices[slots]
         self.touched[slots] = now
 
+    def copy(self) -> "Snapshot":
+        """One that changes by itself."""
+        made = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray | dict | list | Recent):
+                setattr(made, name, value.copy())
+        return made
+
     # What the rules read.
 
     def seen_speeds(self, slots: "int | Ints") -> Floats:
@@ -447,6 +459,20 @@ class Snapshot:
             )
         return self._eligible[shape]
 
+    def possible(self, shape: int) -> frozenset[int]:
+        """Types on which a gang of that shape would fit if nothing else ran."""
+        if shape not in self._possible:
+            eligible, fits = self.eligible(shape), []
+            capacity = self.capacity if eligible is None else self.capacity[eligible]
+            for variant in self.variants(shape):
+                held = (capacity[:, variant.columns] // variant.need[variant.columns]).min(
+                    axis=1, initial=2**31
+                )
+                if held.sum() >= self.shapes[shape].replicas:
+                    fits.append(variant.kind)
+            self._possible[shape] = frozenset(fits)
+        return self._possible[shape]
+
     def row_names(self, rows: Iterable[int]) -> list[str]:
         """Names of nodes by row."""
         return [node.name for row in rows if (node := self.nodes[row]) is not None]
@@ -499,6 +525,7 @@ class Snapshot:
             self.kinds.append(name)
             self.speeds = np.pad(self.speeds, ((0, 0), (0, 1)))
         self._variants.clear()
+        self._possible.clear()
         return len(self.resources) - 1
 
     def _kind(self, name: str) -> int:

@@ -1,17 +1,15 @@
-"""The policies that a simulation may be asked for, by name: those of the pool as they are there, and those to come."""
+"""The policies that a simulation may be asked for, by name: those of the pool."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
-from services.scheduler.engine import shares
 from services.scheduler.engine.plan import Decide
-from services.scheduler.engine.rounds import Allocate
-from services.scheduler.policies import ALGORITHMS, Policy
-from services.scheduler.simulate import anchors
+from services.scheduler.policies import ALGORITHMS, Policy, Terms
 
 ROUND_SECONDS = 300.0
 """Between two steps that may preempt, unless it is said: short beside jobs, long beside their restarts."""
+SHARE_SECONDS = 900.0
+"""Between two computations of shares, which change with who is there: a history has many of these moments."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +32,10 @@ def _offered(name: str) -> Choice:
     algorithm = ALGORITHMS[name]
 
     def make(seconds: float) -> Decide:
-        return algorithm.make(Policy(name, timedelta(seconds=seconds), reservations=1), 0.0)
+        terms = Terms(0.0, 1, 0.0, max(SHARE_SECONDS, 2 * seconds), seconds / 2)
+        return algorithm.make(Policy(name), terms)
 
     return Choice(algorithm.line, make, algorithm.preempts)
 
 
-def _shared(allocation: Allocate) -> Callable[[float], Decide]:
-    # Shares change with who is there; a quarter of an hour keeps the programs few.
-    return lambda seconds: anchors.rounds(
-        allocation, interval=max(900.0, 2 * seconds), seconds=seconds, aware=True
-    )
-
-
-POLICIES: Mapping[str, Choice] = {
-    **{name: _offered(name) for name in ALGORITHMS},
-    "max-min": Choice("Max-min fair throughput over types of device", _shared(shares.max_min), True),
-    "makespan": Choice("Soonest last end over types of device", _shared(shares.makespan), True),
-    "finish-time-fair": Choice("Least worst finish-time ratio", _shared(shares.finish_time_fair), True),
-    "soonest": Choice("Soonest ends over types of device", _shared(shares.soonest), True),
-}
+POLICIES: Mapping[str, Choice] = {name: _offered(name) for name in ALGORITHMS}
