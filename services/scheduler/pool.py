@@ -51,8 +51,10 @@ class Pool:
         # In the order of acceptance, so that what each has met so far is known again after a restart.
         for job in sorted((job for job in jobs if job.name not in self._jobs), key=lambda job: job.number):
             self._add(job)
+        # Most have not changed: each is the very one that was seen last.
+        changed = [job for job in jobs if self._jobs.get(job.name) is not job or job.retry_time is not None]
         # What waits first: what was given back is free before anything takes it.
-        for job in sorted(jobs, key=lambda job: job.state is not State.QUEUED):
+        for job in sorted(changed, key=lambda job: job.state is not State.QUEUED):
             self._put_job(job, now)
 
     def decide(self, policy: Policy, now: datetime, *, preempt: bool) -> model.Plan:

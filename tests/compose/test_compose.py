@@ -33,6 +33,8 @@ class Stack:
     engine: Engine
     folder: Path
     token: str = field(default="", repr=False)
+    ready_seconds: float = 0.0
+    """From built images to all answering."""
 
     def chore(self, *words: str) -> str:
         """A chore of stack.sh."""
@@ -106,8 +108,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             (folder / "env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
             began = time.monotonic()
             made.chore("up")
-            print(f"\nall healthy after {time.monotonic() - began:.0f} s (bar {READY_SECONDS_MAX:.0f})")
-            assert time.monotonic() - began <= READY_SECONDS_MAX
+            made.ready_seconds = time.monotonic() - began
             made.token = made.chore("token").strip()
             (folder / "token").write_text(made.token)
             try:
@@ -116,6 +117,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 made.chore("compose", "down", "--volumes")
     except NoEngine as missing:
         pytest.skip(str(missing))
+
+
+@pytest.mark.timeout(1800)
+def test_everything_answers_soon(stack: Stack) -> None:
+    print(f"\nall healthy after {stack.ready_seconds:.0f} s (bar {READY_SECONDS_MAX:.0f})", end="")
+    assert stack.ready_seconds <= READY_SECONDS_MAX
 
 
 @pytest.mark.timeout(1800)
