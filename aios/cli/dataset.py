@@ -1,4 +1,4 @@
-"""`aios dataset`: push, pull, list, get, versions."""
+"""`aios dataset`: push, pull, checkout, list, get, versions, diff, log, branch, tag, rm."""
 
 from pathlib import Path
 
@@ -22,6 +22,32 @@ VERSION: Columns = {
     "CREATOR": lambda v: v.creator,
     "AGE": lambda v: age(v.create_time),
 }
+CHANGE: Columns = {
+    "": lambda c: "+" if not c.HasField("before") else "-" if not c.HasField("after") else "~",
+    "FILE": lambda c: c.path,
+    "BEFORE": lambda c: size(c.before.size_bytes) if c.HasField("before") else "",
+    "AFTER": lambda c: size(c.after.size_bytes) if c.HasField("after") else "",
+}
+ENTRY: Columns = {
+    "": lambda e: e.sequence,
+    "CHANGE": lambda e: e.type,
+    "REF": lambda e: e.ref,
+    "VERSION": lambda e: leaf(e.version),
+    "MESSAGE": lambda e: e.message,
+    "CREATOR": lambda e: e.creator,
+    "AGE": lambda e: age(e.create_time),
+}
+REFS: Columns = {
+    "NAME": lambda d: leaf(d.name),
+    "BRANCHES": lambda d: " ".join(f"@{ref}={version}" for ref, version in sorted(d.branches.items())),
+    "TAGS": lambda d: " ".join(f"@{ref}={version}" for ref, version in sorted(d.tags.items())),
+}
+DELETION: Columns = {
+    "FREES": lambda d: size(d.freed_bytes),
+    "BLOBS": lambda d: d.freed_blobs,
+    "SHARED": lambda d: size(d.shared_bytes),
+    "PURGED": lambda d: d.purge_time.ToJsonString(),
+}
 FIRST = "No datasets yet: `aios dataset push NAME DIRECTORY` makes one."
 
 
@@ -34,14 +60,16 @@ def dataset() -> None:
 @click.argument("name")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("-m", "--message", default="", help="Why this version was made.")
+@click.option("-b", "--branch", default="", help="Branch to commit to; `main`, or that of the checkout.")
 @common
-def push(name: str, source: Path, message: str) -> None:
+def push(name: str, source: Path, message: str, branch: str) -> None:
     """Store a file or directory as the next version of NAME.
 
-    Content that is already stored is not sent again.
+    Content that is already stored is not sent again, so a push that was cut off goes on where it was. A directory that
+    `checkout` made is committed on top of the version that it was: what others changed since stays.
     """
     with connected() as client, Transfer() as transfer:
-        version = client.datasets.push(name, source, message=message, progress=transfer.report)
+        version = client.datasets.push(name, source, message=message, branch=branch, progress=transfer.report)
     output.emit(version, VERSION)
 
 
@@ -50,10 +78,27 @@ def push(name: str, source: Path, message: str) -> None:
 @click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
 @common
 def pull(name: str, destination: Path) -> None:
-    """Fetch the files of NAME, or of one version NAME/VERSION, into a directory."""
+    """Fetch the files of NAME, or of one version NAME/VERSION or NAME/@REF, into a directory.
+
+    Files that are there with the right content are not fetched again.
+    """
     with connected() as client, Transfer() as transfer:
         files = client.datasets.pull(name, destination, progress=transfer.report)
     output.emit_data([str(file) for file in files], [[file] for file in files])
+
+
+@dataset.command()
+@click.argument("name")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@common
+def checkout(name: str, directory: Path) -> None:
+    """Make a directory hold exactly one version of NAME, to be changed and pushed.
+
+    What was changed in it and not pushed is lost.
+    """
+    with connected() as client, Transfer() as transfer:
+        version = client.datasets.checkout(name, directory, progress=transfer.report)
+    output.emit(version, VERSION)
 
 
 @dataset.command("list")
@@ -75,7 +120,11 @@ def get(name: str) -> None:
             return
         version = client.datasets.version(name)
     output.emit(version, VERSION)
-    if output.shared().output == "table":
+    if output.shared().output == "table" and version.index_sha256:
+        output.notice(
+            "Its files are in an index: `aios dataset pull` fetches them, `aios dataset diff` compares them."
+        )
+    elif output.shared().output == "table":
         output.table(
             [[file.path, size(file.size_bytes), file.sha256] for file in version.files],
             ["FILE", "SIZE", "SHA-256"],
@@ -89,3 +138,65 @@ def versions(name: str) -> None:
     """The versions of a dataset, newest first."""
     with connected() as client:
         output.emit_list(client.datasets.versions(name), VERSION, none="No version yet.")
+
+
+@dataset.command()
+@click.argument("name")
+@click.argument("base", default="")
+@common
+def diff(name: str, base: str) -> None:
+    """What changed in NAME/VERSION since its parent, or since another version BASE, such as NAME/@v1."""
+    with connected() as client:
+        output.emit_list(client.datasets.diff(name, base), CHANGE, none="No file differs.")
+
+
+@dataset.command()
+@click.argument("name")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="How many lines.")
+@common
+def log(name: str, limit: int) -> None:
+    """Everything that happened to NAME, newest first."""
+    with connected() as client:
+        output.emit_list(client.datasets.log(name, limit), ENTRY, none="Nothing yet.")
+
+
+@dataset.command()
+@click.argument("name")
+@click.argument("ref")
+@click.option("-d", "--delete", is_flag=True, help="Remove the branch; its versions stay.")
+@common
+def branch(name: str, ref: str, delete: bool) -> None:
+    """Make a branch REF at NAME, or at one version NAME/VERSION: aios dataset branch digits/@v1 try."""
+    _ref(name, ref, tag=False, delete=delete)
+
+
+@dataset.command()
+@click.argument("name")
+@click.argument("ref")
+@click.option("-d", "--delete", is_flag=True, help="Remove the tag; its version stays.")
+@common
+def tag(name: str, ref: str, delete: bool) -> None:
+    """Give NAME, or one version NAME/VERSION, a lasting name: aios dataset tag digits v1."""
+    _ref(name, ref, tag=True, delete=delete)
+
+
+@dataset.command()
+@click.argument("name")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what that would free, and delete nothing.")
+@common
+def rm(name: str, dry_run: bool) -> None:
+    """Delete NAME with all versions, or one version NAME/VERSION that no branch or tag names.
+
+    Content that other versions share stays; the rest is deleted from the object store after a time of grace.
+    """
+    with connected() as client:
+        output.emit(client.datasets.delete(name, dry_run=dry_run), DELETION)
+
+
+def _ref(name: str, ref: str, *, tag: bool, delete: bool) -> None:
+    with connected() as client:
+        if delete:
+            changed = client.datasets.delete_ref(name, ref)
+        else:
+            changed = client.datasets.set_ref(name, ref, tag=tag)
+    output.emit(changed, REFS)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import click
 
 from aios.cli import output
+from aios.cli.explain import explain_job
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size, span, state
 from aios.scheduler.v1 import job_pb2
 
@@ -53,6 +54,9 @@ def get_job(name: str) -> None:
     """One job."""
     with connected() as client:
         output.emit(client.jobs.get(name), JOB)
+
+
+job.add_command(explain_job, "explain")
 
 
 @job.command("logs")

@@ -1,4 +1,4 @@
-"""`aios model`: list, get, versions, alias, pull."""
+"""`aios model`: list, get, versions, alias, log, pull, rm."""
 
 from pathlib import Path
 
@@ -20,6 +20,20 @@ VERSION: Columns = {
     "SIZE": lambda v: size(v.size_bytes),
     "RUN": lambda v: short(v.run),
     "AGE": lambda v: age(v.create_time),
+}
+PROMOTION: Columns = {
+    "": lambda e: e.sequence,
+    "CHANGE": lambda e: e.type,
+    "ALIAS": lambda e: e.ref and f"@{e.ref}",
+    "VERSION": lambda e: leaf(e.version),
+    "CREATOR": lambda e: e.creator,
+    "AGE": lambda e: age(e.create_time),
+}
+DELETION: Columns = {
+    "FREES": lambda d: size(d.freed_bytes),
+    "BLOBS": lambda d: d.freed_blobs,
+    "SHARED": lambda d: size(d.shared_bytes),
+    "PURGED": lambda d: d.purge_time.ToJsonString(),
 }
 
 
@@ -75,11 +89,36 @@ def versions(name: str) -> None:
 @model.command()
 @click.argument("version")
 @click.argument("alias")
+@click.option("-d", "--delete", is_flag=True, help="Remove the alias; its version stays.")
 @common
-def alias(version: str, alias: str) -> None:
+def alias(version: str, alias: str, delete: bool) -> None:
     """Point ALIAS at a version: aios model alias digits/3 champion."""
     with connected() as client:
-        output.emit(client.models.set_alias(version, alias), MODEL)
+        if delete:
+            changed = client.models.delete_alias(version.partition("/")[0], alias)
+        else:
+            changed = client.models.set_alias(version, alias)
+    output.emit(changed, MODEL)
+
+
+@model.command()
+@click.argument("name")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="How many lines.")
+@common
+def log(name: str, limit: int) -> None:
+    """What happened to a model, newest first: registrations, promotions, deletions."""
+    with connected() as client:
+        output.emit_list(client.models.log(name, limit), PROMOTION, none="Nothing yet.")
+
+
+@model.command()
+@click.argument("version")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what that would free, and delete nothing.")
+@common
+def rm(version: str, dry_run: bool) -> None:
+    """Delete a version, NAME/3, that no alias names and no deployment serves."""
+    with connected() as client:
+        output.emit(client.models.delete(version, dry_run=dry_run), DELETION)
 
 
 @model.command()

@@ -1,15 +1,31 @@
 """Datasets: versions of files, pushed and pulled."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aios.client import transfer
+from aios.client.checkouts import MARK, Mark, prune
 from aios.client.connection import Connection, pages, request_id
+from aios.client.pull import pull
+from aios.client.push import push_files
+from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1 import data_service_pb2_grpc, dataset_pb2
-from aios.errors import AlreadyExists, InvalidArgument
+from aios.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from aios.names import DatasetName, DatasetVersionName
+
+if TYPE_CHECKING:
+    from aios.trees.tree import Leaf, Tree
+
+INDEX_FROM = 1_000
+"""Files from which a version lists them in an index, not in the request."""
+COMMIT_SECONDS = 60.0
+REINDEX_SECONDS = 600.0
 
 
 class Datasets:
@@ -26,12 +42,16 @@ class Datasets:
         source: str | Path | Mapping[str, str | Path],
         *,
         message: str = "",
+        branch: str = "",
+        origin: dataset_pb2.Origin | None = None,
         progress: transfer.Report | None = None,
     ) -> dataset_pb2.DatasetVersion:
-        """Store a file, a directory, or files by their path in the version, as the dataset's next version.
+        """Store a file, a directory, or files by their path in the version, as the next version on a branch.
 
         The dataset is made when it does not exist. Content that is already stored is not sent again, and content
-        equal to the newest version makes no new one.
+        equal to the head makes no new version. A directory that `checkout` made is committed on top of the version
+        that it was: what others changed since stays and comes into the directory; the same file changed by both is
+        COMMIT_CONFLICT.
         """
         dataset = self._connection.name(DatasetName, name)
         given = (
@@ -39,25 +59,106 @@ class Datasets:
             if isinstance(source, Mapping)
             else Path(source)
         )
-        files = await transfer.push(self._store, given, progress)
-        create = pb.CreateDatasetRequest(
-            parent=dataset.parent, dataset_id=dataset.dataset, request_id=request_id()
-        )
-        with suppress(AlreadyExists):
-            await self._stub.CreateDataset(create)
-        version = dataset_pb2.DatasetVersion(files=files, message=message)
-        return await self._stub.CreateDatasetVersion(
-            pb.CreateDatasetVersionRequest(
-                parent=str(dataset), dataset_version=version, request_id=request_id()
+        mark = Mark.read(given) if isinstance(given, Path) else None
+        mine = mark if mark is not None and mark.dataset == str(dataset) else None
+        base = mine.version if mine else ""
+        branch = branch or (mine.branch if mine else "")
+        files = await asyncio.to_thread(transfer.find, given)
+        files.pop(MARK, None)
+        if not files:
+            raise InvalidArgument.of("source", "holds no file")
+        before = await self._tree(dataset, base or (f"@{branch}" if branch else "latest"))
+        leaves = await push_files(self._store, files, before, progress)
+        if before is None:
+            create = pb.CreateDatasetRequest(
+                parent=dataset.parent, dataset_id=dataset.dataset, request_id=request_id()
             )
+            with suppress(AlreadyExists):
+                await self._stub.CreateDataset(create)
+        version = dataset_pb2.DatasetVersion(message=message, origin=origin)
+        await self._list(version, leaves)
+        request = pb.CreateDatasetVersionRequest(
+            parent=str(dataset),
+            dataset_version=version,
+            request_id=request_id(),
+            branch=branch,
+            base_version=base,
         )
+        made = await self._stub.CreateDatasetVersion(request, timeout=COMMIT_SECONDS)
+        if mine is not None:
+            # Others' changes, which it is on top of, come into the folder too: it holds what was made.
+            await self._hold(made.name, branch, Path(str(given)), progress)
+        return made
 
     async def pull(
         self, name: str, destination: str | Path, *, progress: transfer.Report | None = None
     ) -> list[Path]:
         """Fetch a version's files into a directory; the newest version where none is named."""
         version = await self.version(name)
-        return await transfer.pull(self._store, version.name, Path(destination), progress)
+        return await pull(self._store, version.name, Path(destination), progress)
+
+    async def checkout(
+        self, name: str, destination: str | Path, *, progress: transfer.Report | None = None
+    ) -> dataset_pb2.DatasetVersion:
+        """Make a directory hold exactly one version, and remember which: `push` from it goes on from there. What was
+        changed in it and not pushed is lost.
+
+        Raises:
+            FailedPrecondition: the directory holds files and is no checkout, so something could be lost.
+        """
+        version, folder = await self.version(name), Path(destination)
+        if folder.exists() and any(folder.iterdir()) and Mark.read(folder) is None:
+            raise FailedPrecondition(
+                f"{str(folder)!r} holds files and is no checkout: name an empty directory.",
+                reason="NO_CHECKOUT",
+            )
+        ref = self.version_name(name).version.removeprefix("@")
+        dataset = await self.get(str(self.version_name(version.name).parent))
+        await self._hold(version.name, ref if ref in dataset.branches else "", folder, progress)
+        return version
+
+    async def diff(self, name: str, base: str = "", limit: int | None = None) -> AsyncIterator[pb.FileChange]:
+        """What differs between a version and another one, its parent where none is named, by path."""
+        request = pb.DiffDatasetVersionsRequest(name=str(self.version_name(name)))
+        request.base = str(self.version_name(base)) if base else ""
+        async for each in pages(self._stub.DiffDatasetVersions, request, "changes", limit):
+            yield each
+
+    async def log(self, name: str, limit: int | None = None) -> AsyncIterator[pb.LogEntry]:
+        """Everything that happened to a dataset, newest first."""
+        request = pb.ListDatasetLogRequest(parent=str(self._connection.name(DatasetName, name)))
+        async for each in pages(self._stub.ListDatasetLog, request, "entries", limit):
+            yield each
+
+    async def set_ref(self, name: str, ref: str, *, tag: bool) -> dataset_pb2.Dataset:
+        """Make a branch or a tag at a version, the newest one where none is named."""
+        version = self.version_name(name)
+        request = pb.SetDatasetRefRequest(
+            dataset=version.parent, ref=ref.removeprefix("@"), version=version.version, tag=tag
+        )
+        return await self._stub.SetDatasetRef(request)
+
+    async def delete_ref(self, name: str, ref: str) -> dataset_pb2.Dataset:
+        """Remove a branch or a tag; its versions stay."""
+        dataset = str(self._connection.name(DatasetName, name))
+        return await self._stub.DeleteDatasetRef(
+            pb.DeleteDatasetRefRequest(dataset=dataset, ref=ref.removeprefix("@"))
+        )
+
+    async def delete(self, name: str, *, dry_run: bool = False) -> pb.Deletion:
+        """Remove a dataset, or one version `digits/{version}`. What is not shared is deleted after a grace."""
+        try:
+            version = self._connection.name(DatasetVersionName, name)
+        except InvalidArgument:
+            dataset = str(self._connection.name(DatasetName, name))
+            request = pb.DeleteDatasetRequest(name=dataset, validate_only=dry_run)
+            return await self._stub.DeleteDataset(request)
+        one = pb.DeleteDatasetVersionRequest(name=str(version), validate_only=dry_run)
+        return await self._stub.DeleteDatasetVersion(one)
+
+    async def reindex(self) -> pb.ReindexResponse:
+        """Have the data service make its SQL index again from the object store. Operators only."""
+        return await self._stub.Reindex(pb.ReindexRequest(), timeout=REINDEX_SECONDS)
 
     async def get(self, name: str) -> dataset_pb2.Dataset:
         """One dataset."""
@@ -93,3 +194,49 @@ class Datasets:
         except InvalidArgument:
             dataset = self._connection.name(DatasetName, name)
             return DatasetVersionName(dataset.project, dataset.dataset, "latest")
+
+    async def _tree(self, dataset: DatasetName, version: str) -> "Tree | None":
+        """The files of a version, if there is one."""
+        name = DatasetVersionName(dataset.project, dataset.dataset, version)
+        try:
+            found = await self._stub.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(name)))
+        except NotFound:
+            if version.startswith("@"):
+                return await self._tree(dataset, "latest")  # a branch that is to be made
+            return None
+        from aios.trees.tree import Leaf, Tree
+
+        if not found.index_sha256:
+            return Tree.of(Leaf(file.path, file.sha256, file.size_bytes) for file in found.files)
+        request = pb.ListDownloadsRequest(parent=found.name, page_size=1)
+        url = (await self._stub.ListDownloads(request)).index_url
+        answer = await self._store.http.get(url)
+        answer.raise_for_status()
+        if hashlib.sha256(answer.content).hexdigest() != found.index_sha256:
+            raise DataLoss(f"The index of {found.name} is not the one registered.")
+        return await asyncio.to_thread(Tree.decode, answer.content)
+
+    async def _hold(self, version: str, branch: str, folder: Path, progress: transfer.Report | None) -> None:
+        """Make a directory hold exactly one version, and mark it."""
+        files = await pull(self._store, version, folder, progress)
+        await asyncio.to_thread(prune, folder, set(files))
+        name = DatasetVersionName.parse(version)
+        Mark(name.parent, name.version, branch).write(folder)
+
+    async def _list(self, version: dataset_pb2.DatasetVersion, leaves: Sequence["Leaf"]) -> None:
+        """State the files of a version: a few by name, many or those in parts by an index."""
+        from aios.trees.tree import Tree
+
+        if len(leaves) < INDEX_FROM and not any(leaf.parts or leaf.rows is not None for leaf in leaves):
+            version.files.extend(
+                file_pb2.File(path=leaf.path, sha256=leaf.sha256, size_bytes=leaf.size_bytes)
+                for leaf in leaves
+            )
+            return
+        encoded = await asyncio.to_thread(lambda: Tree.of(leaves).encode())
+        with tempfile.TemporaryDirectory(prefix="aios-push-") as scratch:
+            file = Path(scratch, "index.parquet")
+            file.write_bytes(encoded)
+            sha256 = hashlib.sha256(encoded).hexdigest()
+            await transfer.put_blob(self._store, sha256, file, lambda moved: None)
+        version.index_sha256 = sha256

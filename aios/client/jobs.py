@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from aios.client.connection import Connection, pages
 from aios.errors import Unavailable
 from aios.names import JobName, NodeName
-from aios.scheduler.v1 import job_pb2, node_pb2, policy_pb2, scheduler_service_pb2_grpc
+from aios.scheduler.v1 import explanation_pb2, job_pb2, node_pb2, policy_pb2, scheduler_service_pb2_grpc
 from aios.scheduler.v1 import scheduler_service_pb2 as pb
 
 RECONNECTS_MAX = 10
@@ -30,6 +30,10 @@ class Jobs:
         request = pb.ListJobsRequest(parent=self._connection.project)
         async for each in pages(self._stub.ListJobs, request, "jobs", limit):
             yield each
+
+    async def explain(self, name: str) -> explanation_pb2.Explanation:
+        """Why a job is where it is, until when, and what would change that."""
+        return await self._stub.ExplainJob(pb.ExplainJobRequest(name=self._name(name)))
 
     async def cancel(self, name: str) -> job_pb2.Job:
         """Ask a job to stop. One that has ended stays as it is."""

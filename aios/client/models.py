@@ -5,6 +5,7 @@ from pathlib import Path
 
 from aios.client import transfer
 from aios.client.connection import Connection, pages
+from aios.client.pull import pull
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1 import data_service_pb2_grpc, model_pb2
 from aios.names import ModelName, ModelVersionName
@@ -49,12 +50,30 @@ class Models:
             )
         )
 
+    async def delete_alias(self, name: str, alias: str) -> model_pb2.Model:
+        """Remove an alias; its version stays."""
+        model = self._connection.name(ModelName, name)
+        request = pb.DeleteModelAliasRequest(model=str(model), alias=alias.removeprefix("@"))
+        return await self._stub.DeleteModelAlias(request)
+
+    async def log(self, name: str, limit: int | None = None) -> AsyncIterator[pb.LogEntry]:
+        """Everything that happened to a model, newest first: registrations, promotions, deletions."""
+        request = pb.ListModelLogRequest(parent=str(self._connection.name(ModelName, name)))
+        async for each in pages(self._stub.ListModelLog, request, "entries", limit):
+            yield each
+
+    async def delete(self, name: str, *, dry_run: bool = False) -> pb.Deletion:
+        """Remove a version, `digits/3`, unless an alias names it or a deployment serves it."""
+        version = self._connection.name(ModelVersionName, name)
+        request = pb.DeleteModelVersionRequest(name=str(version), validate_only=dry_run)
+        return await self._stub.DeleteModelVersion(request)
+
     async def pull(
         self, name: str, destination: str | Path, *, progress: transfer.Report | None = None
     ) -> Sequence[Path]:
         """Fetch a version's files into a directory."""
         full = self._connection.name(ModelVersionName, name)
-        return await transfer.pull(self._store, str(full), Path(destination), progress)
+        return await pull(self._store, str(full), Path(destination), progress)
 
 
 class Lineage:

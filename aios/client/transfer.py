@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 
 from aios import transfer
-from aios.client.connection import pages
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1.data_service_pb2_grpc import DataServiceStub
@@ -41,7 +40,9 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-class _Meter:
+class Meter:
+    """Counts what has moved, and tells."""
+
     def __init__(self, phase: str, sizes: Iterable[int], report: Report | None) -> None:
         listed = list(sizes)
         self._phase, self._total, self._files = phase, sum(listed), len(listed)
@@ -76,7 +77,7 @@ def find(source: Path | Mapping[str, Path]) -> dict[str, Path]:
     if not found:
         raise InvalidArgument.of("source", f"{str(source)!r} holds no file")
     for path, file in found.items():
-        _check_path(path)
+        check_path(path)
         if not file.is_file():
             raise InvalidArgument.of("source", f"{str(file)!r} is not a regular file")
     return dict(sorted(found.items()))
@@ -98,7 +99,7 @@ async def push(
     """Store files, skipping content that the project already has."""
     found = await asyncio.to_thread(find, source)
     sizes = {path: file.stat().st_size for path, file in found.items()}
-    meter = _Meter("hash", sizes.values(), report)
+    meter = Meter("hash", sizes.values(), report)
     gate = asyncio.Semaphore(min(PARALLEL, os.cpu_count() or 1))
 
     async def digest(path: str, file: Path) -> file_pb2.File:
@@ -107,9 +108,9 @@ async def push(
             meter.add(sizes[path], 1)
             return file_pb2.File(path=path, sha256=sha256, size_bytes=size)
 
-    files = await _all(digest(path, file) for path, file in found.items())
+    files = await gather(digest(path, file) for path, file in found.items())
     distinct = {file.sha256: file for file in files}
-    uploading = _Meter("upload", (file.size_bytes for file in distinct.values()), report)
+    uploading = Meter("upload", (file.size_bytes for file in distinct.values()), report)
     slots = asyncio.Semaphore(PARALLEL)
 
     async def upload(file: file_pb2.File) -> None:
@@ -117,27 +118,8 @@ async def push(
             sent = await put_blob(store, file.sha256, found[file.path], uploading.add)
             uploading.add(0 if sent else file.size_bytes, 1)
 
-    await _all(upload(file) for file in distinct.values())
+    await gather(upload(file) for file in distinct.values())
     return files
-
-
-async def pull(store: Store, parent: str, destination: Path, report: Report | None = None) -> list[Path]:
-    """Fetch the files of a version or checkpoint. Each appears whole and checked, or not at all."""
-    request = pb.ListDownloadsRequest(parent=parent)
-    downloads = [each async for each in pages(store.data.ListDownloads, request, "downloads")]
-    meter = _Meter("download", (each.file.size_bytes for each in downloads), report)
-    slots = asyncio.Semaphore(PARALLEL)
-
-    async def get(download: pb.Download) -> Path:
-        file = download.file
-        _check_path(file.path)
-        target = destination / file.path
-        async with slots:
-            await transfer.download(store.http, download.url, file.sha256, file.size_bytes, target, meter.add)
-            meter.add(0, 1)
-        return target
-
-    return await _all(get(each) for each in downloads)
 
 
 async def put_blob(store: Store, sha256: str, source: Path, progress: transfer.Progress) -> bool:
@@ -185,7 +167,7 @@ async def _put_parts(
             door = signed.parts[0]
             await transfer.upload_part(store.http, source, offset, length, door.url, door.headers, progress)
 
-    await _all(worker() for _ in range(PARTS_AT_ONCE))
+    await gather(worker() for _ in range(PARTS_AT_ONCE))
 
 
 async def _complete(store: Store, name: str) -> None:
@@ -202,13 +184,18 @@ async def _complete(store: Store, name: str) -> None:
             return
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
+    """Refuse a path that would leave its folder.
+
+    Raises:
+        InvalidArgument
+    """
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path:
         raise InvalidArgument.of("path", f"must be relative and without `..`, not {path!r}")
 
 
-async def _all(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+async def gather(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Results in order. The first failure cancels the rest and is raised by itself."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:

@@ -1,11 +1,12 @@
 """The platform as one attempt of a run sees it: asynchronous, over the public door, with the attempt's own token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aios import transfer
-from aios.client.transfer import Store, pull, push
+from aios.client.pull import pull
+from aios.client.transfer import Store, push
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 from aios.names import JobName, RunName
@@ -84,9 +85,9 @@ class Platform:
             data_service_pb2.CreateCheckpointRequest(parent=self.run, checkpoint=checkpoint)
         )
 
-    async def upload(self, folder: Path) -> list[file_pb2.File]:
-        """Store every file of a folder, and say what they are."""
-        return await push(self._store, folder)
+    async def upload(self, files: Path | Mapping[str, Path]) -> list[file_pb2.File]:
+        """Store every file of a folder, or files by their path, and say what they are."""
+        return await push(self._store, files)
 
     async def download(self, version: str, folder: Path) -> None:
         """Fetch every file of a dataset version, model version or checkpoint into a folder."""
