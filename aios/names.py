@@ -6,7 +6,7 @@ Source: google.aip.dev/122.
 
 import re
 import secrets
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Self
 
@@ -41,7 +41,7 @@ def new_id(prefix: str = "") -> str:
 
 @dataclass(frozen=True, order=True)
 class Name:
-    """Base of all names. Subclasses list their ids as fields, in the order of PATTERN."""
+    """Base of all names. Subclasses list their ids as fields, by the names and in the order of PATTERN."""
 
     PATTERN: ClassVar[str]
 
@@ -73,8 +73,7 @@ class Name:
         return str(self).rsplit("/", 1)[1]
 
     def __str__(self) -> str:
-        form, ids = _form(type(self))
-        return form.format(*(getattr(self, field) for field in ids))
+        return self.PATTERN.format_map(vars(self))
 
 
 @dataclass(frozen=True, order=True)
@@ -200,12 +199,6 @@ def project_of(name: str) -> str | None:
     """The project that a resource name lies in, or None when it lies in none."""
     parts = name.split("/", 2)
     return parts[1] if len(parts) > 1 and parts[0] == "projects" and parts[1] else None
-
-
-@cache
-def _form(kind: type[Name]) -> tuple[str, tuple[str, ...]]:
-    """The pattern with a place for each id, and the fields in the order of the places."""
-    return re.sub(r"\{\w+\}", "{}", kind.PATTERN), tuple(field.name for field in fields(kind))
 
 
 @cache
