@@ -16,6 +16,7 @@ _VIEWER = frozenset(
         "jobs.list",
         "jobs.watch",
         "jobs.logs",
+        "jobs.explain",
         "nodes.get",
         "nodes.list",
         "policy.get",

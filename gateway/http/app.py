@@ -22,7 +22,7 @@ from aios.errors import AiosError
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.inference.v1 import inference_service_pb2
 from aios.runtime.roles import PUBLIC
-from aios.scheduler.v1 import agent_service_pb2, scheduler_service_pb2
+from aios.scheduler.v1 import agent_service_pb2, queue_service_pb2, scheduler_service_pb2
 from aios.telemetry.v1 import event_service_pb2, trace_service_pb2
 from aios.trainer.v1 import trainer_service_pb2
 from gateway.envoy import limits
@@ -33,6 +33,7 @@ from gateway.http.transcoder import Transcoder
 
 API = (
     scheduler_service_pb2,
+    queue_service_pb2,
     agent_service_pb2,
     data_service_pb2,
     trainer_service_pb2,

@@ -239,7 +239,7 @@ def report(job: Job, said: Attempt, now: datetime) -> Job:
             host=said.host or attempt.host,
             ports=said.ports or attempt.ports,
             exit_code=said.exit_code,
-            end_reason=said.end_reason,
+            end_reason=said.end_reason or (PREEMPTED if _gives_way(job) else ""),
             start_time=said.start_time or attempt.start_time,
             end_time=said.end_time or now,
         )
@@ -289,6 +289,10 @@ def lose(job: Job, now: datetime, reason: str = NODE_LOST, message: str = "") ->
 def due(job: Job, now: datetime) -> bool:
     """Whether its pause is over. A wall clock set back cannot stretch a pause beyond the longest one."""
     return job.retry_time is None or not now < job.retry_time <= now + PAUSE_MAX
+
+
+def _gives_way(job: Job) -> bool:
+    return job.state is State.STOPPING and job.reason == PREEMPTED
 
 
 def _after_end(job: Job, attempt: Attempt, now: datetime) -> Job:

@@ -16,7 +16,7 @@ from services.scheduler.nodes import Node, NodeState
 from services.scheduler.policies import Policy
 from services.scheduler.pool import Pool, asked
 from services.scheduler.queues import Queue, beyond
-from services.scheduler.resources import Resources, grant, shortages
+from services.scheduler.resources import Resources, Shortage, grant, shortages
 
 
 class Unplaceable(InvalidArgument):
@@ -85,6 +85,15 @@ class Reasons(Mapping[JobName, Reason]):
             return Reason("WAITS_FOR_QUOTA", beyond(job.spec.resources.named(), queue, queues, self._used))
         turn, starts = self._turn(job)
         return _wait(job, self._rooms(starts), self._snapshot.nodes, self._next_on(turn, job))
+
+    def lacks(self, name: JobName) -> tuple[str, list[Shortage]]:
+        """The node that a job waits for, and what is missing there; no node where none could hold it."""
+        job = self._waiting[name]
+        turn, starts = self._turn(job)
+        near = _nearest(job, self._rooms(starts), self._next_on(turn, job))
+        if near is None:
+            return "", []
+        return near.node.name, shortages(job.spec.resources, near.free, near.node.capacity)
 
     def __iter__(self) -> Iterator[JobName]:
         return iter(self._waiting)
@@ -224,13 +233,13 @@ def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapp
     able = [room for room in rooms if grant(room.node.capacity, request)]
     if not able:
         return Reason("WAITS_FOR_NODE", _beyond(request, [room.node for room in rooms]))
-    mine = next_on.get(str(job.name))
-    near = min(able, key=lambda room: (room.node.name != mine, room.missing(request), room.node.name))
+    near = _nearest(job, able, next_on)
+    assert near is not None
     name, of = near.node.name, f" (the nearest of {len(able)} nodes)" if len(able) > 1 else ""
     lacking = shortages(request, near.free, near.node.capacity)
     if not lacking:
         ahead = (each for each, node in next_on.items() if node == name and each != str(job.name))
-        first = next(ahead, "others")
+        first = next((_seen(each, job) for each in ahead), "others")
         return Reason(
             "WAITS_BEHIND", f"waits behind {first}, which comes first and is next on node {name}{of}"
         )
@@ -240,6 +249,26 @@ def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapp
         f"WAITS_FOR_{worst.code}",
         f"waits for {wanted} {worst.unit}: node {name} has {free} free of {total}{of}",
     )
+
+
+def _nearest(job: Job, rooms: Sequence[_Room], next_on: Mapping[str, str]) -> _Room | None:
+    """The node that is kept for a job, else the one that comes nearest to what it asks for."""
+    request, mine = job.spec.resources, next_on.get(str(job.name))
+    able = [
+        room
+        for room in rooms
+        if job.spec.scheduling.selects(room.node.labels) and grant(room.node.capacity, request)
+    ]
+    return min(
+        able,
+        key=lambda room: (room.node.name != mine, room.missing(request), room.node.name),
+        default=None,
+    )
+
+
+def _seen(other: str, job: Job) -> str:
+    """Another job as people of this one's project may know it."""
+    return other if JobName.parse(other).project == job.name.project else "a job of another project"
 
 
 def _no_node(known: Sequence[Node]) -> str:

@@ -1,5 +1,6 @@
 """The public face: convert, call, convert."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -10,22 +11,28 @@ from aios.names import JobName, NodeName, ProjectName, check_id, new_id
 from aios.records import Database, Event, Feed, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
-from aios.runtime.context import require_job
+from aios.runtime.context import principal, require_job
 from aios.runtime.watch import serve_watch
 from aios.scheduler.v1 import (
+    explanation_pb2,
     job_pb2,
     node_pb2,
     policy_pb2,
     scheduler_service_pb2,
     scheduler_service_pb2_grpc,
 )
+from services.scheduler import history as past
 from services.scheduler import jobs, mapping, policies, progress, specs, store
+from services.scheduler.explain import explain
+from services.scheduler.explain_mapping import explanation_to_proto
 from services.scheduler.logs import Logs
 from services.scheduler.plan import check_placeable
 from services.scheduler.queues import check_limit, require_use
 from services.scheduler.reconciler import Reconciler
 from services.scheduler.resources import Resources
 
+EXPLAIN_SECONDS = 1.0
+"""For drawing futures: what is known by then is told."""
 Context = Any
 
 
@@ -38,6 +45,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         self._reconciler = reconciler
         self._logs = logs
         self._clock = clock
+        self._explaining = asyncio.Lock()
 
     async def CreateJob(
         self, request: scheduler_service_pb2.CreateJobRequest, context: Context
@@ -72,6 +80,30 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         return scheduler_service_pb2.ListJobsResponse(
             jobs=[self._shown(job) for job in found], next_page_token=token, revision=revision
         )
+
+    async def ExplainJob(
+        self, request: scheduler_service_pb2.ExplainJobRequest, context: Context
+    ) -> explanation_pb2.Explanation:
+        name, caller = JobName.parse(request.name), principal()
+        job, attempts, history = await self._db.read(
+            lambda tx: (store.get(tx, name), past.attempts(tx, name), past.durations(tx))
+        )
+        # One at a time: each is a second of work, in a thread beside the loop that plans.
+        async with self._explaining:
+            snapshot, now = await self._reconciler.snapshot(), self._clock.now()
+            job = next((each for each in (*snapshot.queue, *snapshot.holding) if each.name == name), job)
+            until = self._clock.monotonic() + EXPLAIN_SECONDS
+            found = await asyncio.to_thread(
+                explain,
+                job,
+                snapshot,
+                attempts,
+                history,
+                now,
+                may_see=lambda other: caller.everywhere or other.project == caller.project,
+                enough=lambda: self._clock.monotonic() > until,
+            )
+        return explanation_to_proto(found)
 
     async def CancelJob(
         self, request: scheduler_service_pb2.CancelJobRequest, context: Context

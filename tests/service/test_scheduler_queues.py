@@ -53,6 +53,16 @@ async def test_a_queue_is_made_obeyed_changed_and_removed(tmp_path: Path) -> Non
             barred.state_message == "waits for 0.6 cpu of queues/lab: it uses 1 cpu of the 1 cpu that it may"
         )
 
+        request = scheduler_service_pb2.ExplainJobRequest(name=waits)
+        why = await pool.stub.ExplainJob(request)
+        assert (why.reason, [each.job for each in why.holders]) == ("WAITS_FOR_QUOTA", [runs])
+        assert "nothing is known" in why.unpredicted
+        assert "starts now if the limit of queues/lab is raised" in [
+            each.message for each in why.alternatives
+        ]
+        held = await pool.stub.ExplainJob(scheduler_service_pb2.ExplainJobRequest(name=runs))
+        assert (held.reason, held.attempts) == ("RUNNING", 1)
+
         seen = await editor.GetQueue(pb.GetQueueRequest(name="queues/lab"))
         assert (seen.usage.used.cpu_millis, seen.usage.borrowed.cpu_millis) == (1000, 500)
         assert (seen.usage.pending.cpu_millis, seen.usage.running_jobs, seen.usage.pending_jobs) == (
@@ -73,12 +83,12 @@ async def test_a_queue_is_made_obeyed_changed_and_removed(tmp_path: Path) -> Non
         with pytest.raises(FailedPrecondition, match="live jobs"):
             await operator.DeleteQueue(pb.DeleteQueueRequest(name="queues/lab"))
         changed = queue_pb2.Queue(name="queues/lab", limit=cpu(1600), etag="1")
-        request = pb.UpdateQueueRequest(queue=changed)
-        request.update_mask.paths.append("limit")
-        after = await operator.UpdateQueue(request)
+        update = pb.UpdateQueueRequest(queue=changed)
+        update.update_mask.paths.append("limit")
+        after = await operator.UpdateQueue(update)
         assert (after.limit.cpu_millis, after.nominal.cpu_millis, after.etag) == (1600, 500, "2")
         with pytest.raises(Aborted):
-            await operator.UpdateQueue(request)
+            await operator.UpdateQueue(update)
         await pool.until_state(waits, Job.STATE_RUNNING)
 
         for name in (runs, waits):

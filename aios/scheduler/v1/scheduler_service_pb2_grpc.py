@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from aios.scheduler.v1 import explanation_pb2 as aios_dot_scheduler_dot_v1_dot_explanation__pb2
 from aios.scheduler.v1 import job_pb2 as aios_dot_scheduler_dot_v1_dot_job__pb2
 from aios.scheduler.v1 import node_pb2 as aios_dot_scheduler_dot_v1_dot_node__pb2
 from aios.scheduler.v1 import policy_pb2 as aios_dot_scheduler_dot_v1_dot_policy__pb2
@@ -62,6 +63,11 @@ class SchedulerServiceStub:
                 '/aios.scheduler.v1.SchedulerService/ReportJobProgress',
                 request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressRequest.SerializeToString,
                 response_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressResponse.FromString,
+                _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/aios.scheduler.v1.SchedulerService/ExplainJob',
+                request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=aios_dot_scheduler_dot_v1_dot_explanation__pb2.Explanation.FromString,
                 _registered_method=True)
         self.WatchJobs = channel.unary_stream(
                 '/aios.scheduler.v1.SchedulerService/WatchJobs',
@@ -137,6 +143,14 @@ class SchedulerServiceServicer:
     def ReportJobProgress(self, request, context):
         """How far a job has come, said by its own process every few seconds: what policies that go by remaining time rest
         on. ABORTED with reason STALE_EPOCH once the attempt is not the job's newest or has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainJob(self, request, context):
+        """Why a job is where it is: what it waits for, who holds that, when it is expected to start, and what would start it
+        sooner. Worked out when it is asked for, with the policy in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,6 +234,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ReportJobProgress,
                     request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressRequest.FromString,
                     response_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressResponse.SerializeToString,
+            ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ExplainJobRequest.FromString,
+                    response_serializer=aios_dot_scheduler_dot_v1_dot_explanation__pb2.Explanation.SerializeToString,
             ),
             'WatchJobs': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJobs,
@@ -393,6 +412,33 @@ class SchedulerService:
             '/aios.scheduler.v1.SchedulerService/ReportJobProgress',
             aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressRequest.SerializeToString,
             aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportJobProgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.scheduler.v1.SchedulerService/ExplainJob',
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ExplainJobRequest.SerializeToString,
+            aios_dot_scheduler_dot_v1_dot_explanation__pb2.Explanation.FromString,
             options,
             channel_credentials,
             insecure,

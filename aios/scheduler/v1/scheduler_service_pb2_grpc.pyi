@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aios.scheduler.v1 import explanation_pb2 as _explanation_pb2
 from aios.scheduler.v1 import job_pb2 as _job_pb2
 from aios.scheduler.v1 import node_pb2 as _node_pb2
 from aios.scheduler.v1 import policy_pb2 as _policy_pb2
@@ -34,6 +35,10 @@ class SchedulerServiceStub:
     ReportJobProgress: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ReportJobProgressRequest, _scheduler_service_pb2.ReportJobProgressResponse]
     """How far a job has come, said by its own process every few seconds: what policies that go by remaining time rest
     on. ABORTED with reason STALE_EPOCH once the attempt is not the job's newest or has ended.
+    """
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ExplainJobRequest, _explanation_pb2.Explanation]
+    """Why a job is where it is: what it waits for, who holds that, when it is expected to start, and what would start it
+    sooner. Worked out when it is asked for, with the policy in force.
     """
     WatchJobs: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchJobsRequest, _scheduler_service_pb2.WatchJobsResponse]
     """Every change of a project's jobs after `start_revision`, in order. An empty message keeps the cursor fresh.
@@ -101,6 +106,16 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_scheduler_service_pb2.ReportJobProgressResponse]:
         """How far a job has come, said by its own process every few seconds: what policies that go by remaining time rest
         on. ABORTED with reason STALE_EPOCH once the attempt is not the job's newest or has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _scheduler_service_pb2.ExplainJobRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.ExplainJobRequest, _abc.Awaitable[_explanation_pb2.Explanation]],
+    ) -> _abc.Awaitable[_explanation_pb2.Explanation]:
+        """Why a job is where it is: what it waits for, who holds that, when it is expected to start, and what would start it
+        sooner. Worked out when it is asked for, with the policy in force.
         """
 
     @_abc_1.abstractmethod
