@@ -20,7 +20,7 @@ from tests.service.simulated import Ledger, Node
 
 NODES, GPUS = 100, 8
 JOBS = 5_000
-CALLERS = 32
+CALLERS = 8
 ASSIGNMENTS_PER_SECOND_MIN = 500.0
 SECONDS_MAX = 300.0
 

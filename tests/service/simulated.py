@@ -8,8 +8,10 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import cast
 
 import grpc
 
@@ -34,6 +36,8 @@ class Ledger:
     """When each attempt first reached its node, on the monotonic clock."""
     running: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By job, the node and epoch that run it now."""
+    leases: dict[str, float] = field(default_factory=dict)
+    """By node, until when it may hold jobs, on the monotonic clock."""
     completed: Counter[str] = field(default_factory=Counter)
     """How often each job came to its own end, and its node was told that this is stored."""
     faults: list[str] = field(default_factory=list)
@@ -57,7 +61,6 @@ class Node:
     ) -> None:
         self.name = name
         self.capacity = capacity
-        self.leaving = 0.0
         self._stub = agent_service_pb2_grpc.AgentServiceStub(channel)
         self._ledger = ledger
         self._seconds = seconds
@@ -65,28 +68,39 @@ class Node:
         self._held: dict[Key, pb.AssignmentSpec] = {}
         self._ended: dict[Key, job_pb2.Attempt] = {}
         self._ends: dict[Key, asyncio.Task[None]] = {}
-        self._out: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
-        self._call: grpc.aio.StreamStreamCall | None = None  # type: ignore[type-arg]
+        self._out: asyncio.Queue[pb.ConnectRequest | None] = asyncio.Queue()
+        self._stream: asyncio.Task[None] | None = None
         self._lease = 1.0
-        self._answered = 0.0
+        self._sent: dict[int, float] = {}
 
     async def run(self) -> None:
-        """Stay connected until cancelled."""
+        """Stay connected until cancelled, and give up its jobs when its lease runs out, as every agent's shims do."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._fence())
+            tasks.create_task(self._stay())
+
+    async def _fence(self) -> None:
         while True:
-            try:
-                await self._converse()
-            except (AiosError, grpc.aio.AioRpcError, asyncio.CancelledError) as error:
-                current = asyncio.current_task()
-                if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
-                    raise
-            if self._held and time.monotonic() - self._answered > self._lease:
+            await asyncio.sleep(AGAIN_SECONDS)
+            if self._held and self._ledger.leases.get(self.name, 0.0) < time.monotonic():
                 self.crash()
+
+    async def _stay(self) -> None:
+        while True:
+            self._stream = asyncio.create_task(self._converse())
+            try:
+                await asyncio.wait({self._stream})
+            finally:
+                self._stream.cancel()
+            error = None if self._stream.cancelled() else self._stream.exception()
+            if error is not None and not isinstance(error, AiosError):
+                raise error
             await asyncio.sleep(AGAIN_SECONDS * self._rng.uniform(0.5, 1.5))
 
     def hang_up(self) -> None:
         """The stream breaks, as when an agent is killed: its jobs go on, and the next stream says so."""
-        if self._call is not None:
-            self._call.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
 
     def crash(self) -> None:
         """The machine is gone with all that it held; what comes back has nothing."""
@@ -99,7 +113,7 @@ class Node:
         self.hang_up()
 
     async def _converse(self) -> None:
-        self._out = asyncio.Queue()
+        out = self._out = asyncio.Queue()
         register = pb.Register(node=str(NodeName(self.name)), capacity=self.capacity, host="127.0.0.1")
         for key, spec in self._held.items():
             register.attempts.append(
@@ -109,40 +123,45 @@ class Node:
             register.attempts.append(pb.AttemptReport(attempt=ended))
         self._out.put_nowait(pb.ConnectRequest(register=register))
         sent = time.monotonic()
-        self._call = self._stub.Connect(self._said())
         beats: asyncio.Task[None] | None = None
+        # What a channel of ours gives is a generator.
+        said = cast(AsyncGenerator[pb.ConnectResponse, None], self._stub.Connect(self._said()))
         try:
-            async for message in self._call:
-                match message.WhichOneof("message"):
-                    case "registered":
-                        self._lease = message.registered.lease.ToTimedelta().total_seconds()
-                        self._answered = sent
-                        for stop in message.registered.stops:
-                            self._stop((stop.job, stop.epoch))
-                        beats = asyncio.create_task(self._beat())
-                    case "heartbeat_ack":
-                        self._answered = time.monotonic()
-                    case "assignment":
-                        self._start(pb.AssignmentSpec.FromString(message.assignment.spec))
-                    case "stop":
-                        self._stop((message.stop.job, message.stop.epoch))
-                    case "report_ack":
-                        self._stored((message.report_ack.job, message.report_ack.epoch))
+            async with aclosing(said) as messages:
+                async for message in messages:
+                    match message.WhichOneof("message"):
+                        case "registered":
+                            self._lease = message.registered.lease.ToTimedelta().total_seconds()
+                            self._ledger.leases[self.name] = sent + self._lease
+                            for stop in message.registered.stops:
+                                self._stop((stop.job, stop.epoch))
+                            beats = asyncio.create_task(self._beat())
+                        case "heartbeat_ack":
+                            sent = self._sent.pop(message.heartbeat_ack.sequence, 0.0)
+                            until = max(self._ledger.leases[self.name], sent + self._lease)
+                            self._ledger.leases[self.name] = until
+                        case "assignment":
+                            self._start(pb.AssignmentSpec.FromString(message.assignment.spec))
+                        case "stop":
+                            self._stop((message.stop.job, message.stop.epoch))
+                        case "report_ack":
+                            self._stored((message.report_ack.job, message.report_ack.epoch))
         finally:
+            out.put_nowait(None)
             if beats is not None:
                 beats.cancel()
-            self._call = None
 
     async def _said(self) -> AsyncIterator[pb.ConnectRequest]:
         out = self._out
-        while True:
-            yield await out.get()
+        while (request := await out.get()) is not None:
+            yield request
 
     async def _beat(self) -> None:
         sequence = 0
         while True:
             await asyncio.sleep(self._lease / HEARTBEATS_PER_LEASE)
             sequence += 1
+            self._sent[sequence] = time.monotonic()
             self._out.put_nowait(pb.ConnectRequest(heartbeat=pb.Heartbeat(sequence=sequence)))
 
     def _start(self, spec: pb.AssignmentSpec) -> None:
@@ -154,7 +173,7 @@ class Node:
             return
         self._ledger.assigned.setdefault(key, time.monotonic())
         other = self._ledger.running.get(spec.job)
-        if other is not None:
+        if other is not None and self._ledger.leases[other[0]] > time.monotonic():
             self._ledger.faults.append(
                 f"{spec.job} runs on {other} and is assigned to {self.name} as {spec.epoch}"
             )
