@@ -30,8 +30,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     to_scheduler = await stack.enter_async_context(service_channel(settings, "scheduler"))
 
     data = data_service_pb2_grpc.DataServiceStub(to_data)
-    trainer = Trainer(db, data, clock)
     scheduler = scheduler_service_pb2_grpc.SchedulerServiceStub(to_scheduler)
+    trainer = Trainer(db, data, scheduler, clock)
     reconciler = Reconciler(db, trainer, scheduler, data, clock)
     jobs = Consumer(bus, db, "trainer-jobs", cloudevents.subject("scheduler", "job"), reconciler.on_job_event)
     add = trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server

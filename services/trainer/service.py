@@ -1,18 +1,27 @@
 """What the trainer does, between its doors and its records."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import suppress
 
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, model_pb2
-from aios.errors import AlreadyExists, InvalidArgument, NotFound
+from aios.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from aios.names import RunName, check_id, new_id, project_of
 from aios.records import Database, Feed, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
 from aios.runtime.context import principal
+from aios.scheduler.v1 import scheduler_service_pb2, scheduler_service_pb2_grpc
 from aios.trainer.v1 import run_pb2, trainer_service_pb2
 from services.trainer import mapping, metrics, runs, store
 from services.trainer.metrics import Point
@@ -23,16 +32,26 @@ CODE_FILE = "code.tar"
 """What a version of code holds; `aios.code` packs and unpacks it."""
 OUTPUTS = "run-outputs"
 """The dataset of a project whose versions are what its runs left behind."""
+CHECK_SECONDS = 2.0  # that somebody who submits a run waits for a busy scheduler
 WATCH_SECONDS = 1.0  # how often a watcher looks by itself, where another process took the report
+
+_log = logging.getLogger(__name__)
 
 
 class Trainer:
     """Runs and their metrics. What needs the scheduler is done by the reconciler, from what is stored here."""
 
-    def __init__(self, db: Database, data: data_service_pb2_grpc.DataServiceStub, clock: Clock) -> None:
+    def __init__(
+        self,
+        db: Database,
+        data: data_service_pb2_grpc.DataServiceStub,
+        scheduler: scheduler_service_pb2_grpc.SchedulerServiceStub,
+        clock: Clock,
+    ) -> None:
         self.feed = Feed(db)
         self._db = db
         self._data = data
+        self._scheduler = scheduler
         self._clock = clock
         self._reported = asyncio.Event()
 
@@ -40,7 +59,7 @@ class Trainer:
         """Accept a run.
 
         Raises:
-            InvalidArgument: naming the wrong field of the spec.
+            InvalidArgument: naming the wrong field of the spec; also where no node could ever hold its job.
         """
         project = project_of(request.parent) or ""
         check_id(project, "parent")
@@ -58,11 +77,30 @@ class Trainer:
             traceparent=telemetry.current_traceparent(),
         )
 
+        await self._check_placeable(run)
+
         def write(tx: Tx) -> run_pb2.Run:
             store.add(tx, run)
             return mapping.run_to_proto(run)
 
         return await self._db.once(request, write, run_pb2.Run)
+
+    async def _check_placeable(self, run: Run) -> None:
+        """Refuse what the scheduler would refuse. While it does not answer, the run is accepted and waits for it."""
+        request = scheduler_service_pb2.CreateJobRequest(
+            parent=f"projects/{run.name.project}",
+            job_id=run.job.job,
+            job=mapping.job_of(run),
+            validate_only=True,
+        )
+        try:
+            await self._scheduler.CreateJob(request, timeout=CHECK_SECONDS)
+        except InvalidArgument as error:
+            fields = {path.replace("job.spec", "spec", 1): text for path, text in error.fields.items()}
+            message = error.message.replace("The job ", "The run ", 1)
+            raise InvalidArgument(message, fields=fields, reason=error.reason) from None
+        except (Unavailable, DeadlineExceeded, ResourceExhausted):
+            _log.warning("%s is accepted unchecked: the scheduler does not answer", run.name)
 
     async def get(self, name: RunName) -> Run:
         """One run."""

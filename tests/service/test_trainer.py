@@ -12,6 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.json_format import MessageToDict
 
 from aios.bus import Bus
+from aios.common.v1 import resources_pb2
 from aios.config import Settings
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, model_pb2
 from aios.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, StaleEpoch, Unavailable
@@ -27,6 +28,7 @@ from tests.service.neighbours import channel, neighbour, serving, settings_in, t
 PARENT = "projects/demo"
 RUN = "projects/demo/runs/r1"
 VERSION = "projects/demo/datasets/digits/versions/0123456789abcdef"
+NODE_CPU_MILLIS = 64_000
 Stub = trainer_service_pb2_grpc.TrainerServiceStub
 
 
@@ -41,7 +43,14 @@ class Scheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def CreateJob(self, request: scheduler_service_pb2.CreateJobRequest, context: Any) -> job_pb2.Job:
         if self.down:
             raise Unavailable("down")
+        if request.job.spec.resources.cpu_millis > NODE_CPU_MILLIS:
+            message = "asks for too much cpu"
+            raise InvalidArgument(
+                f"The job {message}.", fields={"job.spec.resources": message}, reason="UNPLACEABLE"
+            )
         name = f"{request.parent}/jobs/{request.job_id}"
+        if request.validate_only:
+            return job_pb2.Job(name=name)
         job = job_pb2.Job(name=name, spec=request.job.spec, state=job_pb2.Job.STATE_QUEUED)
         return self.jobs.setdefault(name, job)
 
@@ -216,6 +225,7 @@ async def test_a_retry_with_the_same_request_id_is_the_same_run(tmp_path: Path) 
         ({"model": "My Model"}, "spec.model"),
         ({"checkpoint_steps": -1}, "spec.checkpoint_steps"),
         ({"max_restarts": 1000}, "spec.max_restarts"),
+        ({"resources": resources_pb2.Resources(cpu_millis=2 * NODE_CPU_MILLIS)}, "spec.resources"),
     ],
 )
 async def test_a_wrong_spec_names_its_field_and_makes_nothing(

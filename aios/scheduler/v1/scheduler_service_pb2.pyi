@@ -29,12 +29,15 @@ class CreateJobRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
     job_id: _builtins.str
     """Last segment of the name; made up when empty. 1-63 lower-case letters, digits and hyphens."""
     request_id: _builtins.str
     """UUID that makes a retry safe."""
+    validate_only: _builtins.bool
+    """Says whether the job would be accepted, with the same errors, and makes nothing."""
     @_builtins.property
     def job(self) -> _job_pb2.Job: ...
     def __init__(
@@ -44,10 +47,11 @@ class CreateJobRequest(_message.Message):
         job_id: _builtins.str = ...,
         job: _job_pb2.Job | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "job_id", b"job_id", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "job_id", b"job_id", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

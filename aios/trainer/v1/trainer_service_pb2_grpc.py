@@ -94,7 +94,7 @@ class TrainerServiceServicer:
 
     def CreateRun(self, request, context):
         """Accepts a run: once answered it is durable, and its job will be scheduled. INVALID_ARGUMENT names the wrong field
-        of the spec. Safe to retry with the same request_id for 24 hours.
+        of the spec, also where no node of the pool could ever hold its job. Safe to retry with the same request_id for 24 hours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

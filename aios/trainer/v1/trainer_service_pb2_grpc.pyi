@@ -19,7 +19,7 @@ class TrainerServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.CreateRunRequest, _run_pb2.Run]
     """Accepts a run: once answered it is durable, and its job will be scheduled. INVALID_ARGUMENT names the wrong field
-    of the spec. Safe to retry with the same request_id for 24 hours.
+    of the spec, also where no node of the pool could ever hold its job. Safe to retry with the same request_id for 24 hours.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.GetRunRequest, _run_pb2.Run]
     """One run. NOT_FOUND when the project has no such run."""
@@ -58,7 +58,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_trainer_service_pb2.CreateRunRequest, _abc.Awaitable[_run_pb2.Run]],
     ) -> _abc.Awaitable[_run_pb2.Run]:
         """Accepts a run: once answered it is durable, and its job will be scheduled. INVALID_ARGUMENT names the wrong field
-        of the spec. Safe to retry with the same request_id for 24 hours.
+        of the spec, also where no node of the pool could ever hold its job. Safe to retry with the same request_id for 24 hours.
         """
 
     @_abc_1.abstractmethod
