@@ -90,6 +90,12 @@ class Datasets:
             await self._hold(made.name, branch, Path(str(given)), progress)
         return made
 
+    async def downloads(self, name: str, paths: Sequence[str] = ()) -> AsyncIterator[pb.Download]:
+        """Where to get the files of a version, all or some, for a quarter of an hour."""
+        request = pb.ListDownloadsRequest(parent=str(self.version_name(name)), paths=paths)
+        async for each in pages(self._stub.ListDownloads, request, "downloads"):
+            yield each
+
     async def pull(
         self, name: str, destination: str | Path, *, progress: transfer.Report | None = None
     ) -> list[Path]:
