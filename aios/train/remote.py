@@ -106,13 +106,15 @@ class Remote:
         metrics: Mapping[str, float],
         outputs: Path | None,
     ) -> str:
-        """Upload and register."""
-        output = None
-        if model is not None:
-            files = self._network.call(self._platform.upload(model))
+        """Upload and register. A model that is not to be registered is kept among the outputs."""
+        output, others = None, {} if outputs is None else _files(outputs)
+        if model is not None and self.spec.model:
+            files = self._network.call(self._platform.upload(_files(model)))
             output = run_pb2.ModelOutput(files=files, signature=signature, metrics=metrics)
-        others = self._network.call(self._platform.upload(outputs)) if outputs is not None else []
-        return self._network.call(self._platform.complete(output, others)).model_version
+        elif model is not None:
+            others |= {f"model/{name}": path for name, path in _files(model).items()}
+        kept = self._network.call(self._platform.upload(others)) if others else []
+        return self._network.call(self._platform.complete(output, kept)).model_version
 
     def close(self) -> None:
         """Send what is left, then hang up."""
@@ -210,6 +212,10 @@ class _Reporter:
                     print(f"metrics can no longer be sent: {error.message}", file=sys.stderr)
                     return
                 time.sleep(1.0)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
 
 
 def _pieces(

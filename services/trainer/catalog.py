@@ -31,6 +31,10 @@ class Setting:
             if value not in self.choices:
                 raise InvalidArgument.of(field, f"must be one of {', '.join(self.choices)}, not {value!r}")
             return str(value)
+        if isinstance(self.default, str):
+            if not isinstance(value, str):
+                raise InvalidArgument.of(field, f"must be text, not {value!r}")
+            return value
         if isinstance(self.default, bool):
             if not isinstance(value, bool):
                 raise InvalidArgument.of(field, f"must be true or false, not {value!r}")
@@ -50,25 +54,202 @@ class Recipe:
     summary: str
     settings: Mapping[str, Setting]
     files: tuple[str, ...]
-    """What its dataset must hold."""
+    """What its dataset holds; nothing where it needs none. A table may be Parquet or NPZ too, or one file alone."""
 
 
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+THREADS = {"threads": Setting(default=1, low=1, high=256)}
+TABLE = {**THREADS, "target": Setting(default="")}
+"""The column that is learnt; the last one where empty, none where `-`."""
+UNLABELLED = {**THREADS, "target": Setting(default="-"), "standardize": Setting(default=True)}
+TABLE_FILES = ("train.csv", "test.csv")
+PLAYED = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
+
+
+def _steps(
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    optimizer: str = "adamw",
+    decay: float = 0.01,
+    *more: str,
+) -> dict[str, Setting]:
+    """What every recipe that walks down a gradient takes."""
+    return {
+        "epochs": Setting(default=epochs, low=1, high=100_000),
+        "batch_size": Setting(default=batch_size, low=1, high=65_536),
+        "learning_rate": Setting(default=learning_rate, low=1e-8, high=100.0),
+        "optimizer": Setting(default=optimizer, choices=(*more, *OPTIMIZERS)),
+        "weight_decay": Setting(default=decay, low=0.0, high=1e6),
+    }
+
+
+def _recipe(summary: str, settings: Mapping[str, Setting], files: tuple[str, ...] = TABLE_FILES) -> Recipe:
+    return Recipe(summary, MappingProxyType(dict(settings)), files)
+
+
+_WIDTH = Setting(default=64, low=1, high=8_192)
+_DROPOUT = Setting(default=0.1, low=0.0, high=0.95)
+_TASK = Setting(default="classes", choices=("classes", "numbers"))
+_TEXT = {
+    **THREADS,
+    **_steps(4, 64, 0.002),
+    "vocabulary": Setting(default=20_000, low=10, high=1_000_000),
+    "length": Setting(default=96, low=1, high=4_096),
+    "width": Setting(default=96, low=4, high=4_096),
+    "dropout": Setting(default=0.3, low=0.0, high=0.95),
+}
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "image_classifier": Recipe(
-            summary="A small convolutional network over greyscale images.",
-            settings=MappingProxyType(
-                {
-                    "epochs": Setting(default=8, low=1, high=10_000),
-                    "batch_size": Setting(default=64, low=1, high=65_536),
-                    "learning_rate": Setting(default=0.002, low=1e-8, high=10.0),
-                    "optimizer": Setting(default="adamw", choices=("sgd", "momentum", "adam", "adamw")),
-                    "weight_decay": Setting(default=0.01, low=0.0, high=1.0),
-                    "shift_pixels": Setting(default=2, low=0, high=8),
-                    "threads": Setting(default=1, low=1, high=256),
-                }
-            ),
-            files=("train/images.npy", "train/labels.npy", "test/images.npy", "test/labels.npy"),
+        "linear_regression": _recipe(
+            "A number as a weighted sum of the features; exact, or by gradient descent.",
+            {**TABLE, **_steps(100, 64, 0.05, "closed", 0.0, "closed", "gd")},
+        ),
+        "logistic_regression": _recipe(
+            "Classes by a weighted sum of the features; to the minimum, or by gradient descent.",
+            {**TABLE, **_steps(100, 64, 0.05, "lbfgs", 1e-4, "lbfgs", "gd")},
+        ),
+        "svm": _recipe(
+            "Support vector machine, linear or with a radial kernel.",
+            {
+                **TABLE,
+                **_steps(40, 64, 0.01, "adamw", 1e-3, "gd"),
+                "kernel": Setting(default="rbf", choices=("linear", "rbf")),
+                "waves": Setting(default=1_000, low=1, high=100_000),
+                "gamma": Setting(default=0.0, low=0.0, high=1e6),
+            },
+        ),
+        "tree_ensemble": _recipe(
+            "Random forest, extra trees or gradient boosting.",
+            {
+                **TABLE,
+                "task": _TASK,
+                "kind": Setting(
+                    default="random_forest", choices=("random_forest", "extra_trees", "gradient_boosting")
+                ),
+                "trees": Setting(default=100, low=1, high=10_000),
+                "depth": Setting(default=0, low=0, high=1_000),
+                "learning_rate": Setting(default=0.1, low=1e-6, high=10.0),
+            },
+        ),
+        "mlp": _recipe(
+            "A multilayer perceptron over a table.",
+            {
+                **TABLE,
+                **_steps(30, 64, 0.003),
+                "task": _TASK,
+                "layers": Setting(default=2, low=1, high=64),
+                "width": _WIDTH,
+                "dropout": _DROPOUT,
+            },
+        ),
+        "image_classifier": _recipe(
+            "A small convolutional network over greyscale images.",
+            {
+                **THREADS,
+                **_steps(8, 64, 0.002),
+                "shift_pixels": Setting(default=2, low=0, high=8),
+                "mirror": Setting(default=False),
+                "precision": Setting(default="float32", choices=("float32", "bfloat16")),
+            },
+            ("train/images.npy", "train/labels.npy", "test/images.npy", "test/labels.npy"),
+        ),
+        "lstm": _recipe("A text classifier that reads word by word.", _TEXT),
+        "transformer": _recipe(
+            "A text classifier in which every word looks at every other.",
+            {
+                **_TEXT,
+                "heads": Setting(default=4, low=1, high=64),
+                "layers": Setting(default=2, low=1, high=64),
+            },
+        ),
+        "kmeans": _recipe(
+            "Clusters by their centres.",
+            {
+                **UNLABELLED,
+                "clusters": Setting(default=8, low=1, high=10_000),
+                "starts": Setting(default=10, low=1, high=1_000),
+            },
+        ),
+        "gaussian_mixture": _recipe(
+            "Clusters as normal distributions.",
+            {
+                "target": Setting(default="-"),
+                **THREADS,
+                "components": Setting(default=8, low=1, high=1_000),
+            },
+        ),
+        "dbscan": _recipe(
+            "Clusters as regions where samples lie close, and noise.",
+            {
+                **UNLABELLED,
+                "distance": Setting(default=0.5, low=1e-12, high=1e12),
+                "neighbours": Setting(default=5, low=1, high=100_000),
+            },
+        ),
+        "pca": _recipe(
+            "Principal components.", {**UNLABELLED, "components": Setting(default=2, low=1, high=10_000)}
+        ),
+        "autoencoder": _recipe(
+            "A code of few numbers from which the features come back.",
+            {
+                **UNLABELLED,
+                **_steps(50, 64, 0.003),
+                "width": _WIDTH,
+                "code": Setting(default=2, low=1, high=8_192),
+            },
+        ),
+        "q_learning": _recipe(
+            "A table of what each action in each state is worth.",
+            {
+                **THREADS,
+                "environment": Setting(
+                    default="Taxi-v4", choices=("Taxi-v4", "FrozenLake-v1", "CliffWalking-v1")
+                ),
+                "episodes": Setting(default=5_000, low=1, high=10_000_000),
+                "learning_rate": Setting(default=0.5, low=1e-6, high=1.0),
+                "discount": Setting(default=0.99, low=0.0, high=1.0),
+                "epsilon": Setting(default=0.3, low=0.0, high=1.0),
+            },
+            (),
+        ),
+        "dqn": _recipe(
+            "A deep Q-network.",
+            {
+                **THREADS,
+                "environment": Setting(default="CartPole-v1", choices=PLAYED),
+                "steps": Setting(default=50_000, low=1, high=1_000_000_000),
+                "width": Setting(default=128, low=1, high=8_192),
+                "learning_rate": Setting(default=0.0023, low=1e-8, high=1.0),
+                "batch_size": Setting(default=64, low=1, high=65_536),
+                "memory": Setting(default=50_000, low=1, high=10_000_000),
+                "learn_from": Setting(default=1_000, low=1, high=10_000_000),
+                "every": Setting(default=4, low=1, high=1_000_000),
+                "updates": Setting(default=2, low=1, high=10_000),
+                "follow": Setting(default=0.02, low=1e-6, high=1.0),
+                "exploration": Setting(default=0.16, low=1e-6, high=1.0),
+                "epsilon": Setting(default=0.04, low=0.0, high=1.0),
+                "discount": Setting(default=0.99, low=0.0, high=1.0),
+            },
+            (),
+        ),
+        "ppo": _recipe(
+            "Proximal policy optimisation.",
+            {
+                **THREADS,
+                "environment": Setting(default="CartPole-v1", choices=PLAYED),
+                "steps": Setting(default=50_000, low=1, high=1_000_000_000),
+                "environments": Setting(default=8, low=1, high=1_024),
+                "horizon": Setting(default=128, low=1, high=100_000),
+                "width": _WIDTH,
+                "epochs": Setting(default=10, low=1, high=1_000),
+                "batch_size": Setting(default=256, low=1, high=65_536),
+                "learning_rate": Setting(default=0.001, low=1e-8, high=1.0),
+                "discount": Setting(default=0.98, low=0.0, high=1.0),
+                "trace": Setting(default=0.8, low=0.0, high=1.0),
+                "clip": Setting(default=0.2, low=1e-6, high=10.0),
+            },
+            (),
         ),
     }
 )

@@ -1,0 +1,65 @@
+"""What every recipe hands over at its end: a model that can be served, and a report of how good it is."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aios.common.v1 import tensor_pb2
+from aios.train import Run
+from services.trainer.job import export, plots
+from services.trainer.job.evaluate import Evaluation, Figure
+
+MAX_BATCH_SIZE = 256  # of a served model
+
+
+def keep(
+    run: Run,
+    model: nn.Module,
+    example: torch.Tensor,
+    evaluation: Evaluation,
+    *,
+    input_name: str = "features",
+    output_name: str,
+    labels: Sequence[str] = (),
+    files: Mapping[str, object] | None = None,
+) -> None:
+    """Export a torch model, and hand it over with its evaluation.
+
+    Args:
+        example: Some inputs; the first dimension is the batch.
+        files: More of the model, by name, as JSON: a vocabulary, the names of its features.
+    """
+    with run.phase("export"):
+        folder = run.folder("model")
+        signature = export.to_onnx(
+            model,
+            example,
+            folder,
+            input_name=input_name,
+            output_name=output_name,
+            labels=list(labels),
+            max_batch_size=MAX_BATCH_SIZE,
+        )
+        for name, content in (files or {}).items():
+            (folder / name).write_text(json.dumps(content, indent=1))
+    hand_over(run, folder, signature, evaluation)
+
+
+def hand_over(
+    run: Run, folder: Path | None, signature: tensor_pb2.Signature | None, evaluation: Evaluation
+) -> None:
+    """Complete the run with a folder that holds the exported model, where there is one."""
+    outputs = evaluation.write(run.folder("outputs"))
+    version = run.complete(folder, signature, evaluation.metrics, outputs)
+    figures = ", ".join(f"{name} {figure.value:.4f}" for name, figure in evaluation.figures.items())
+    print(f"{figures}; registered as {version or 'nothing: the run names no model'}", flush=True)
+
+
+def described(title: str, metrics: Mapping[str, float], *parts: str) -> Evaluation:
+    """The evaluation of a model that has no truth to be compared with: figures without intervals, and plots."""
+    rows = list(metrics.items())
+    html = plots.page(title, plots.table(["metric", "value"], rows), *parts)
+    return Evaluation({name: Figure(value, value, value) for name, value in metrics.items()}, html)
