@@ -7,6 +7,8 @@ from aios.cli import output
 
 BAR_CELLS = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+CELLS = _EIGHTHS[1:] + "░·"
+"""What a bar is made of."""
 
 
 def bar(part: float, owed: float = 0.0, cells: int = BAR_CELLS) -> str:

@@ -10,6 +10,7 @@ from aios.cli.explain import explain_job
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size, span, state
 from aios.scheduler.v1 import job_pb2
 
+STATES = ("queued", "starting", "running", "stopping", "succeeded", "failed", "cancelled")
 JOB: Columns = {
     "NAME": lambda j: leaf(j.name),
     "STATE": state,
@@ -40,11 +41,18 @@ def job() -> None:
 
 @job.command("list")
 @click.option("-n", "--limit", default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--state", "states", type=click.Choice(STATES), multiple=True, help="Only jobs in this state; repeat it."
+)
 @common
-def list_jobs(limit: int) -> None:
+def list_jobs(limit: int, states: tuple[str, ...]) -> None:
     """The project's jobs, newest first."""
+    from aios.scheduler.v1 import job_pb2
+
+    wanted = [job_pb2.Job.State.Value(f"STATE_{each.upper()}") for each in states]
     with connected() as client:
-        output.emit_list(client.jobs.list(limit), JOB, none="No jobs yet: `aios run submit` makes one.")
+        found = client.jobs.list(limit, wanted)
+        output.emit_list(found, JOB, none="No jobs yet: `aios run submit` makes one.")
 
 
 @job.command("get")

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("run", "Training runs: submit, list, watch, logs, cancel."),
     "job": ("job", "Jobs on the pool: list, explain, logs, cancel."),
     "explain": ("explain", "Why a job waits, until when, and what would start it sooner."),
+    "top": ("top", "The pool now: nodes, queues, jobs with progress and reasons."),
     "node": ("job", "The machines of the pool."),
     "queue": ("queue", "How the pool is divided: tree, create, update."),
     "policy": ("policy", "How the pool is shared: get, set, preview."),

@@ -1,7 +1,7 @@
 """Jobs and the machines that run them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from aios.client.connection import Connection, pages
 from aios.errors import Unavailable
@@ -25,9 +25,11 @@ class Jobs:
         """One job."""
         return await self._stub.GetJob(pb.GetJobRequest(name=self._name(name)))
 
-    async def list(self, limit: int | None = None) -> AsyncIterator[job_pb2.Job]:
-        """The project's jobs, newest first."""
-        request = pb.ListJobsRequest(parent=self._connection.project)
+    async def list(
+        self, limit: int | None = None, states: Iterable[job_pb2.Job.State.ValueType] = ()
+    ) -> AsyncIterator[job_pb2.Job]:
+        """The project's jobs, newest first; only those in one of these states, where any are named."""
+        request = pb.ListJobsRequest(parent=self._connection.project, states=states)
         async for each in pages(self._stub.ListJobs, request, "jobs", limit):
             yield each
 

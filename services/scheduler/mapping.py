@@ -1,6 +1,6 @@
 """Protos to domain and back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -81,6 +81,15 @@ def progress_from_proto(proto: job_pb2.JobProgress) -> Progress:
         load_time=_span(proto.load_time) if proto.HasField("load_time") else None,
         update_time=proto.update_time.ToDatetime(UTC) if proto.HasField("update_time") else None,
     )
+
+
+def states_from_proto(values: Iterable[job_pb2.Job.State.ValueType]) -> list[State]:
+    """States that a request names; it may not name what is none."""
+    known = {job_pb2.Job.State.Value(f"STATE_{state}"): state for state in State}
+    unknown = [value for value in values if value not in known]
+    if unknown:
+        raise InvalidArgument.of("states", f"{unknown[0]} is no state of a job")
+    return [known[value] for value in values]
 
 
 def policy_to_proto(policy: Policy, update_time: datetime | None = None) -> policy_pb2.Policy:

@@ -80,8 +80,9 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_service_pb2.ListJobsRequest, context: Context
     ) -> scheduler_service_pb2.ListJobsResponse:
         project = ProjectName.parse(request.parent, "parent").project
+        states = mapping.states_from_proto(request.states)
         (found, token), revision = await self._db.read(
-            lambda tx: (store.page(tx, request, project), tx.revision())
+            lambda tx: (store.page(tx, request, project, states), tx.revision())
         )
         return scheduler_service_pb2.ListJobsResponse(
             jobs=[self._shown(job) for job in found], next_page_token=token, revision=revision

@@ -1,6 +1,6 @@
 """Jobs, attempts and nodes in SQL. Plain functions of a transaction; each change is one row's, guarded by its version."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -214,9 +214,15 @@ def save_progress(tx: Tx, reports: Mapping[JobName, Progress]) -> None:
     )
 
 
-def page(tx: Tx, request: ListRequest, project: str) -> tuple[list[Job], str]:
-    """One page of a project's jobs, newest first, and the token of the next."""
+def page(tx: Tx, request: ListRequest, project: str, states: Collection[State] = ()) -> tuple[list[Job], str]:
+    """One page of a project's jobs, newest first, and the token of the next.
+
+    Args:
+        states: Only jobs in one of these; all when empty.
+    """
     query = _JOBS.where(jobs.c.project == project)
+    if states:
+        query = query.where(jobs.c.state.in_(states))
     rows, token = Page.of(request).fetch(tx, query, by=(jobs.c.number,), descending=True)
     return [_job(row) for row in rows], token
 

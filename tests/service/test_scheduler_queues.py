@@ -63,6 +63,9 @@ async def test_a_queue_is_made_obeyed_changed_and_removed(tmp_path: Path) -> Non
         held = await pool.stub.ExplainJob(scheduler_service_pb2.ExplainJobRequest(name=runs))
         assert (held.reason, held.attempts) == ("RUNNING", 1)
 
+        only = scheduler_service_pb2.ListJobsRequest(parent="projects/demo", states=[Job.STATE_QUEUED])
+        assert [job.name for job in (await pool.stub.ListJobs(only)).jobs] == [waits]
+
         seen = await editor.GetQueue(pb.GetQueueRequest(name="queues/lab"))
         assert (seen.usage.used.cpu_millis, seen.usage.borrowed.cpu_millis) == (1000, 500)
         assert (seen.usage.pending.cpu_millis, seen.usage.running_jobs, seen.usage.pending_jobs) == (
