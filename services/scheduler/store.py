@@ -141,6 +141,21 @@ _JOBS = select(jobs, *_OF_ATTEMPT).outerjoin(
     attempts, and_(attempts.c.job == jobs.c.number, attempts.c.epoch == jobs.c.epoch)
 )
 
+# Made once: building a statement costs more than running it.
+_FIND = _JOBS.where(jobs.c.project == bindparam("of_project"), jobs.c.id == bindparam("of_id"))
+_CHANGED = _JOBS.where(jobs.c.change > bindparam("since")).order_by(jobs.c.number)
+_NEWEST_CHANGE = select(func.coalesce(func.max(jobs.c.change), 0))
+_INSERT = insert(jobs).values(change=_NEXT_CHANGE)
+_UPDATE = (
+    update(jobs)
+    .where(jobs.c.number == bindparam("of_number"), jobs.c.version == bindparam("of_version"))
+    .values(change=_NEXT_CHANGE)
+)
+_INSERT_ATTEMPT = insert(attempts)
+_UPDATE_ATTEMPT = update(attempts).where(
+    attempts.c.job == bindparam("of_job"), attempts.c.epoch == bindparam("of_epoch")
+)
+
 
 def add(tx: Tx, job: Job) -> Job:
     """Accept a new job and announce it.
@@ -151,7 +166,7 @@ def add(tx: Tx, job: Job) -> Job:
     if find(tx, job.name) is not None:
         raise JobExists(f"{job.name} exists: choose another job_id.", name=str(job.name))
     row = {"project": job.name.project, "id": job.name.job, "spec": mapping.spec_to_proto(job.spec)}
-    tx.execute(insert(jobs).values(row | _changing(job) | {"version": 1}))
+    tx.execute(_INSERT, row | _changing(job) | {"version": 1})
     stored = get(tx, job.name)
     _announce(tx, stored, "created")
     return stored
@@ -159,7 +174,7 @@ def add(tx: Tx, job: Job) -> Job:
 
 def find(tx: Tx, name: JobName) -> Job | None:
     """A job, or None."""
-    row = tx.execute(_JOBS.where(jobs.c.project == name.project, jobs.c.id == name.job)).one_or_none()
+    row = tx.execute(_FIND, {"of_project": name.project, "of_id": name.job}).one_or_none()
     return _job(row) if row else None
 
 
@@ -183,16 +198,12 @@ def save(tx: Tx, before: Job, after: Job) -> Job:
     """
     if after == before:
         return before
-    changed = tx.execute(
-        update(jobs)
-        .where(jobs.c.number == before.number, jobs.c.version == before.version)
-        .values(_changing(after) | {"version": before.version + 1})
-    )
-    if changed.rowcount != 1:
+    stored = replace(after, version=before.version + 1)
+    key = {"of_number": before.number, "of_version": before.version}
+    if tx.execute(_UPDATE, key | _changing(after) | {"version": stored.version}).rowcount != 1:
         raise Aborted(f"{before.name} changed meanwhile: read it again.", name=str(before.name))
     if after.attempt is not None and after.attempt != before.attempt:
         _save_attempt(tx, before, after.attempt)
-    stored = get(tx, before.name)
     if after.state is not before.state:
         _announce(tx, stored, EVENT[after.state])
     return stored
@@ -240,12 +251,12 @@ def live(tx: Tx) -> list[Job]:
 
 def changed(tx: Tx, since: int) -> list[Job]:
     """Jobs that were made or changed after this change, as they are now; those that have ended too."""
-    return _jobs(tx, _JOBS.where(jobs.c.change > since))
+    return [_job(row) for row in tx.execute(_CHANGED, {"since": since})]
 
 
 def newest_change(tx: Tx) -> int:
     """The number of the last change of any job."""
-    return int(tx.execute(select(func.coalesce(func.max(jobs.c.change), 0))).scalar_one())
+    return int(tx.execute(_NEWEST_CHANGE).scalar_one())
 
 
 def policy(tx: Tx) -> tuple[Policy, datetime | None]:
@@ -331,7 +342,6 @@ def _announce(tx: Tx, job: Job, event: str) -> None:
 
 
 def _save_attempt(tx: Tx, job: Job, attempt: Attempt) -> None:
-    key = {"job": job.number, "epoch": attempt.epoch}
     row = {
         "node": attempt.node,
         "state": attempt.state,
@@ -344,14 +354,12 @@ def _save_attempt(tx: Tx, job: Job, attempt: Attempt) -> None:
         "start_time": attempt.start_time,
         "end_time": attempt.end_time,
     }
-    changed = tx.execute(update(attempts).filter_by(**key).values(row))
-    if changed.rowcount == 0:
-        tx.execute(insert(attempts).values(key | row))
+    if tx.execute(_UPDATE_ATTEMPT, row | {"of_job": job.number, "of_epoch": attempt.epoch}).rowcount == 0:
+        tx.execute(_INSERT_ATTEMPT, row | {"job": job.number, "epoch": attempt.epoch})
 
 
 def _changing(job: Job) -> dict[str, Any]:
     return {
-        "change": _NEXT_CHANGE,
         "state": job.state,
         "reason": job.reason,
         "message": job.message,
