@@ -10,14 +10,15 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-torch-$(TORCH)
 SOURCES   := $(wildcard aios services gateway tests tools bench)
 TESTS     ?= tests
-# Faults to make, or requests at each method and route; the draw of their rounds; power cuts; how long parsers are searched.
+# Faults to make, or requests at each method and route; the draw of their rounds; power cuts; how long parsers are searched; steps of the engine.
 N         ?= 400
 BASE      ?= 0
 CUTS      ?= 3
 SECONDS   ?= 300
+STEPS     ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-compose up down logs token backup restore upgrade faults fuzz bench check supply sbom \
+.PHONY: help install demo test test-compose up down logs token backup restore upgrade faults fuzz stateful bench check supply sbom \
         audit format proto lock clean
 
 help: ## list these commands
@@ -54,6 +55,9 @@ faults: install ## break a running platform N=400 times, then cut its power; SEE
 fuzz: install ## N=400 malformed requests at every method and route, then SECONDS=300 of search in our parsers
 	@AIOS_TEST_FUZZ=$(N) $(BIN)/pytest -q -s tests/doors/test_fuzz.py
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+stateful: install ## the scheduler's engine through STEPS=1000000 steps of a random life of a pool
+	@AIOS_TEST_STEPS=$(STEPS) $(BIN)/pytest -q -s tests/unit/test_engine_stateful.py
 
 bench: install ## measure what is promised; BENCH="calls events" a part of it
 	@$(BIN)/python -m bench $(BENCH)

@@ -9,7 +9,7 @@ import numpy as np
 
 from aios.names import JobName
 from services.scheduler.engine import model
-from services.scheduler.engine.plan import Decide
+from services.scheduler.engine.plan import Decide, startable
 from services.scheduler.engine.snapshot import Snapshot
 from services.scheduler.jobs import PREEMPTED, Job, State, due
 from services.scheduler.nodes import Node, NodeState
@@ -63,7 +63,9 @@ class Pool:
             self._policy = policy, compose(policy)
         decided = self._policy[1](self.snapshot, now.timestamp(), preempt)
         decided = self._without_moves(decided)
-        return replace(decided, starts=self._roomy(decided.starts)) if decided.stops else decided
+        if not decided.stops:
+            return decided
+        return replace(decided, starts=startable(self.snapshot, decided.starts, now.timestamp()))
 
     def granted(self, start: model.Start) -> Resources:
         """What a job gets where it starts."""
@@ -77,17 +79,6 @@ class Pool:
             return decided
         starts = tuple(start for start in decided.starts if start.job not in moved)
         return replace(decided, starts=starts, stops=(*decided.stops, *sorted(moved)))
-
-    def _roomy(self, starts: Sequence[model.Start]) -> tuple[model.Start, ...]:
-        free, found = self.snapshot.free.copy(), []
-        for start in starts:
-            need = self.snapshot.row(self.snapshot.amounts(start.job, start.placement.kind))
-            rows = [(self.snapshot.node_rows[node], count) for node, count in start.placement.nodes]
-            if all((free[row] >= count * need).all() for row, count in rows):
-                for row, count in rows:
-                    free[row] -= count * need
-                found.append(start)
-        return tuple(found)
 
     def _put_queues(self, queues: Sequence[Queue]) -> None:
         for queue in queues:

@@ -1,6 +1,6 @@
 """The one decision: what starts, what stops, what is kept for whom. Pure: a function of snapshot, policy and time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,10 +174,12 @@ class _Selection:
         if self._passed and snapshot.state[slot] == WAITING and not self._yields[slot]:
             self.skipped = True
             return False
-        fits = False
+        fits, possible = False, snapshot.possible(shape)
+        if snapshot.state[slot] == WAITING and not possible:
+            return False
         for variant in self._variants(slot):
             need = variant.need * snapshot.shapes[shape].replicas
-            if (need <= self._total).all():
+            if (need <= self._total).all() and (variant.kind in possible or snapshot.state[slot] == RUNNING):
                 fits = True
                 if self._quota.allows(queue, need):
                     self._total = self._total - need
@@ -225,6 +227,22 @@ class _Selection:
         room.give(held.rows, -held.counts, held.need)
         self._quota.take(queue, need.sum(axis=0))
         return True
+
+
+def startable(snapshot: Snapshot, starts: Sequence[Start], now: float) -> tuple[Start, ...]:
+    """Those that can be carried out before anything that is to stop has stopped; the others come up again."""
+    quota = Quota(snapshot, np.flatnonzero(snapshot.state >= RUNNING), now)
+    free, found = snapshot.free.copy(), []
+    for start in starts:
+        need = snapshot.row(snapshot.amounts(start.job, start.placement.kind))
+        rows = [(snapshot.node_rows[node], count) for node, count in start.placement.nodes]
+        queue, total = int(snapshot.queue[snapshot.slots[start.job]]), need * start.placement.replicas
+        if all((free[row] >= count * need).all() for row, count in rows) and quota.allows(queue, total):
+            for row, count in rows:
+                free[row] -= count * need
+            quota.take(queue, total)
+            found.append(start)
+    return tuple(found)
 
 
 def movable(snapshot: Snapshot, busy: Ints, now: float, quantum: float, yields: Bools) -> Ints:

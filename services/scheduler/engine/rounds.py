@@ -91,9 +91,9 @@ class Rounds:
     def _account(self, snapshot: Snapshot, slots: Ints, now: float) -> None:
         size, width = len(snapshot.state), len(snapshot.kinds) + 1
         if self.shares.shape != (size, width):
-            for name in ("shares", "received", "owed"):
+            for name, start in (("shares", 0.0), ("received", self.head_start), ("owed", 0.0)):
                 # A new type comes before the last column.
-                before, grown = getattr(self, name), np.zeros((size, width))
+                before, grown = getattr(self, name), np.full((size, width), start)
                 grown[: len(before), : before.shape[1] - 1] = before[:, :-1]
                 grown[: len(before), PLAIN] = before[:, PLAIN]
                 setattr(self, name, grown)
@@ -175,7 +175,6 @@ class _Takes:
         self._quota = Quota(snapshot, fixed, now)
         self._left: Ints = np.maximum(snapshot.free, 0).sum(axis=0)
         self._left = self._left + snapshot.holds[moves, : len(self._left)].sum(axis=0)
-        self._whole: Ints = np.maximum(snapshot.capacity, 0).sum(axis=0)
 
     def turn_to(self, kind: int) -> None:
         """From now on that type is given."""
@@ -188,19 +187,18 @@ class _Takes:
     def take(self, slot: int) -> bool:
         """Give a job what it needs on the type, if that is left and it may have it."""
         snapshot, kind, shape = self._snapshot, self._kind, int(self._snapshot.shape[slot])
-        if shape in self._small:
+        if shape in self._small or kind not in snapshot.possible(shape):
             return False
         if kind != PLAIN and snapshot.speeds[slot, kind] <= 0 and self._knows_better(slot, shape):
             return False
         waits = snapshot.state[slot] == WAITING
         if self._passed and waits and not self._yields[slot]:
             return False
-        need = next((each.need for each in snapshot.variants(shape) if each.kind == kind), None)
-        if need is not None:
-            need = need * snapshot.shapes[shape].replicas
-        if need is None or not (need <= self._left).all():
+        need = next(each.need for each in snapshot.variants(shape) if each.kind == kind)
+        need = need * snapshot.shapes[shape].replicas
+        if not (need <= self._left).all():
             self._small.add(shape)
-            self._passed |= bool(waits and need is not None and (need <= self._whole).all())
+            self._passed |= bool(waits)
             return False
         queue = int(snapshot.queue[slot])
         if not self._quota.allows(queue, need):

@@ -1,0 +1,392 @@
+"""The engine through a random life of a pool: jobs, nodes, queues and policies come and go in any order.
+
+`make stateful STEPS=1000000` goes on for longer; the suite takes a slice.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from services.scheduler.engine.model import ROOT, RUNNING, WAITING, Job, Node, Placement, Plan, Queue
+from services.scheduler.engine.order import AGEING_PER_HOUR, known
+from services.scheduler.engine.plan import Decide, startable
+from services.scheduler.engine.snapshot import Snapshot
+from services.scheduler.policies import ALGORITHMS, Policy, compose
+
+STEPS = int(os.environ.get("AIOS_TEST_STEPS", "1500"))
+STEPS_EACH = 50
+QUANTUM = timedelta(seconds=60)
+SPARES = {
+    "balanced",
+    "srtf",
+    "edf",
+    "proportional",
+    "utility",
+    "max-min",
+    "makespan",
+    "finish-time-fair",
+    "soonest",
+}
+DRAIN_ROUNDS = 60
+NODES = [f"n{n}" for n in range(4)]
+PARENTS = {"a": ROOT, "b": ROOT, "c": "a", "d": "a"}
+
+steps_made = Counter[str]()
+capacities = st.builds(
+    lambda cpu, a, b: {"cpu": cpu, "gpu/A": a, "gpu/B": b},
+    st.integers(1, 8),
+    st.sampled_from([0, 2, 4]),
+    st.sampled_from([0, 0, 4]),
+)
+replicas = st.builds(
+    lambda cpu, kind, gpus: {"cpu": cpu} | ({kind: gpus} if gpus else {}),
+    st.integers(1, 3),
+    st.sampled_from(["gpu", "gpu/A", "gpu/B"]),
+    st.integers(0, 3),
+)
+limits = st.dictionaries(st.sampled_from(["cpu", "gpu/A", "gpu"]), st.integers(0, 6), max_size=2)
+
+
+@dataclass
+class Held:
+    """What a job that runs holds, as this test remembers it."""
+
+    placement: Placement
+    need: Mapping[str, int]
+    """Of one replica."""
+    since: float
+
+
+class Life(RuleBasedStateMachine):
+    """A pool's life. What the engine must keep to is recomputed here from what was done, not read from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.snapshot = Snapshot()
+        self.now = 1e6
+        self.jobs: dict[str, Job] = {}
+        self.held: dict[str, Held] = {}
+        self.stopping: set[str] = set()
+        self.saves: dict[str, bool] = {}
+        self.capacity: dict[str, dict[str, int]] = {}
+        self.queues: dict[str, Queue] = {}
+        self.number = 0
+        self.policy = Policy()
+        self.decide: Decide = compose(self.policy)
+        for name in ("a", "b", "c", "d"):
+            self.put_queue(name, {}, 1.0)
+
+    # What happens to a pool.
+
+    @rule(name=st.sampled_from(NODES), capacity=capacities, zone=st.sampled_from("xy"))
+    def put_node(self, name: str, capacity: dict[str, int], zone: str) -> None:
+        steps_made["put_node"] += 1
+        self.snapshot.put_node(Node(name, capacity, {"zone": zone}, rack=zone))
+        self.capacity[name] = capacity
+
+    @precondition(lambda self: self.capacity)
+    @rule(data=st.data(), gone=st.booleans())
+    def lose_node(self, data: st.DataObject, gone: bool) -> None:
+        steps_made["lose_node"] += 1
+        name = data.draw(st.sampled_from(sorted(self.capacity)))
+        self.snapshot.remove_node(name)
+        self.capacity[name] = dict.fromkeys(self.capacity[name], 0)
+        if gone:
+            for job in [job for job, held in self.held.items() if name in dict(held.placement.nodes)]:
+                self.waits(job)
+
+    @rule(name=st.sampled_from(sorted(PARENTS)), limit=limits, weight=st.sampled_from([1.0, 4.0]))
+    def put_queue(self, name: str, limit: dict[str, int], weight: float) -> None:
+        self.queues[name] = Queue(name, PARENTS[name], weight, limit=limit)
+        self.snapshot.put_queue(self.queues[name])
+
+    @rule(
+        replica=replicas,
+        count=st.sampled_from([1, 1, 1, 2, 3]),
+        queue=st.sampled_from(["", *PARENTS]),
+        priority=st.integers(0, 2),
+        weight=st.sampled_from([1.0, 3.0]),
+        preemptible=st.booleans(),
+        saves=st.booleans(),
+        selector=st.sampled_from([{}, {}, {"zone": "x"}]),
+        estimate=st.sampled_from([0.0, 0.0, 100.0, 5000.0]),
+        min_runtime=st.sampled_from([0.0, 300.0]),
+        deadline=st.sampled_from([np.inf, 100.0]),
+    )
+    def submit(
+        self, replica: dict[str, int], count: int, queue: str, deadline: float, saves: bool, **more: object
+    ) -> None:
+        steps_made["submit"] += 1
+        name = f"j{self.number}"
+        job = Job(
+            name,
+            self.number,
+            self.now,
+            replica,
+            count,
+            queue,
+            deadline=self.now + deadline,
+            saves=saves,
+            **more,  # type: ignore[arg-type]
+        )
+        self.number += 1
+        self.jobs[name], self.saves[name] = job, saves
+        self.snapshot.add(job)
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 30.0, 400.0, 4000.0]))
+    def time_passes(self, seconds: float) -> None:
+        steps_made["time_passes"] += 1
+        self.now += seconds
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), steps=st.integers(0, 100), speed=st.sampled_from([0.5, 2.0]), saves=st.booleans())
+    def report(self, data: st.DataObject, steps: int, speed: float, saves: bool) -> None:
+        steps_made["report"] += 1
+        name = data.draw(st.sampled_from(sorted(self.held)))
+        self.snapshot.reported(name, done=steps, begun=0, work=100, restart=20.0, saves=saves)
+        self.snapshot.measured(name, self.held[name].placement.kind, speed)
+        self.saves[name] = saves
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        steps_made["end"] += 1
+        self.ends(data.draw(st.sampled_from(sorted(self.held))))
+
+    @precondition(lambda self: self.stopping)
+    @rule(data=st.data())
+    def stopped(self, data: st.DataObject) -> None:
+        steps_made["stopped"] += 1
+        self.waits(data.draw(st.sampled_from(sorted(self.stopping))))
+
+    @rule(algorithm=st.sampled_from(sorted(ALGORITHMS)), reservations=st.sampled_from([1, 8]))
+    def choose_policy(self, algorithm: str, reservations: int) -> None:
+        steps_made["choose_policy"] += 1
+        self.policy = Policy(algorithm, QUANTUM, reservations)
+        self.decide = compose(self.policy)
+
+    @rule(preempt=st.booleans())
+    def plan(self, preempt: bool) -> None:
+        steps_made["plan"] += 1
+        self.carry_out(self.decide(self.snapshot, self.now, preempt), preempt)
+
+    # What the engine's decisions must keep to.
+
+    def carry_out(self, decided: Plan, preempt: bool) -> None:
+        names = [start.job for start in decided.starts]
+        assert len({*names, *decided.stops}) == len(names) + len(decided.stops), "each job once"
+        moved = [name for name in names if name in self.held]
+        for name in (*decided.stops, *moved):
+            self.check_stop(name, preempt)
+        self.check_order(names, [*decided.stops, *moved])
+        for name in (*decided.stops, *moved):
+            if name in decided.stops and self.number % 2:
+                self.snapshot.stopping(name)
+                self.stopping.add(name)
+            else:
+                self.waits(name)
+        before, starts = self.used(), decided.starts
+        if self.stopping & set(decided.stops):
+            starts = startable(self.snapshot, starts, self.now)
+        for start in starts:
+            self.check_start(start.job, start.placement)
+            self.snapshot.start(start.job, start.placement, self.now)
+            self.held[start.job] = Held(start.placement, self.need(start.job, start.placement), self.now)
+        self.check_limits(before, {start.job for start in starts})
+
+    def check_stop(self, name: str, preempt: bool) -> None:
+        job = self.jobs[name]
+        assert preempt
+        assert ALGORITHMS[self.policy.algorithm].preempts
+        assert name in self.held
+        assert name not in self.stopping
+        assert job.preemptible
+        assert self.now - self.held[name].since >= max(job.min_runtime, QUANTUM.total_seconds())
+        assert self.saves[name] or self.policy.algorithm not in SPARES
+
+    def check_start(self, name: str, placement: Placement) -> None:
+        job = self.jobs[name]
+        assert placement.replicas == job.replicas, "a gang runs whole"
+        assert self.has_room(name, placement), "nothing is given twice"
+        for node, count in placement.nodes:
+            assert count > 0
+            found = self.snapshot.nodes[self.snapshot.node_rows[node]]
+            assert found is not None
+            assert job.selector.items() <= found.labels.items()
+        if placement.kind:
+            assert any(
+                name == placement.kind or placement.kind.startswith(name + "/") for name in job.replica
+            )
+
+    def check_limits(self, before: Mapping[str, Counter[str]], started: set[str]) -> None:
+        """No queue goes beyond its limit by what was started; it may be beyond since the limit was lowered."""
+        after = self.used()
+        touched = {queue for name in started for queue in self.path(self.jobs[name].queue)}
+        for queue in touched - {ROOT}:
+            for resource, most in self.queues[queue].limit.items():
+                used, was = after[queue][resource], before[queue][resource]
+                assert used <= max(most, was), (queue, resource, used, was, most)
+
+    def check_order(self, started: list[str], stopped: list[str]) -> None:
+        """Among jobs that can take each other's place and whose ends nobody knows, those that come first start first."""
+        if self.policy.algorithm not in ("fcfs", "priority") or stopped:
+            return
+        waiting = [name for name in self.jobs if name not in self.held]
+        slots = np.array([self.snapshot.slots[name] for name in waiting], np.int64)
+        unknown = (
+            {name for name, sure in zip(waiting, known(self.snapshot, slots), strict=True) if not sure}
+            if waiting
+            else set()
+        )
+        for name in unknown - set(started):
+            for other in unknown & set(started):
+                one, two = self.jobs[name], self.jobs[other]
+                if self.alike(one, two):
+                    assert self.rank(two) <= self.rank(one), f"{other} passed {name}"
+
+    def alike(self, one: Job, two: Job) -> bool:
+        slots = self.snapshot.slots
+        speeds = self.snapshot.speeds
+        return (one.replica, one.replicas, one.queue, one.selector) == (
+            two.replica,
+            two.replicas,
+            two.queue,
+            two.selector,
+        ) and np.array_equal(speeds[slots[one.name]], speeds[slots[two.name]])
+
+    def rank(self, job: Job) -> tuple[float, int]:
+        if self.policy.algorithm == "fcfs":
+            return 0.0, job.number
+        slot = self.snapshot.slots[job.name]
+        waited = self.snapshot.waited[slot] + self.now - self.snapshot.since[slot]
+        return -(job.priority + AGEING_PER_HOUR * waited / 3600), job.number
+
+    @invariant()
+    def nothing_is_lost_or_made(self) -> None:
+        for node, capacity in self.capacity.items():
+            row = self.snapshot.free[self.snapshot.node_rows[node]]
+            used = self.on(node)
+            for resource in {*capacity, *used}:
+                column = self.snapshot.resources.index(resource)
+                assert row[column] == capacity.get(resource, 0) - used[resource]
+
+    @invariant()
+    def states_agree(self) -> None:
+        for name in self.jobs:
+            state = self.snapshot.state[self.snapshot.slots[name]]
+            assert (state >= RUNNING) == (name in self.held)
+            assert (state == WAITING) == (name not in self.held)
+
+    def teardown(self) -> None:
+        """In the end whatever can run runs: nobody is forgotten, whatever has happened."""
+        for name in self.stopping.copy():
+            self.waits(name)
+        for queue in self.queues:
+            self.put_queue(queue, {}, 1.0)
+        left = {name for name in self.jobs if name not in self.held and self.possible(name)}
+        for _ in range(DRAIN_ROUNDS):
+            if not left:
+                break
+            self.now += 4000.0
+            self.carry_out(self.decide(self.snapshot, self.now, False), False)
+            left -= self.held.keys()
+            for name in sorted(self.held):
+                self.ends(name)
+        assert not left, f"{sorted(left)} never started under {self.policy.algorithm}"
+
+    # What the test remembers.
+
+    def waits(self, name: str) -> None:
+        self.snapshot.wait(name, self.now)
+        del self.held[name]
+        self.stopping.discard(name)
+
+    def ends(self, name: str) -> None:
+        self.snapshot.remove(name, self.now)
+        del self.held[name], self.jobs[name], self.saves[name]
+        self.stopping.discard(name)
+
+    def need(self, name: str, placement: Placement) -> dict[str, int]:
+        """Of one replica there: `gpu` is a device of the placement's type."""
+        found = Counter[str]()
+        for resource, amount in self.jobs[name].replica.items():
+            found[placement.kind if resource == "gpu" else resource] += amount
+        return dict(found)
+
+    def on(self, node: str) -> Counter[str]:
+        used = Counter[str]()
+        for held in self.held.values():
+            for each, count in held.placement.nodes:
+                if each == node:
+                    used.update({resource: amount * count for resource, amount in held.need.items()})
+        return used
+
+    def has_room(self, name: str, placement: Placement) -> bool:
+        need = self.need(name, placement)
+        return all(
+            self.on(node)[resource] + amount * count <= self.capacity[node].get(resource, 0)
+            for node, count in placement.nodes
+            for resource, amount in need.items()
+        )
+
+    def path(self, queue: str) -> list[str]:
+        return [queue, *(self.path(PARENTS[queue]) if queue else [])]
+
+    def used(self) -> dict[str, Counter[str]]:
+        """By queue, with all under it; `gpu` is the sum of its types."""
+        found = {queue: Counter[str]() for queue in (ROOT, *PARENTS)}
+        for name, held in self.held.items():
+            total = Counter(
+                {resource: amount * held.placement.replicas for resource, amount in held.need.items()}
+            )
+            total["gpu"] = sum(amount for resource, amount in total.items() if resource.startswith("gpu/"))
+            for queue in self.path(self.jobs[name].queue):
+                found[queue].update(total)
+        return found
+
+    def possible(self, name: str) -> bool:
+        """Whether the nodes that there are could hold the job if they were empty."""
+        job = self.jobs[name]
+        kinds = ["gpu/A", "gpu/B"] if "gpu" in job.replica else [""]
+        for kind in kinds:
+            need = self.need(name, Placement((), kind))
+            held = 0
+            for node, capacity in self.capacity.items():
+                found = self.snapshot.nodes[self.snapshot.node_rows[node]]
+                assert found is not None
+                if job.selector.items() <= found.labels.items():
+                    held += min(capacity.get(resource, 0) // amount for resource, amount in need.items())
+            if held >= job.replicas:
+                return True
+        return False
+
+
+@pytest.mark.timeout(0 if STEPS > 10_000 else 60)
+def test_the_engine_keeps_its_promises_whatever_happens() -> None:
+    settings = hypothesis.settings(
+        max_examples=max(1, STEPS // STEPS_EACH),
+        stateful_step_count=STEPS_EACH,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        # A life takes long to make smaller; its seed plays it again: --hypothesis-seed.
+        phases=[hypothesis.Phase.generate],
+        report_multiple_bugs=False,
+    )
+    run_state_machine_as_test(Life, settings=settings)
+    if STEPS > 10_000:
+        print(f"\n{steps_made.total():,} steps: {dict(steps_made)}")
