@@ -19,8 +19,17 @@ compile model requirements/model.in "$@"
 compile triton requirements/triton.in --no-deps "$@"
 compile build requirements/build.in "$@"
 compile supply requirements/supply.in "$@"
-# What each image of deploy/compose holds: parts of the common lock.
+# What each image of deploy/compose holds: parts of the common lock. Lists of files are read by clients, by jobs and by
+# the data service alone.
 mkdir -p requirements/images
-for image in gateway scheduler data trainer inference worker; do
-    compile "images/$image" pyproject.toml --extra "$image" --constraint requirements/common.lock --no-emit-package torch
+image() {
+    name=$1
+    shift
+    compile "images/$name" pyproject.toml --extra "$name" --constraint requirements/common.lock \
+        --no-emit-package torch "$@"
+}
+image data
+image worker
+for one in gateway scheduler trainer inference; do
+    image "$one" --no-emit-package pyarrow --no-emit-package fastcdc
 done
