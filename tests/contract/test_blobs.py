@@ -187,7 +187,7 @@ async def test_a_server_that_ignores_conditional_writes_is_refused(settings: Set
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_HEAD = do_PUT = do_DELETE = answer  # noqa: N815 - names of the base class
+        do_HEAD = do_PUT = do_DELETE = answer
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
             pass
