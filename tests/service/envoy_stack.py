@@ -117,7 +117,7 @@ def serve_http(stack: ExitStack, answer: Any) -> int:
             head = f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
             self.wfile.write(head.encode() + payload)
 
-        do_GET = do_POST = handle_any  # noqa: N815  # names that the base class looks up
+        do_GET = do_POST = handle_any  # names that the base class looks up
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
