@@ -136,7 +136,7 @@ async def put_blob(store: Store, sha256: str, source: Path, progress: transfer.P
             return False
         try:
             if upload.part_size_bytes:
-                await _put_parts(store, upload, source, size, progress)
+                await put_parts(store, upload, source, size, progress)
             else:
                 await transfer.upload(store.http, source, upload.url, upload.headers, progress)
             await _complete(store, upload.name)
@@ -148,9 +148,10 @@ async def put_blob(store: Store, sha256: str, source: Path, progress: transfer.P
     raise AssertionError("the last try returns or raises")
 
 
-async def _put_parts(
+async def put_parts(
     store: Store, upload: pb.Upload, source: Path, size: int, progress: transfer.Progress
 ) -> None:
+    """Put the parts of an upload that are not there yet."""
     part, stored = upload.part_size_bytes, set(upload.stored_parts)
     progress(sum(min(part, size - (number - 1) * part) for number in stored))
     numbers = iter(number for number in range(1, -(-size // part) + 1) if number not in stored)

@@ -10,7 +10,6 @@ A version's shards are its `.arrow` files (`write_shards` makes them). What was 
 again after a stop: workers that read ahead never move the state.
 """
 
-import asyncio
 import hashlib
 import os
 import shutil
@@ -19,20 +18,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 
-from aios import transfer
 from aios.errors import FailedPrecondition, InvalidArgument
+from aios.train.fetch import HttpFetch
 from aios.train.order import BLOCK_SHARDS, Indices, Order
-from aios.train.shards import CACHE_BYTES, Column, Mapped, Shard, ShardCache, ShardsInPlace, write_shards
+from aios.train.shards import (
+    CACHE_BYTES,
+    Column,
+    Mapped,
+    Shard,
+    ShardCache,
+    ShardsInPlace,
+    file_digest,
+    write_shards,
+)
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 __all__ = ["Records", "State", "open", "open_folder", "write_shards"]
 
-LISTING_SECONDS = 30.0
 AHEAD = 4096
 """Records that are looked up at once: an array operation for many costs what it does for one."""
 
@@ -206,25 +212,12 @@ def open(  # noqa: A001 - it is `data.open` where it is used
 
     with Client() as client:
         credentials, version = client.credentials, client.datasets.version(dataset)
-        shards = [
-            Shard(each.file.path, each.file.sha256, each.file.size_bytes, each.row_count)
-            for each in client.datasets.downloads(version.name)
-            if each.row_count
-        ]
+        listed = [each for each in client.datasets.downloads(version.name) if each.row_count]
+    shards = [
+        Shard(each.file.path, each.file.sha256, each.file.size_bytes, each.row_count) for each in listed
+    ]
+    fetch = HttpFetch(credentials, version.name, {each.file.path: each.url for each in listed})
     folder = Path(cache or os.environ.get("AIOS_SCRATCH") or Path.home() / ".cache" / "aios") / "shards"
-
-    def fetch(shard: Shard, target: Path) -> None:
-        # Over HTTP, since gRPC does not outlive the fork of a worker; one shard's URL at a time, so that it is fresh.
-        asked = httpx.get(
-            f"{credentials.address}/v1/{version.name}/downloads",
-            params={"paths": shard.path},
-            headers={"authorization": f"Bearer {credentials.current_token()}"},
-            trust_env=not credentials.on_this_machine,
-            timeout=LISTING_SECONDS,
-        )
-        asked.raise_for_status()
-        asyncio.run(_download(asked.json()["downloads"][0]["url"], shard, target))
-
     shard_cache = ShardCache(folder, fetch, cache_bytes)
     return Records(version.manifest_sha256, shards, shard_cache, seed, shuffle=shuffle)
 
@@ -240,20 +233,16 @@ def open_folder(
     source = Path(folder)
     shards, whole = [], hashlib.sha256()
     for path in sorted(source.rglob("*.arrow")):
-        sha256, size = transfer.digest(path)
+        sha256, size = file_digest(path), path.stat().st_size
         shards.append(Shard(path.relative_to(source).as_posix(), sha256, size, len(Mapped(path))))
         whole.update(f"{shards[-1].path}\0{sha256}\n".encode())
 
-    def copy(shard: Shard, target: Path) -> None:
+    def copy(shard: Shard, target: Path) -> str:
         shutil.copyfile(source / shard.path, target)
+        return file_digest(target)
 
     kept = ShardCache(Path(cache), copy) if cache else ShardsInPlace(source)
     return Records(whole.hexdigest(), shards, kept, seed, shuffle=shuffle)
-
-
-async def _download(url: str, shard: Shard, target: Path) -> None:
-    async with transfer.client() as http:
-        await transfer.download(http, url, shard.sha256, shard.size_bytes, target)
 
 
 def _share(start: int, batch_size: int, total: int, rank: int, world: int) -> Indices:

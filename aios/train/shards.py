@@ -38,8 +38,8 @@ class Shard:
     rows: int
 
 
-Fetch = Callable[[Shard, Path], None]
-"""Puts a shard's file at a path."""
+Fetch = Callable[[Shard, Path], str]
+"""Puts a shard's file at a path, and says what SHA-256 it has."""
 
 
 def write_shards(
@@ -173,29 +173,30 @@ class ShardCache:
                 self._open.pop(sha256).cancel()
 
     def _load(self, shard: Shard) -> Mapped:
-        target = self._obtain(shard)
-        # Once per process and file: a disk may have changed a bit since the bytes came in.
+        target, digest = self._obtain(shard)
         stat = target.stat()
         seen = (shard.sha256, stat.st_ino, stat.st_mtime_ns)
-        if seen not in self._checked and _digest(target) != shard.sha256:
+        # Of a file that was here before, once per process: a disk may have changed a bit since the bytes came in.
+        if seen not in self._checked and (digest or file_digest(target)) != shard.sha256:
             self._discard(target)
             raise DataLoss(f"{shard.path!r} is not the one registered: its SHA-256 differs.", path=shard.path)
         self._checked.add(seen)
         return Mapped(target)
 
-    def _obtain(self, shard: Shard) -> Path:
+    def _obtain(self, shard: Shard) -> tuple[Path, str]:
+        """Where a shard lies, and its digest if that was taken just now."""
         target = self._folder / f"{shard.sha256}.arrow"
         if target.exists():
             os.utime(target, ns=(time.time_ns(), target.stat().st_mtime_ns))
-            return target
+            return target, ""
         self._make_room(shard.size_bytes)
         partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
         try:
-            self._fetch(shard, partial)
+            digest = self._fetch(shard, partial)
             partial.rename(target)
         finally:
             partial.unlink(missing_ok=True)
-        return target
+        return target, digest
 
     def _discard(self, target: Path) -> None:
         target.unlink(missing_ok=True)
@@ -218,10 +219,10 @@ class ShardsInPlace(ShardCache):
     """Shards of a folder of this machine, mapped where they lie."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, lambda shard, target: None)
+        super().__init__(folder, lambda shard, target: "")
 
-    def _obtain(self, shard: Shard) -> Path:
-        return self._folder / shard.path
+    def _obtain(self, shard: Shard) -> tuple[Path, str]:
+        return self._folder / shard.path, ""
 
     def _discard(self, target: Path) -> None:
         """It is somebody's only copy."""
@@ -236,6 +237,7 @@ def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
         yield stat.st_atime, stat.st_size, path
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

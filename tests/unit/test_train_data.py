@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aios.errors import DataLoss, FailedPrecondition, InvalidArgument
 from aios.train import data
 from aios.train.order import Order, key, permute
-from aios.train.shards import Mapped, Shard, ShardCache, write_shards
+from aios.train.shards import Mapped, Shard, ShardCache, file_digest, write_shards
 
 ROWS = 1000
 
@@ -162,9 +162,10 @@ def test_the_cache_makes_room_for_what_is_needed(folder: Path, tmp_path: Path) -
     shards = data.open_folder(folder, seed=1)._shards
     fetched: list[str] = []
 
-    def fetch(shard: Shard, target: Path) -> None:
+    def fetch(shard: Shard, target: Path) -> str:
         fetched.append(shard.path)
         target.write_bytes((folder / shard.path).read_bytes())
+        return file_digest(target)
 
     size = shards[0].size_bytes
     cache = ShardCache(tmp_path / "cache", fetch, bytes_max=3 * size)
@@ -184,9 +185,12 @@ def test_the_first_batch_of_a_billion_records_comes_at_once(tmp_path: Path) -> N
     [real] = write_shards(tmp_path / "real", columns, shard_bytes=1 << 30)
     sha256 = hashlib.sha256(real.read_bytes()).hexdigest()
     shards = [Shard(f"{number}", sha256, real.stat().st_size, 50_000) for number in range(20_000)]
-    cache = ShardCache(
-        tmp_path / "cache", lambda shard, target: target.write_bytes(real.read_bytes()) and None
-    )
+
+    def fetch(shard: Shard, target: Path) -> str:
+        target.hardlink_to(real)
+        return sha256
+
+    cache = ShardCache(tmp_path / "cache", fetch)
 
     began = time.monotonic()
     records = data.Records("m", shards, cache, seed=1)

@@ -1,0 +1,100 @@
+"""Shards from the object store: one HTTP client per process, the digest taken while the bytes come in."""
+
+import hashlib
+import os
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import httpx
+
+from aios.client.credentials import Credentials
+from aios.errors import FailedPrecondition, Unavailable
+from aios.train.shards import Shard
+
+READ_BYTES = 1 << 20
+TIMEOUT = httpx.Timeout(30.0)
+TRIES = 5
+PAUSE_SECONDS = 0.25  # before the second try; doubles each time
+URL_SECONDS = 600.0  # of the quarter of an hour that a URL lasts: what begins then ends in it
+
+
+class HttpFetch:
+    """Gets shards of one version. Threads and forked workers may share it.
+
+    Args:
+        version: Full name.
+        urls: Of the shards by path, made a moment ago.
+    """
+
+    def __init__(self, credentials: Credentials, version: str, urls: Mapping[str, str]) -> None:
+        self._credentials = credentials
+        self._version = version
+        self._urls = {path: (url, time.monotonic()) for path, url in urls.items()}
+        self._lock = threading.Lock()
+        self._clients: dict[int, httpx.Client] = {}
+
+    def __call__(self, shard: Shard, target: Path) -> str:
+        """Put a shard's file at a path, and say what digest it has.
+
+        Raises:
+            FailedPrecondition: the platform refuses.
+            Unavailable: it does not answer.
+        """
+        problem = ""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+            try:
+                return self._get(self._url(shard.path, fresh=attempt > 0), target)
+            except httpx.TransportError as error:
+                problem = type(error).__name__  # its message may carry the URL, which is a secret
+            except httpx.HTTPStatusError as error:
+                problem = f"HTTP {error.response.status_code}"
+                if error.response.is_client_error and attempt:
+                    raise FailedPrecondition(
+                        f"{shard.path} is refused ({problem}).", reason="URL_REFUSED"
+                    ) from None
+        raise Unavailable(f"{shard.path} could not be fetched: {problem}.")
+
+    def _get(self, url: str, target: Path) -> str:
+        digest = hashlib.sha256()
+        with self._client().stream("GET", url, headers={"accept-encoding": "identity"}) as answer:
+            answer.raise_for_status()
+            with target.open("wb") as out:
+                for piece in answer.iter_raw(READ_BYTES):
+                    digest.update(piece)
+                    out.write(piece)
+        return digest.hexdigest()
+
+    def _url(self, path: str, *, fresh: bool) -> str:
+        url, made = self._urls.get(path, ("", 0.0))
+        if url and not fresh and time.monotonic() - made < URL_SECONDS:
+            return url
+        # Over HTTP, since gRPC does not outlive the fork of a worker.
+        answer = self._client().get(
+            f"{self._credentials.address}/v1/{self._version}/downloads",
+            params={"paths": path},
+            headers={"authorization": f"Bearer {self._credentials.current_token()}"},
+        )
+        answer.raise_for_status()
+        url = str(answer.json()["downloads"][0]["url"])
+        self._urls[path] = url, time.monotonic()
+        return url
+
+    def _client(self) -> httpx.Client:
+        with self._lock:
+            process = os.getpid()
+            if process not in self._clients:
+                trusted = not self._credentials.on_this_machine
+                self._clients = {process: httpx.Client(timeout=TIMEOUT, trust_env=trusted, verify=_tls())}
+            return self._clients[process]
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Loading the authorities takes longer than fetching a shard."""
+    return ssl.create_default_context()
