@@ -4,13 +4,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
-from aios.cli import output
-from aios.cli.output import common
+from aios.cli import bars, output
+from aios.cli.output import common, connected, state
 
 POLICIES = ("fcfs", "srtf", "las", "balanced")
 """Compared where none is named."""
@@ -37,7 +38,11 @@ HEADINGS = (
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="History to replay: .trace (Gavel, Shockwave), .jsonl (exported history), .csv with arrival, duration, gpus, queue; may be .gz.",
 )
-@click.option("--cluster", "-c", required=True, help="NODESxGPUS[:TYPE], such as 60x8 or 8x4:h100,2x8:a100.")
+@click.option(
+    "--cluster",
+    "-c",
+    help="NODESxGPUS[:TYPE][/cpu=CORES][/memory=64GiB], such as 60x8 or 8x4:h100,2x8:a100; the pool as it is otherwise.",
+)
 @click.option(
     "--policy",
     "-P",
@@ -58,6 +63,11 @@ HEADINGS = (
     help="What the scheduler knows of a job: its steps and its speed, how long it is said to take, or neither.",
 )
 @click.option("--error", type=float, help="What it knows is wrong by up to this factor, either way.")
+@click.option(
+    "--elastic",
+    type=float,
+    help="Jobs may run with fewer GPUs than they ask for; 0.05: each replica costs every other a twentieth.",
+)
 @click.option("--seed", type=int, help="Of the errors.")
 @click.option("--limit", type=int, help="Only the first so many jobs.")
 @click.option(
@@ -66,13 +76,14 @@ HEADINGS = (
 @common
 def simulate(
     trace: Path,
-    cluster: str,
+    cluster: str | None,
     policies: tuple[str, ...],
     seconds: float | None,
     every: float | None,
     restart: float | None,
     knows: str | None,
     error: float | None,
+    elastic: float | None,
     seed: int | None,
     limit: int | None,
     report: Path | None,
@@ -88,10 +99,12 @@ def simulate(
         "restart": restart,
         "knows": knows,
         "error": error,
+        "elastic": elastic,
         "seed": seed,
         "limit": limit,
         "report": report,
     }
+    cluster = cluster or _pool()
     command = [sys.executable, "-m", MODULE, "--trace", str(trace), "--cluster", cluster]
     for policy in policies:
         command += ["--policy", policy]
@@ -105,10 +118,29 @@ def simulate(
     answer = json.loads(done.stdout)
     output.emit_data(answer, [_row(name, found) for name, found in answer["policies"].items()], HEADINGS)
     if len(answer["policies"]) > 1:
-        output.notice(f"{answer['recommended']} suits this history best.")
+        best = answer["recommended"]
+        output.notice(
+            f"{best} suits this history best on {cluster}: `aios policy preview {best}`, `aios policy set {best}`."
+        )
     if report is not None:
         output.notice(f"Charts: {report}")
     return None
+
+
+def _pool() -> str:
+    """The nodes that are ready now, as a specification."""
+    with connected() as client:
+        found = Counter(_part(node) for node in client.jobs.nodes() if state(node) == "ready")
+    if not found:
+        raise click.UsageError("No node is ready: say --cluster.")
+    return ",".join(part.replace("1x", f"{count}x", 1) for part, count in sorted(found.items()))
+
+
+def _part(node: Any) -> str:
+    has = bars.named(node.capacity)
+    kind = next((name for name in has if name == "gpu" or name.startswith("gpu/")), "")
+    _, slash, model = kind.partition("/")
+    return f"1x{has.get(kind, 0)}{':' if slash else ''}{model}/cpu={has.get('cpu', 0) / 1000:g}/memory={has.get('memory', 0)}"
 
 
 def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:

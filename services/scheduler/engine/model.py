@@ -59,7 +59,10 @@ class Job:
         number: Order of acceptance: breaks every tie.
         submitted: When it was accepted.
         replica: Resources of one replica; `gpu` without a type means any type of gpu, one type for the whole gang.
-        replicas: Size of the gang: all of it runs or none.
+        replicas: Size of the gang: all of it runs or none, unless it is elastic.
+        least: Of an elastic job, how few replicas it may run with; 0: it is not elastic.
+        agreement: Part of a replica's work that each other replica costs it: at n replicas an elastic job makes
+            n / (1 + agreement (n - 1)) times what one makes.
         selector: Labels that each of its nodes has.
         work: Steps to its end; 0 when it has none or none is known.
         speeds: Steps per second of the whole gang at `replicas`, by accelerator type, and by "" for a job without any;
@@ -76,6 +79,8 @@ class Job:
     submitted: float
     replica: Amounts
     replicas: int = 1
+    least: int = 0
+    agreement: float = 0.0
     queue: str = ROOT
     selector: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0

@@ -340,7 +340,8 @@ class Snapshot:
         self.touch(slot, now)
         seen = float(self.seen_speeds(slot))
         if seen > 0:
-            self._set_speed(slot, int(self.kind[slot]), seen)
+            whole = self.scale(slot, self.jobs[name].replicas) / self.scale(slot, self.size(slot))
+            self._set_speed(slot, int(self.kind[slot]), seen * whole)
         self._release(slot, now)
         self.state[slot] = WAITING
         self.since[slot] = now
@@ -386,6 +387,20 @@ class Snapshot:
         return made
 
     # What the rules read.
+
+    def least(self, slot: int) -> int:
+        """Replicas that a job runs with at least."""
+        job = self.jobs[self.names[slot]]
+        return min(job.least, job.replicas) or job.replicas
+
+    def size(self, slot: int) -> int:
+        """Replicas that a job runs with; of what waits, all of them."""
+        held = self.holdings.get(slot)
+        return int(held.counts.sum()) if held is not None else self.jobs[self.names[slot]].replicas
+
+    def scale(self, slot: int, replicas: int) -> float:
+        """What a job makes with so many replicas, where one makes 1."""
+        return replicas / (1 + self.jobs[self.names[slot]].agreement * (replicas - 1))
 
     def seen_speeds(self, slots: "int | Ints") -> Floats:
         """Steps per second in the present attempt; 0 of what does not run, or not for long enough to tell."""

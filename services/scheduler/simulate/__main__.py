@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs = results[0].outcome.jobs
         title = f"{asked.trace.name} on {asked.cluster}"
         gpus = cluster.devices(results[0].outcome.nodes)
-        subtitle = f"{len(jobs):,} jobs, {gpus:,} accelerators; the production scheduler, simulated"
+        of = "accelerators" if cluster.counted(results[0].outcome.nodes) == "gpu" else "processors"
+        subtitle = f"{len(jobs):,} jobs, {gpus:,g} {of}; the production scheduler, simulated"
         asked.report.write_text(report.page(title, subtitle, results))
     answer = {
         "trace": str(asked.trace),
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _results(asked: argparse.Namespace) -> "list[Result]":
     jobs = traces.read(asked.trace)[: asked.limit or None]
+    if asked.elastic is not None:
+        jobs = traces.elastic(jobs, asked.elastic)
     others = {name for job in jobs for name in job.replica if not name.startswith("gpu")}
     nodes = cluster.parse(asked.cluster, sorted(others))
     names = POLICIES if "all" in asked.policy else dict.fromkeys(asked.policy)
@@ -82,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--knows", choices=get_args(Knows), default="steps")
     parser.add_argument(
         "--error", type=_positive, default=1.0, help="what is told is wrong by up to this factor"
+    )
+    parser.add_argument(
+        "--elastic", type=_not_negative, help="jobs may run smaller; what each replica costs every other"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="only the first jobs")

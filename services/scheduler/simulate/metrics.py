@@ -2,13 +2,12 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from services.scheduler.engine.snapshot import Floats
-from services.scheduler.simulate.cluster import devices
+from services.scheduler.simulate.cluster import amount, counted, devices
 from services.scheduler.simulate.world import Outcome, Run
 
 FAIR_RHO = 1.05
@@ -81,7 +80,9 @@ def figures(outcome: Outcome) -> Figures:
     """All of them."""
     jct, wait, rho = completion(outcome), waits(outcome), rhos(outcome)
     makespan = float(outcome.ends.max()) - min(job.arrival for job in outcome.jobs)
-    used = np.array([job.replicas * _devices_of(job.replica) for job in outcome.jobs]) * outcome.held
+    used = np.zeros(len(jct))
+    for run in outcome.runs:
+        used[run.job] += (run.stop - run.start) * gang_devices(outcome, run)
     return Figures(
         jobs=len(jct),
         jct_mean=float(jct.mean()),
@@ -107,17 +108,13 @@ def quantile(samples: Floats, share: float) -> float:
 
 
 def gang_devices(outcome: Outcome, run: Run) -> float:
-    """Accelerators that a run held."""
-    return float(run.placement.replicas * _devices_of(outcome.jobs[run.job].replica))
+    """What a run held of that which the pool is measured by."""
+    return run.placement.replicas * amount(outcome.jobs[run.job].replica, counted(outcome.nodes))
 
 
 def _used(outcome: Outcome) -> float:
     """Device-seconds of all runs."""
     return sum((run.stop - run.start) * gang_devices(outcome, run) for run in outcome.runs)
-
-
-def _devices_of(replica: Mapping[str, int]) -> int:
-    return sum(amount for name, amount in replica.items() if name == "gpu" or name.startswith("gpu/"))
 
 
 def _queues(outcome: Outcome, used: Floats, jct: Floats, wait: Floats) -> tuple[QueueShare, ...]:

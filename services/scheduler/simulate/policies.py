@@ -1,8 +1,9 @@
-"""The policies that a simulation may be asked for, by name: those of the pool."""
+"""The policies that a simulation may be asked for, by name: those of the pool, and those that need elastic jobs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from services.scheduler.engine.dynamic import dynamic
 from services.scheduler.engine.plan import Decide
 from services.scheduler.policies import ALGORITHMS, Policy, Terms
 
@@ -38,4 +39,10 @@ def _offered(name: str) -> Choice:
     return Choice(algorithm.line, make, algorithm.preempts)
 
 
-POLICIES: Mapping[str, Choice] = {name: _offered(name) for name in ALGORITHMS}
+def _dynamic(seconds: float) -> Decide:
+    return lambda snapshot, now, preempt: dynamic(snapshot, now, preempt=preempt)
+
+
+POLICIES: Mapping[str, Choice] = {name: _offered(name) for name in ALGORITHMS} | {
+    "dynamic": Choice("Elastic jobs by marginal goodput, resizing", _dynamic, True)
+}

@@ -2,14 +2,15 @@
 
 What a file is, is told by its name and its header: `.trace` is the format of Gavel, or of its fork Shockwave, whose
 speeds lie in `throughputs.csv` or `<stem>.phases.csv` beside it; `.jsonl` is an export of our own history; `.csv` is
-Philly's, or plain with columns `arrival`, `duration` and optionally `gpus`, `queue`, `name`, `priority`, `weight`.
+Philly's, or plain with columns `arrival`, `duration` and optionally `gpus`, `type`, `cpu` (millicores), `memory` (bytes),
+`queue`, `name`, `priority`, `weight`.
 Any of them may be compressed (`.gz`).
 """
 
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,7 @@ class TraceJob:
         steps: Its work.
         speeds: Steps per second of the whole gang at its start, by type of accelerator or for `ANY`.
         phases: Where its speed changes as it goes on; none where it does not.
+        least, agreement: Of an elastic job, as in the engine's.
         alone: Seconds that it takes with its devices to itself, as its fairness is measured; 0: as computed.
     """
 
@@ -56,6 +58,8 @@ class TraceJob:
     weight: float = 1.0
     phases: tuple[Phase, ...] = ()
     alone: float = 0.0
+    least: int = 0
+    agreement: float = 0.0
 
     def seconds(self, kind: str = ANY) -> float:
         """How long it runs on a type of accelerator, or on its fastest, without a stop."""
@@ -97,6 +101,11 @@ def read(path: Path) -> list[TraceJob]:
     jobs.sort(key=lambda job: job.arrival)
     first = jobs[0].arrival
     return [replace(job, arrival=job.arrival - first) for job in jobs]
+
+
+def elastic(jobs: Sequence[TraceJob], agreement: float) -> list[TraceJob]:
+    """The same history, of jobs that may run with fewer replicas than they asked for, down to one."""
+    return [replace(job, least=1, agreement=agreement) if job.replicas > 1 else job for job in jobs]
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -178,31 +187,40 @@ def _csv(path: Path) -> Iterator[TraceJob]:
             name = row.get("name") or str(number)
         else:
             raise TraceInvalid(f"{path}: the header has neither arrival nor timestamp nor submit_time")
-        seconds = float(row["duration"])
-        if seconds < 0 or int(gpus) < 1:
+        seconds, plain = float(row["duration"]), _plain(row)
+        if seconds < 0 or int(gpus) < (0 if plain else 1):
             raise TraceInvalid(f"{path}, row {number + 2}: a duration below 0, or fewer than 1 GPU")
+        # With processors or memory beside them its GPUs are on one node, as they were; else they may be anywhere.
+        whole = plain | ({row.get("type") or "gpu": int(gpus)} if int(gpus) else {})
         yield TraceJob(
             name=name,
             arrival=at,
             # One that ended at once still was there.
             steps=max(1.0, seconds),
             speeds={ANY: 1.0},
-            replicas=int(gpus),
+            replica=whole if plain else {"gpu": 1},
+            replicas=1 if plain else int(gpus),
             queue=queue,
             priority=int(row.get("priority") or 0),
             weight=float(row.get("weight") or 1),
         )
 
 
+def _plain(row: Mapping[str, str]) -> dict[str, int]:
+    """Processors and memory, where a table has columns for them."""
+    return {name: int(row[name]) for name in ("cpu", "memory") if row.get(name) not in (None, "", "0")}
+
+
 # Our own history: one object a line, with `name`, `submit`, `runs` (pairs of start and stop) and `end`, all times in
 # seconds; and optionally `queue`, `replica` (resources), `replicas`, `work` (steps), `kind` (type that it ran on),
-# `priority` and `weight`. Without an end it is left out: nobody knows how long it would have been.
+# `priority` and `weight`. Without an end it is left out, since nobody knows how long it would have been, and so are
+# services, which somebody ended.
 
 
 def _history(path: Path) -> Iterator[TraceJob]:
     for number, line in enumerate(_lines(path)):
         entry: dict[str, Any] = json.loads(line)
-        if entry.get("end") is None:
+        if entry.get("end") is None or entry.get("service"):
             continue
         runs = [(float(start), float(stop)) for start, stop in entry["runs"]]
         seconds = sum(stop - start for start, stop in runs)

@@ -188,7 +188,8 @@ class World:
         factor = self.rules.error ** self._rng.uniform(-1, 1)
         told: dict[str, float] = {}
         if self.rules.knows == "steps":
-            told = {kind: speed * factor for kind in self.snapshot.kinds if (speed := _speed(trace, kind))}
+            kinds = self.snapshot.kinds if any(name.startswith("gpu") for name in trace.replica) else [ANY]
+            told = {kind: speed * factor for kind in kinds if (speed := _speed(trace, kind))}
         slot = self.snapshot.add(
             Job(
                 name=self._name(index),
@@ -196,6 +197,8 @@ class World:
                 submitted=trace.arrival,
                 replica=trace.replica,
                 replicas=trace.replicas,
+                least=trace.least,
+                agreement=trace.agreement,
                 queue=trace.queue,
                 priority=trace.priority,
                 weight=trace.weight,
@@ -270,7 +273,9 @@ class World:
         """From then on it makes steps at the speed of its present phase."""
         trace, placement = self._jobs[live.index], live.placement
         assert placement is not None
-        rate = _speed(trace, placement.kind) * placement.replicas / trace.replicas
+        scale = self.snapshot.scale
+        rate = _speed(trace, placement.kind)
+        rate *= scale(live.slot, placement.replicas) / scale(live.slot, trace.replicas)
         if trace.phases:
             rate *= trace.phases[live.phase].factor
             if self.rules.knows == "steps" and live.phase:
