@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "node": ("job", "The machines of the pool."),
     "queue": ("queue", "How the pool is divided: tree, create, update."),
     "policy": ("policy", "How the pool is shared: get, set, preview."),
+    "history": ("history", "What became of jobs: export it for simulate and spreadsheets."),
     "simulate": ("simulate", "Try scheduling policies on a history of jobs."),
     "model": ("model", "The model registry: versions, aliases, log, rm."),
     "deploy": ("serve", "Serve a model version under a name."),

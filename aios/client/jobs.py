@@ -2,11 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
 
 from aios.client.connection import Connection, pages
 from aios.errors import Unavailable
 from aios.names import JobName, NodeName
-from aios.scheduler.v1 import explanation_pb2, job_pb2, node_pb2, policy_pb2, scheduler_service_pb2_grpc
+from aios.scheduler.v1 import (
+    explanation_pb2,
+    history_pb2,
+    job_pb2,
+    node_pb2,
+    policy_pb2,
+    scheduler_service_pb2_grpc,
+)
 from aios.scheduler.v1 import scheduler_service_pb2 as pb
 
 RECONNECTS_MAX = 10
@@ -36,6 +44,16 @@ class Jobs:
     async def explain(self, name: str) -> explanation_pb2.Explanation:
         """Why a job is where it is, until when, and what would change that."""
         return await self._stub.ExplainJob(pb.ExplainJobRequest(name=self._name(name)))
+
+    async def history(
+        self, *, since: datetime | None = None, everywhere: bool = False
+    ) -> AsyncIterator[history_pb2.JobHistory]:
+        """What became of the project's jobs, oldest first; of all projects' for an operator who asks for that."""
+        request = pb.ListJobHistoryRequest(parent="projects/-" if everywhere else self._connection.project)
+        if since is not None:
+            request.start_time.FromDatetime(since)
+        async for each in pages(self._stub.ListJobHistory, request, "jobs"):
+            yield each
 
     async def cancel(self, name: str) -> job_pb2.Job:
         """Ask a job to stop. One that has ended stays as it is."""

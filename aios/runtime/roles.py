@@ -17,6 +17,7 @@ _VIEWER = frozenset(
         "jobs.watch",
         "jobs.logs",
         "jobs.explain",
+        "jobs.history",
         "nodes.get",
         "nodes.list",
         "policy.get",

@@ -1,11 +1,15 @@
 """What jobs have been through: their attempts, and how long those that ended ran. Plain functions of a transaction."""
 
+from collections.abc import Sequence
+from datetime import datetime
+
 from sqlalchemy import select
 
 from aios.names import JobName
 from aios.records import Tx
+from aios.records.pages import ListRequest
 from services.scheduler import mapping, store
-from services.scheduler.jobs import Attempt, AttemptState, State
+from services.scheduler.jobs import Attempt, AttemptState, Job, State
 from services.scheduler.specs import Kind
 
 DURATIONS_MAX = 500
@@ -14,24 +18,43 @@ DURATIONS_MAX = 500
 
 def attempts(tx: Tx, name: JobName) -> list[Attempt]:
     """Every try of a job, in order."""
-    job, attempt = store.jobs.c, store.attempts.c
-    query = select(store.attempts).join(store.jobs, attempt.job == job.number)
-    of = query.where(job.project == name.project, job.id == name.job).order_by(attempt.epoch)
-    return [
-        Attempt(
-            job=name,
-            epoch=row.epoch,
-            node=row.node,
-            state=AttemptState(row.state),
-            granted=mapping.resources_from_proto(row.granted),
-            exit_code=row.exit_code,
-            end_reason=row.end_reason,
-            assign_time=row.assign_time,
-            start_time=row.start_time,
-            end_time=row.end_time,
+    return _attempts(tx, [store.get(tx, name)])[name]
+
+
+def page(
+    tx: Tx, request: ListRequest, project: str, since: datetime | None
+) -> tuple[list[tuple[Job, list[Attempt]]], str]:
+    """One page of jobs with all their attempts, oldest first, and the token of the next.
+
+    Args:
+        project: One, or ANY_PROJECT.
+    """
+    found, token = store.oldest(tx, request, project, since)
+    tries = _attempts(tx, found)
+    return [(job, tries[job.name]) for job in found], token
+
+
+def _attempts(tx: Tx, jobs: Sequence[Job]) -> dict[JobName, list[Attempt]]:
+    names = {job.number: job.name for job in jobs}
+    found: dict[JobName, list[Attempt]] = {name: [] for name in names.values()}
+    attempt = store.attempts.c
+    query = select(store.attempts).where(attempt.job.in_(names)).order_by(attempt.job, attempt.epoch)
+    for row in tx.execute(query):
+        found[names[row.job]].append(
+            Attempt(
+                job=names[row.job],
+                epoch=row.epoch,
+                node=row.node,
+                state=AttemptState(row.state),
+                granted=mapping.resources_from_proto(row.granted),
+                exit_code=row.exit_code,
+                end_reason=row.end_reason,
+                assign_time=row.assign_time,
+                start_time=row.start_time,
+                end_time=row.end_time,
+            )
         )
-        for row in tx.execute(of)
-    ]
+    return found
 
 
 def durations(tx: Tx) -> list[float]:

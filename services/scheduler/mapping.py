@@ -1,17 +1,18 @@
 """Protos to domain and back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aios import scheduling_proto
 from aios.common.v1 import resources_pb2
 from aios.errors import InvalidArgument
 from aios.names import JobName, NodeName, QueueName
-from aios.scheduler.v1 import agent_service_pb2, job_pb2, node_pb2, policy_pb2
+from aios.scheduler.v1 import agent_service_pb2, history_pb2, job_pb2, node_pb2, policy_pb2
 from services.scheduler.jobs import Attempt, AttemptState, Job, State
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.plan import Reason
@@ -175,8 +176,28 @@ def attempt_from_proto(proto: job_pb2.Attempt) -> Attempt:
         ports=dict(proto.ports),
         exit_code=proto.exit_code if proto.HasField("exit_code") else None,
         end_reason=proto.end_reason,
-        start_time=_moment(proto, "start_time"),
-        end_time=_moment(proto, "end_time"),
+        start_time=moment(proto, "start_time"),
+        end_time=moment(proto, "end_time"),
+    )
+
+
+def history_to_proto(job: Job, attempts: Sequence[Attempt]) -> history_pb2.JobHistory:
+    expected = job.spec.scheduling.expected_duration
+    return history_pb2.JobHistory(
+        job=str(job.name),
+        owner=job.spec.owner,
+        queue=str(QueueName(job.spec.queue or job.name.project)),
+        kind=job_pb2.JobSpec.Kind.Value(f"KIND_{job.spec.kind}"),
+        state=job_pb2.Job.State.Value(f"STATE_{job.state}"),
+        resources=resources_to_proto(job.spec.resources),
+        granted=resources_to_proto(attempts[-1].granted) if attempts else None,
+        priority=job.spec.priority,
+        weight=job.spec.scheduling.weight,
+        expected_duration=duration(expected) if expected else None,
+        total_steps=job.progress.total_steps if job.progress else 0,
+        create_time=_stamp(job.create_time),
+        end_time=_stamp(job.end_time),
+        attempts=map(attempt_to_proto, attempts),
     )
 
 
@@ -252,8 +273,9 @@ def _stamp(moment: datetime | None) -> Timestamp | None:
     return proto
 
 
-def _moment(proto: job_pb2.Attempt, field: str) -> datetime | None:
-    if not proto.HasField(field):  # type: ignore[arg-type]
+def moment(proto: Message, field: str) -> datetime | None:
+    """A field that is a time; None where unset."""
+    if not proto.HasField(field):
         return None
     stamp: Timestamp = getattr(proto, field)
     try:

@@ -112,6 +112,16 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
             )
         return explanation_to_proto(found)
 
+    async def ListJobHistory(
+        self, request: scheduler_service_pb2.ListJobHistoryRequest, context: Context
+    ) -> scheduler_service_pb2.ListJobHistoryResponse:
+        project = ProjectName.parse(request.parent, "parent").project
+        since = mapping.moment(request, "start_time")
+        found, token = await self._db.read(lambda tx: past.page(tx, request, project, since))
+        return scheduler_service_pb2.ListJobHistoryResponse(
+            jobs=[mapping.history_to_proto(job, attempts) for job, attempts in found], next_page_token=token
+        )
+
     async def CancelJob(
         self, request: scheduler_service_pb2.CancelJobRequest, context: Context
     ) -> job_pb2.Job:

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from aios import records
 from aios.common.v1 import resources_pb2
 from aios.errors import Aborted
-from aios.names import JobName
+from aios.names import ANY_PROJECT, JobName
 from aios.records import Json, Page, Proto, Tx, UtcTime
 from aios.records.pages import ListRequest
 from aios.runtime import telemetry
@@ -235,6 +235,15 @@ def page(tx: Tx, request: ListRequest, project: str, states: Collection[State] =
     if states:
         query = query.where(jobs.c.state.in_(states))
     rows, token = Page.of(request).fetch(tx, query, by=(jobs.c.number,), descending=True)
+    return [_job(row) for row in rows], token
+
+
+def oldest(tx: Tx, request: ListRequest, project: str, since: datetime | None) -> tuple[list[Job], str]:
+    """One page of a project's jobs, or of all, in the order of acceptance, and the token of the next."""
+    query = _JOBS if project == ANY_PROJECT else _JOBS.where(jobs.c.project == project)
+    if since is not None:
+        query = query.where(jobs.c.create_time >= since)
+    rows, token = Page.of(request).fetch(tx, query, by=(jobs.c.number,))
     return [_job(row) for row in rows], token
 
 

@@ -33,12 +33,12 @@ def cpu(millis: int) -> resources_pb2.Resources:
 async def test_a_queue_is_made_obeyed_changed_and_removed(tmp_path: Path) -> None:
     async with running_pool(tmp_path, agents=("a",)) as pool:
         operator, editor = queues(pool, platform=True), queues(pool, "editor")
-        asked = queue_pb2.Queue(nominal=cpu(500), limit=cpu(1000), projects=["projects/demo"])
+        wanted = queue_pb2.Queue(nominal=cpu(500), limit=cpu(1000), projects=["projects/demo"])
         with pytest.raises(PermissionDenied):
-            await editor.CreateQueue(pb.CreateQueueRequest(queue_id="lab", queue=asked))
+            await editor.CreateQueue(pb.CreateQueueRequest(queue_id="lab", queue=wanted))
         await operator.CreateQueue(pb.CreateQueueRequest(queue_id="top", queue=queue_pb2.Queue()))
-        asked.parent = "queues/top"
-        made = await operator.CreateQueue(pb.CreateQueueRequest(queue_id="lab", queue=asked))
+        wanted.parent = "queues/top"
+        made = await operator.CreateQueue(pb.CreateQueueRequest(queue_id="lab", queue=wanted))
         assert (made.name, made.weight, made.etag) == ("queues/lab", 1.0, "1")
 
         with pytest.raises(InvalidArgument, match="queues/lab may use 1 cpu at most"):
@@ -97,6 +97,15 @@ async def test_a_queue_is_made_obeyed_changed_and_removed(tmp_path: Path) -> Non
         for name in (runs, waits):
             await pool.cancel(name)
             await pool.until_final(name)
+        asked = scheduler_service_pb2.ListJobHistoryRequest(parent="projects/demo", page_size=1)
+        past = await pool.stub.ListJobHistory(asked)
+        [first] = past.jobs
+        assert (first.job, first.queue, len(first.attempts)) == (runs, "queues/lab", 1)
+        assert first.create_time.seconds <= first.attempts[0].assign_time.seconds <= first.end_time.seconds
+        asked.page_token = past.next_page_token
+        assert [each.job for each in (await pool.stub.ListJobHistory(asked)).jobs] == [waits]
+        with pytest.raises(NotFound):
+            await pool.stub.ListJobHistory(scheduler_service_pb2.ListJobHistoryRequest(parent="projects/-"))
         with pytest.raises(FailedPrecondition, match="is part of"):
             await operator.DeleteQueue(pb.DeleteQueueRequest(name="queues/top"))
         await operator.DeleteQueue(pb.DeleteQueueRequest(name="queues/lab"))

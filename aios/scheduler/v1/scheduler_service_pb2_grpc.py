@@ -54,6 +54,11 @@ class SchedulerServiceStub:
                 request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.ListJobHistory = channel.unary_unary(
+                '/aios.scheduler.v1.SchedulerService/ListJobHistory',
+                request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobHistoryRequest.SerializeToString,
+                response_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobHistoryResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/aios.scheduler.v1.SchedulerService/CancelJob',
                 request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelJobRequest.SerializeToString,
@@ -127,6 +132,13 @@ class SchedulerServiceServicer:
 
     def ListJobs(self, request, context):
         """The jobs of a project, newest first. `revision` lets WatchJobs go on without a gap.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobHistory(self, request, context):
+        """What became of a project's jobs, oldest first: arrival, runs, end, resources. What the simulator replays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,6 +236,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobsRequest.FromString,
                     response_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'ListJobHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobHistory,
+                    request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobHistoryRequest.FromString,
+                    response_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobHistoryResponse.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -358,6 +375,33 @@ class SchedulerService:
             '/aios.scheduler.v1.SchedulerService/ListJobs',
             aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobsRequest.SerializeToString,
             aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.scheduler.v1.SchedulerService/ListJobHistory',
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobHistoryRequest.SerializeToString,
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListJobHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,8 @@ class SchedulerServiceStub:
     """One job. NOT_FOUND when the project has no such job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListJobsRequest, _scheduler_service_pb2.ListJobsResponse]
     """The jobs of a project, newest first. `revision` lets WatchJobs go on without a gap."""
+    ListJobHistory: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListJobHistoryRequest, _scheduler_service_pb2.ListJobHistoryResponse]
+    """What became of a project's jobs, oldest first: arrival, runs, end, resources. What the simulator replays."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelJobRequest, _job_pb2.Job]
     """Asks a job to stop: SIGTERM, then SIGKILL after its grace. Returns at once, with STOPPING or CANCELLED. Cancelling
     a job that has ended changes nothing and is no error.
@@ -87,6 +89,14 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_scheduler_service_pb2.ListJobsRequest, _abc.Awaitable[_scheduler_service_pb2.ListJobsResponse]],
     ) -> _abc.Awaitable[_scheduler_service_pb2.ListJobsResponse]:
         """The jobs of a project, newest first. `revision` lets WatchJobs go on without a gap."""
+
+    @_abc_1.abstractmethod
+    def ListJobHistory(
+        self,
+        request: _scheduler_service_pb2.ListJobHistoryRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.ListJobHistoryRequest, _abc.Awaitable[_scheduler_service_pb2.ListJobHistoryResponse]],
+    ) -> _abc.Awaitable[_scheduler_service_pb2.ListJobHistoryResponse]:
+        """What became of a project's jobs, oldest first: arrival, runs, end, resources. What the simulator replays."""
 
     @_abc_1.abstractmethod
     def CancelJob(
