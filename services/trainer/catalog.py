@@ -113,9 +113,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "Support vector machine, linear or with a radial kernel.",
             {
                 **TABLE,
-                **_steps(40, 64, 0.01, "adamw", 1e-3, "gd"),
+                **_steps(100, 64, 0.01, "adam", 1e-3, "gd"),
                 "kernel": Setting(default="rbf", choices=("linear", "rbf")),
-                "waves": Setting(default=1_000, low=1, high=100_000),
+                "landmarks": Setting(default=1_000, low=1, high=20_000),
                 "gamma": Setting(default=0.0, low=0.0, high=1e6),
             },
         ),

@@ -34,6 +34,9 @@ def test_a_run_trains_on_that_version_and_registers_a_model(
     assert run["spec"]["dataset"] == dataset["name"].removeprefix("projects/default/")
     assert run["progress"]["step"] == str(digits.STEPS)
     assert run["metrics"]["test_accuracy"] > 0.8
+    told = aios.json("job", "get", run["job"])["progress"]
+    assert (told["step"], told["totalSteps"], told["saves"]) == (str(digits.STEPS), str(digits.STEPS), True)
+    assert "100%" in aios.aios("job", "get", run["job"]).out
 
     losses = [step for key, step in digits.curve(client, run["name"]) if key == "loss"]
     assert sorted(losses) == digits.REPORTED
@@ -41,7 +44,9 @@ def test_a_run_trains_on_that_version_and_registers_a_model(
 
     version = aios.json("model", "get", "digits/1")
     assert (version["name"], version["run"]) == (run["modelVersion"], run["name"])
-    assert version["metrics"] == {"test_accuracy": run["metrics"]["test_accuracy"]}
+    assert version["metrics"]["accuracy"] == pytest.approx(run["metrics"]["test_accuracy"])
+    outputs = aios.json("dataset", "get", run["outputs"].removeprefix("projects/default/"))
+    assert {"report.html", "report.json"} == {file["path"] for file in outputs["files"]}
 
 
 def test_both_doors_of_the_inference_protocol_give_the_same_answers(

@@ -84,7 +84,7 @@ def diabetes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("logistic_regression", {}, 0.95),
         ("logistic_regression", {"optimizer": "gd", "epochs": 150, "learning_rate": 1.0}, 0.95),
-        ("svm", {"kernel": "rbf", "epochs": 30, "waves": 300}, 0.95),
+        ("svm", {"kernel": "rbf", "epochs": 30, "landmarks": 100}, 0.95),
         ("tree_ensemble", {"trees": 20}, 0.93),
         ("tree_ensemble", {"trees": 20, "kind": "gradient_boosting"}, 0.9),
         ("mlp", {"epochs": 20, "batch_size": 16}, 0.93),

@@ -33,6 +33,8 @@ def fit(
     samples: int,
     loss: Callable[[torch.Tensor], torch.Tensor],
     evaluate: Callable[[], Mapping[str, float]],
+    *,
+    decay: bool = True,
 ) -> None:
     """Train a model, from the run's checkpoint on where it has one. Ends the process when the run is asked to stop.
 
@@ -41,6 +43,7 @@ def fit(
     Args:
         loss: The mean loss of the samples with these indices. Shape: [batch].
         evaluate: Figures after each epoch; the model is in evaluation mode.
+        decay: The optimizer shrinks weights by `weight_decay`; no where it is a term of the loss.
     """
     settings = run.hparams
     epochs = settings["epochs"]
@@ -48,7 +51,10 @@ def fit(
     per_epoch = data.steps_per_epoch(samples, batch_size)
     total = epochs * per_epoch
     optimizer = optimizers.make(
-        settings["optimizer"], model.parameters(), settings["learning_rate"], settings["weight_decay"]
+        settings["optimizer"],
+        model.parameters(),
+        settings["learning_rate"],
+        settings["weight_decay"] if decay else 0.0,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings["learning_rate"], total_steps=max(2, total), cycle_momentum=False

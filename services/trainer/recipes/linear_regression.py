@@ -55,6 +55,7 @@ def _descend(run: Run, x_ND: Array, y_N: Array, test_x: Array, test_y: Array) ->
     mean, spread = y_N.mean(), y_N.std() or 1.0
     x, y = torch.from_numpy(x_ND), torch.from_numpy((y_N - mean) / spread)[:, None]
     held_x, held_y = torch.from_numpy(test_x), torch.from_numpy((test_y - mean) / spread)[:, None]
+    decay = run.hparams["weight_decay"]
     model = nn.Linear(x.shape[1], 1, dtype=torch.float64)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
@@ -62,8 +63,11 @@ def _descend(run: Run, x_ND: Array, y_N: Array, test_x: Array, test_y: Array) ->
         run,
         model,
         len(x),
-        lambda chosen_B: (model(x[chosen_B]) - y[chosen_B]).square().mean() / 2,
+        lambda chosen_B: (
+            (model(x[chosen_B]) - y[chosen_B]).square().mean() / 2 + decay / 2 * model.weight.square().sum()
+        ),
         lambda: {"test_rmse": float((model(held_x) - held_y).square().mean().sqrt() * spread)},
+        decay=False,
     )
     w_D = model.weight.detach().numpy()[0] * spread
     return w_D, float(model.bias.item() * spread + mean)

@@ -35,8 +35,9 @@ def train(run: Run) -> None:
             run,
             layer,
             len(x),
-            lambda chosen_B: functional.cross_entropy(layer(x[chosen_B]), y[chosen_B]),
+            lambda chosen_B: _loss(layer, x[chosen_B], y[chosen_B], settings["weight_decay"]),
             lambda: {"test_accuracy": float((layer(held_x).argmax(1) == held_y).double().mean())},
+            decay=False,
         )
     weights_CD = layer.weight.detach().numpy() / scaling.scale_D
     bias_C = layer.bias.detach().numpy() - weights_CD @ scaling.mean_D
@@ -67,11 +68,15 @@ def minimise(layer: nn.Linear, x: torch.Tensor, y: torch.Tensor, decay: float, s
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = functional.cross_entropy(layer(x), y) + decay / 2 * layer.weight.square().sum()
+        value = _loss(layer, x, y, decay)
         value.backward()
         return value
 
     optimizer.step(loss)
+
+
+def _loss(layer: nn.Linear, x: torch.Tensor, y: torch.Tensor, decay: float) -> torch.Tensor:
+    return functional.cross_entropy(layer(x), y) + decay / 2 * layer.weight.square().sum()
 
 
 def softmax(logits_NC: Array) -> Array:

@@ -1,22 +1,25 @@
 """Support vector machine, one class against the rest: s = φ(x)W + b, and the largest s is the guess.
 
-Loss: mean over classes of max(0, 1 − t s)², t = ±1, + ½ λ|W|² (squared hinge; Cortes and Vapnik 1995). `linear` has
-φ(x) = x. `rbf` has the kernel exp(−γ|x − x'|²) by F random waves: φ(x) = √(2/F) cos(xΩ + u), Ω ~ N(0, 2γ), u ~ U(0, 2π)
-(Rahimi and Recht 2007), so that it trains in time linear in N and is served as two layers.
+Loss: mean over samples of Σ_c max(0, 1 − t s)², t = ±1, + ½ λ|W|² (squared hinge; Cortes and Vapnik 1995). `linear` has
+φ(x) = x. `rbf` has the kernel k(x, x') = exp(−γ|x − x'|²) by L landmarks, drawn from the samples: with K the kernel
+between them, φ(x) = k(x, landmarks) K^(−½) has φ(x)·φ(x') ≈ k(x, x'), and equal to it where all samples are landmarks
+(Nyström's method; Williams and Seeger 2001). So it trains in time linear in N and is served as three small layers.
 
 Dataset: a table, see `tables`. Model: features FP32 [B, D] → scores FP32 [B, C]. Scores are no probabilities: the
 report's are their softmax, and its calibration says how far that is off.
 """
 
-import math
-
+import numpy as np
 import torch
 from torch import nn
 
 from aios.train import Run
 from services.trainer.job import evaluate, loop, result, tables
-from services.trainer.job.layers import Scale
-from services.trainer.job.tables import Scaling
+from services.trainer.job.layers import Scale, buffer
+from services.trainer.job.tables import Array, Scaling
+from services.trainer.recipes.kmeans import squared_distances
+
+LEAST = 1e-6  # eigenvalue of the landmarks' kernel that still says something in float32
 
 
 def train(run: Run) -> None:
@@ -26,14 +29,26 @@ def train(run: Run) -> None:
     scaling = Scaling.of(train.x_ND)
     x, y = torch.from_numpy(train.x_ND).float(), torch.from_numpy(train.y_N)
     held_x, held_y = torch.from_numpy(test.x_ND).float(), torch.from_numpy(test.y_N)
-    model = Machine(scaling, len(train.classes), settings["kernel"], settings["waves"], settings["gamma"])
+    landmarks_LD = None
+    if settings["kernel"] == "rbf":
+        chosen = np.random.default_rng(run.seed).permutation(len(x))[: settings["landmarks"]]
+        landmarks_LD = scaling(train.x_ND)[chosen]
+    model = Machine(scaling, len(train.classes), landmarks_LD, settings["gamma"])
     signs_NC = 2 * nn.functional.one_hot(y, len(train.classes)).float() - 1
+
+    def loss(chosen_B: torch.Tensor) -> torch.Tensor:
+        short_BC: torch.Tensor = (1 - signs_NC[chosen_B] * model(x[chosen_B])).clamp(min=0)
+        size: torch.Tensor = model.layer.weight.square().sum()
+        decay: float = settings["weight_decay"]
+        return short_BC.square().sum(dim=1).mean() + decay / 2 * size
+
     loop.fit(
         run,
         model,
         len(x),
-        lambda chosen_B: (1 - signs_NC[chosen_B] * model(x[chosen_B])).clamp(min=0).square().mean(),
+        loss,
         lambda: {"test_accuracy": float((model(held_x).argmax(1) == held_y).float().mean())},
+        decay=False,
     )
     with torch.no_grad():
         probabilities = model(held_x).softmax(dim=1).numpy()
@@ -52,24 +67,31 @@ def train(run: Run) -> None:
 
 
 class Machine(nn.Module):
-    """Scaling, waves where the kernel has them, and a layer."""
+    """Scaling, the kernel with its landmarks where there are any, and a layer."""
 
-    waves_DF: torch.Tensor
-    phase_F: torch.Tensor
+    landmarks_LD: torch.Tensor
+    whitening_LL: torch.Tensor
 
-    def __init__(self, scaling: Scaling, classes: int, kernel: str, waves: int, gamma: float) -> None:
+    def __init__(self, scaling: Scaling, classes: int, landmarks_LD: Array | None, gamma: float) -> None:
         super().__init__()
         features = len(scaling.mean_D)
         self.scale = Scale(scaling)
-        self.rbf = kernel == "rbf"
-        gamma = gamma or 1 / features  # scikit-learn's `scale`, for features of unit variance
-        self.register_buffer("waves_DF", torch.randn(features, waves) * math.sqrt(2 * gamma))
-        self.register_buffer("phase_F", torch.rand(waves) * 2 * math.pi)
-        self.layer = nn.Linear(waves if self.rbf else features, classes)
+        self.gamma = gamma or 1 / features  # scikit-learn's `scale`, for features of unit variance
+        self.kernel = landmarks_LD is not None
+        if landmarks_LD is not None:
+            between_LL = np.exp(-self.gamma * squared_distances(landmarks_LD, landmarks_LD))
+            values_L, vectors_LL = np.linalg.eigh(between_LL)
+            roots_L = 1 / np.sqrt(np.maximum(values_L, LEAST))
+            buffer(self, "landmarks_LD", landmarks_LD)
+            buffer(self, "whitening_LL", (vectors_LL * roots_L) @ vectors_LL.T)
+            features = len(landmarks_LD)
+        self.layer = nn.Linear(features, classes)
 
     def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
-        h = self.scale(x_BD)
-        if self.rbf:
-            h = math.sqrt(2 / self.phase_F.shape[0]) * torch.cos(h @ self.waves_DF + self.phase_F)
+        h: torch.Tensor = self.scale(x_BD)
+        if self.kernel:
+            squares_BL = h.square().sum(1, keepdim=True) + self.landmarks_LD.square().sum(1)
+            squares_BL = (squares_BL - 2 * h @ self.landmarks_LD.T).clamp(min=0)
+            h = torch.exp(-self.gamma * squares_BL) @ self.whitening_LL
         scores_BC: torch.Tensor = self.layer(h)
         return scores_BC
