@@ -201,17 +201,11 @@ def _fashion(report: Report, at_least: float, **settings: Any) -> None:
                 np.save(
                     Path(folder, split, name), np.frombuffer(content, np.uint8, offset=head).reshape(shape)
                 )
-        settings = {
-            "epochs": epochs,
-            "mirror": True,
-            "shift_pixels": 1,
-            "batch_size": 128,
-            "learning_rate": 0.004,
-            "precision": "bfloat16",
-        }
+        settings |= {"mirror": True, "precision": "bfloat16"}
         each = _trainer("image_classifier", Path(folder), settings)
-        values = over_seeds(report, f"fashion_{epochs}_epochs", "accuracy", each)
-        report.bar(f"fashion_{epochs}_epochs", float(np.mean(values)) * 100, at_least=at_least)
+        name = f"fashion_{settings['epochs']}_epochs"
+        values = over_seeds(report, name, "accuracy", each)
+        report.bar(name, float(np.mean(values)) * 100, at_least=at_least)
 
 
 def _descriptions() -> list[tuple[str, str]]:
