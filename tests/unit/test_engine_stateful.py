@@ -29,6 +29,8 @@ from services.scheduler.policies import ALGORITHMS, Policy, compose
 
 STEPS = int(os.environ.get("AIOS_TEST_STEPS", "1500"))
 STEPS_EACH = 50
+STEPS_AT_ONCE = 20_000
+"""It remembers what it has tried, and memory is finite."""
 QUANTUM = timedelta(seconds=60)
 SPARES = {
     "balanced",
@@ -138,7 +140,7 @@ class Life(RuleBasedStateMachine):
             self.now,
             replica,
             count,
-            queue,
+            queue=queue,
             deadline=self.now + deadline,
             saves=saves,
             **more,  # type: ignore[arg-type]
@@ -375,10 +377,10 @@ class Life(RuleBasedStateMachine):
         return False
 
 
-@pytest.mark.timeout(0 if STEPS > 10_000 else 60)
+@pytest.mark.timeout(0 if STEPS > STEPS_AT_ONCE else 60)
 def test_the_engine_keeps_its_promises_whatever_happens() -> None:
     settings = hypothesis.settings(
-        max_examples=max(1, STEPS // STEPS_EACH),
+        max_examples=max(1, min(STEPS, STEPS_AT_ONCE) // STEPS_EACH),
         stateful_step_count=STEPS_EACH,
         deadline=None,
         database=None,
@@ -388,5 +390,6 @@ def test_the_engine_keeps_its_promises_whatever_happens() -> None:
         report_multiple_bugs=False,
     )
     run_state_machine_as_test(Life, settings=settings)
-    if STEPS > 10_000:
-        print(f"\n{steps_made.total():,} steps: {dict(steps_made)}")
+    while STEPS > STEPS_AT_ONCE and steps_made.total() < STEPS:
+        print(f"{steps_made.total():,} steps: {dict(steps_made)}", flush=True)
+        run_state_machine_as_test(Life, settings=settings)
