@@ -5,6 +5,7 @@ later is not foreseen, so under policies that let younger jobs pass it holds les
 steps and speed, a duration that is wrong by up to a factor of two, or nothing but how long others took.
 """
 
+import itertools
 import random
 import time
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 from bench.report import Report
 from services.scheduler.engine.forecast import RESERVATIONS, Basis, Forecast, Known, forecast
 from services.scheduler.engine.model import WAITING, Plan
-from services.scheduler.engine.snapshot import Floats, Snapshot
+from services.scheduler.engine.snapshot import Snapshot
 from services.scheduler.policies import ALGORITHMS, Policy, compose
 from services.scheduler.simulate import cluster, traces
 from services.scheduler.simulate.world import Knows, Rules, World
@@ -24,8 +25,9 @@ TRACES = Path(__file__).parent / "traces"
 HISTORIES = (
     ("shockwave", "shockwave/dynamic120.trace", "8x4:v100", 0),
     ("tiresias", "tiresias/60_job.csv", "2x4:v100", 0),
-    ("philly", "philly/philly.csv.gz", "40x8", 3000),
+    ("philly", "philly/philly.csv.gz", "8x8", 600),
 )
+KNOWN: tuple[tuple[Knows, float], ...] = (("steps", 1.0), ("estimate", 2.0), ("nothing", 1.0))
 ASKED = 40
 """Predictions of each history."""
 ROUND_SECONDS = 120.0
@@ -33,33 +35,36 @@ EVERY_SECONDS = 60.0
 SLACK_SECONDS = 60.0
 """A plan is made so often: nothing starts at a more exact time."""
 HISTORY_JOBS = 500
-DRAW_SECONDS = 0.5
-"""Half of what the scheduler spends on an explanation."""
+DRAWS = 8
+"""Futures of each prediction: what the scheduler has time for on a pool of this size."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Asked:
-    """A prediction, and when it was asked for."""
+    """A prediction, when it was asked for, and when the job then started."""
 
     index: int
     now: float
     said: Forecast
     took: float
+    truth: float = 0.0
 
 
 def main() -> None:
     report = Report("scheduler_explain")
-    for name, file, spec, limit in HISTORIES:
-        for algorithm in ("fcfs", "balanced", "fair"):
-            for knows, error in (("steps", 1.0), ("estimate", 2.0), ("nothing", 1.0)):
-                show(report, f"{name}.{algorithm}.{knows}", *ask(file, spec, limit, algorithm, knows, error))  # type: ignore[arg-type]
+    for algorithm in ("fcfs", "fair", "balanced"):
+        for knows, error in KNOWN:
+            asked = [
+                each
+                for _, file, spec, limit in HISTORIES
+                for each in ask(file, spec, limit, algorithm, knows, error)
+            ]
+            show(report, f"{algorithm}.{knows}", asked)
     report.finish()
 
 
-def ask(
-    file: str, spec: str, limit: int, algorithm: str, knows: Knows, error: float
-) -> tuple[list[Asked], Floats]:
-    """Predictions over one history, and when each job truly started first."""
+def ask(file: str, spec: str, limit: int, algorithm: str, knows: Knows, error: float) -> list[Asked]:
+    """Predictions over one history, each with when the job truly started first."""
     policy = Policy(algorithm)
     ahead = replace(policy, reservations=RESERVATIONS)
     decide, rng = compose(policy), random.Random(1)
@@ -78,6 +83,7 @@ def ask(
         if len(asked) < ASKED and len(fresh) and rng.random() < share:
             name = snapshot.names[rng.choice(fresh.tolist())]
             began = time.monotonic()
+            draws = itertools.count(1)
             quantum = ROUND_SECONDS if ALGORITHMS[algorithm].preempts else 0.0
             found = forecast(
                 snapshot,
@@ -86,28 +92,30 @@ def ask(
                 now,
                 Known(ended[-HISTORY_JOBS:]),
                 quantum=quantum,
-                enough=lambda: time.monotonic() > began + DRAW_SECONDS,
+                enough=lambda: next(draws) >= DRAWS,
             )
             asked.append(Asked(int(name.rpartition("#")[2]), now, found, time.monotonic() - began))
         return decide(snapshot, now, preempt)
 
     rules = Rules(ROUND_SECONDS, every=EVERY_SECONDS, knows=knows, error=error, restart=20.0)
     outcome = World(jobs, cluster.parse(spec), watched, rules).run()
-    return asked, outcome.first
+    for each in asked:
+        each.truth = float(outcome.each.truth)
+    return asked
 
 
-def show(report: Report, name: str, asked: list[Asked], first: Floats) -> None:
+def show(report: Report, name: str, asked: list[Asked]) -> None:
     """How many were told something, how often it held, and how far off the likely time was."""
     told = [each for each in asked if each.said.start is not None and each.said.basis is not Basis.NOTHING]
     if not told:
         return
     held = [
         each.said.earliest is not None
-        and each.said.earliest - SLACK_SECONDS <= first[each.index]
-        and (each.said.latest is None or first[each.index] <= each.said.latest + SLACK_SECONDS)
+        and each.said.earliest - SLACK_SECONDS <= each.truth
+        and (each.said.latest is None or each.truth <= each.said.latest + SLACK_SECONDS)
         for each in told
     ]
-    waits = np.array([first[each.index] - each.now for each in told])
+    waits = np.array([each.truth - each.now for each in told])
     said = np.array([(each.said.start or 0.0) - each.now for each in told])
     report.figure(f"{name}.told_percent", 100 * len(told) / len(asked))
     report.figure(f"{name}.held_percent", 100 * float(np.mean(held)))
