@@ -1,4 +1,4 @@
-"""`aios dataset`: push, pull, checkout, list, get, versions, diff, log, branch, tag, rm."""
+"""`aios dataset`: push, import, pull, checkout, list, get, versions, diff, log, branch, tag, rm."""
 
 from pathlib import Path
 
@@ -70,6 +70,30 @@ def push(name: str, source: Path, message: str, branch: str) -> None:
     """
     with connected() as client, Transfer() as transfer:
         version = client.datasets.push(name, source, message=message, branch=branch, progress=transfer.report)
+    output.emit(version, VERSION)
+
+
+@dataset.command("import")
+@click.argument("name")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "-f", "--format", "format_", default="", help="csv, jsonl, images …; found from SOURCE otherwise."
+)
+@click.option("-m", "--message", default="", help="Why this version was made.")
+@common
+def import_(name: str, source: Path, format_: str, message: str) -> None:
+    """Make the records of a file or folder into shards that train fast, as the next version of NAME.
+
+    Takes CSV, TSV, JSON lines, Parquet, Arrow, a folder of images by class, IDX (MNIST) and WebDataset tar.
+    """
+    import tempfile
+
+    from aios.formats import import_shards
+
+    with tempfile.TemporaryDirectory(prefix="aios-import-") as scratch:
+        import_shards(source, Path(scratch), format_)
+        with connected() as client, Transfer() as transfer:
+            version = client.datasets.push(name, Path(scratch), message=message, progress=transfer.report)
     output.emit(version, VERSION)
 
 
