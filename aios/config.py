@@ -31,6 +31,12 @@ class Settings:
     """Address that servers bind. Anything but loopback needs TLS in front."""
     envoy_address: str = "127.0.0.1:8080"
     """Where Envoy listens."""
+    tls_address: str = ""
+    """Where Envoy listens for the outside as well, with TLS: `0.0.0.0:8443`. Nowhere when empty."""
+    tls_certificate_file: Path | None = None
+    """PEM with the certificate of that listener, its chain after it. Read when Envoy starts."""
+    tls_key_file: Path | None = None
+    """PEM with its private key."""
     scheduler_address: str = "127.0.0.1:7001"
     """gRPC of the scheduler."""
     data_address: str = "127.0.0.1:7002"

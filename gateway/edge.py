@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from aios.config import Settings
+from aios.errors import InvalidArgument
 from aios.inference.v1 import deployment_pb2, inference_service_pb2, inference_service_pb2_grpc
 from aios.names import DeploymentName, RevisionName
 from aios.runtime.channel import service_channel
 from gateway.envoy.admin import Admin, EnvoyDown
 from gateway.envoy.files import ConfigFiles
-from gateway.envoy.model import Address, Backend, DeploymentRoute, Replica, Services, Snapshot
+from gateway.envoy.model import Address, Backend, DeploymentRoute, Replica, Services, Snapshot, Tls
 from gateway.envoy.publish import ConfigRefused, Publisher
 from gateway.identity.identity import Identity
 
@@ -53,6 +54,7 @@ class Edge:
             self._admin,
             listen=_address(settings.envoy_address),
             calls_per_second=settings.calls_per_second,
+            tls=_tls(settings),
         )
         self._services = _services(settings)
         self._revoked: frozenset[str] = frozenset()
@@ -184,6 +186,15 @@ def _services(settings: Settings) -> Services:
         gateway_http=_address(settings.gateway_http_address),
         collector=_address(settings.otlp_endpoint) if settings.otlp_endpoint else None,
     )
+
+
+def _tls(settings: Settings) -> Tls | None:
+    if not settings.tls_address:
+        return None
+    files = settings.tls_certificate_file, settings.tls_key_file
+    if None in files:
+        raise InvalidArgument("AIOS_TLS_ADDRESS needs AIOS_TLS_CERTIFICATE_FILE and AIOS_TLS_KEY_FILE.")
+    return Tls(_address(settings.tls_address), *map(str, files))
 
 
 def _address(text: str) -> Address:

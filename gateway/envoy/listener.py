@@ -19,32 +19,42 @@ ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # of a container
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
 
-def listener(
+def listeners(
     *,
     address: Address,
     jwks: str,
     routes_path: str,
     calls_per_second: int = limits.CALLS_PER_SECOND,
     tls: Tls | None = None,
-) -> Json:
-    """The listener. Raises ValueError for a non-loopback address without TLS: tokens would travel in the clear.
+) -> list[Json]:
+    """The door, and where there is a certificate the same again over TLS: jobs use the first, the outside the second.
 
     Args:
         address: With a name for a host, Envoy is in a container of that name: it listens on all of its addresses, and
             whoever publishes its port decides who reaches it.
         calls_per_second: Of one token.
+
+    Raises:
+        ValueError: `address` is neither a name nor loopback: tokens would travel in the clear.
     """
     host = address.host if is_ip(address.host) else ALL_ADDRESSES
-    if tls is None and is_ip(address.host) and not ipaddress.ip_address(host).is_loopback:
-        raise ValueError(f"listening on {address.host} needs TLS: give a certificate, or listen on 127.0.0.1")
+    if is_ip(address.host) and not ipaddress.ip_address(host).is_loopback:
+        raise ValueError(
+            f"listening on {address.host} needs TLS: set AIOS_TLS_ADDRESS, and keep this on 127.0.0.1"
+        )
     manager = _connection_manager(routes_path, _filters(jwks, calls_per_second))
     chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
+    doors = [_listener(NAME, Address(host, address.port), chain)]
     if tls is not None:
-        chain["transport_socket"] = _tls(tls)
+        doors.append(_listener(f"{NAME}-tls", tls.address, chain | {"transport_socket": _tls(tls)}))
+    return doors
+
+
+def _listener(name: str, address: Address, chain: Json) -> Json:
     return {
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-        "name": NAME,
-        "address": {"socket_address": {"address": host, "port_value": address.port}},
+        "name": name,
+        "address": {"socket_address": {"address": address.host, "port_value": address.port}},
         "per_connection_buffer_limit_bytes": limits.CONNECTION_BUFFER_BYTES,
         "filter_chains": [chain],
     }

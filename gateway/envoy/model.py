@@ -109,8 +109,9 @@ class Services:
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files of the public listener's certificate."""
+    """The door to the outside: where it listens, and PEM files of its certificate."""
 
+    address: Address
     certificate: str
     private_key: str
 

@@ -18,7 +18,7 @@ from gateway.envoy.admin import Admin, EnvoyDown
 from gateway.envoy.clusters import clusters, endpoints
 from gateway.envoy.files import ConfigFiles, read, replace_file, write_resources
 from gateway.envoy.listener import NAME as LISTENER
-from gateway.envoy.listener import listener
+from gateway.envoy.listener import listeners
 from gateway.envoy.model import Address, Backend, DeploymentRoute, Services, Snapshot, Tls
 from gateway.envoy.routes import NAME as ROUTES
 from gateway.envoy.routes import routes
@@ -142,14 +142,14 @@ class Publisher:
         if not self._files.routes.exists():  # the listener waits for its routes: never leave it without
             await self._write_routes(snapshot)
         routes_path = str(self._files.routes)
-        config = listener(
+        config = listeners(
             address=self._listen,
             jwks=snapshot.jwks,
             routes_path=routes_path,
             calls_per_second=self._calls_per_second,
             tls=self._tls,
         )
-        await self._put(self._files.listeners, [config], "listener_manager.lds")
+        await self._put(self._files.listeners, config, "listener_manager.lds")
 
     async def _write_routes(self, snapshot: Snapshot) -> None:
         await self._put(self._files.routes, [routes(snapshot)], f"http.{LISTENER}.rds.{ROUTES}")

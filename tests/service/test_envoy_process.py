@@ -29,7 +29,7 @@ from tests.service.envoy_stack import LOCAL, free_port, jwks
 NOBODY = Services(*(Address(LOCAL, 1) for _ in range(6)))
 
 
-def certificate(directory: Path) -> Tls:
+def certificate(directory: Path, port: int) -> Tls:
     """A self-signed certificate for the loopback address."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
@@ -44,13 +44,14 @@ def certificate(directory: Path) -> Tls:
     pem, traditional = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
     (directory / "cert.pem").write_bytes(signed.public_bytes(pem))
     (directory / "key.pem").write_bytes(key.private_bytes(pem, traditional, serialization.NoEncryption()))
-    return Tls(str(directory / "cert.pem"), str(directory / "key.pem"))
+    return Tls(Address("0.0.0.0", port), str(directory / "cert.pem"), str(directory / "key.pem"))
 
 
 def test_envoy_waits_for_its_files_and_serves_both_protocols_over_tls(tmp_path: Path) -> None:
-    tls, port = certificate(tmp_path), free_port()
+    port, inner = free_port(), free_port()
+    tls = certificate(tmp_path, port)
     files = ConfigFiles(tmp_path / "envoy")
-    publisher = Publisher(files, Admin(files.admin_socket), listen=Address("0.0.0.0", port), tls=tls)
+    publisher = Publisher(files, Admin(files.admin_socket), listen=Address(LOCAL, inner), tls=tls)
     process = subprocess.Popen([sys.executable, "-m", "gateway.envoy", str(files.root)])
     try:
         asyncio.run(
@@ -60,6 +61,7 @@ def test_envoy_waits_for_its_files_and_serves_both_protocols_over_tls(tmp_path: 
         trusted = ssl.create_default_context(cafile=tls.certificate)
         with httpx.Client(verify=trusted) as client:
             assert healthz(client, port) == "ok\n"
+            assert client.get(f"http://{LOCAL}:{inner}/healthz").text == "ok\n"
 
         roots = grpc.ssl_channel_credentials(Path(tls.certificate).read_bytes())
         with grpc.secure_channel(f"{LOCAL}:{port}", roots) as channel:

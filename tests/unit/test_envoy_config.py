@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from gateway.envoy import routes
 from gateway.envoy.files import ConfigFiles, write_resources
-from gateway.envoy.listener import listener, predict_descriptors
+from gateway.envoy.listener import listeners, predict_descriptors
 from gateway.envoy.model import (
     Address,
     Backend,
@@ -111,12 +111,15 @@ def test_a_revision_appears_once_and_weighs_nothing_negative() -> None:
 def test_only_loopback_is_served_without_tls() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1"):
         with pytest.raises(ValueError, match="needs TLS"):
-            listener(address=Address(host, 8080), jwks="{}", routes_path="/r.json")
-    assert listener(address=Address("0.0.0.0", 8443), jwks="{}", routes_path="/r", tls=Tls("c.pem", "k.pem"))
+            listeners(address=Address(host, 8080), jwks="{}", routes_path="/r.json")
+    outside = Tls(Address("0.0.0.0", 8443), "c.pem", "k.pem")
+    inner, outer = listeners(address=Address("127.0.0.1", 80), jwks="{}", routes_path="/r", tls=outside)
+    assert "transport_socket" not in inner["filter_chains"][0]
+    assert outer["filter_chains"][0]["transport_socket"]
 
 
 def test_in_a_container_envoy_listens_on_all_addresses() -> None:
-    made = listener(address=Address("envoy", 8080), jwks="{}", routes_path="/r.json")
+    [made] = listeners(address=Address("envoy", 8080), jwks="{}", routes_path="/r.json")
     assert made["address"]["socket_address"]["address"] == "0.0.0.0"
 
 
