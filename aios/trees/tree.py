@@ -111,10 +111,15 @@ class Tree:
             if file.metadata.num_rows > FILES_MAX or unpacked > UNPACKED_BYTES_MAX:
                 raise TreeInvalid(f"{file.metadata.num_rows} files are too many for one version")
             table = file.read().select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+            table.validate(full=True)
         except (pa.ArrowException, KeyError, OSError, ValueError) as error:
             raise TreeInvalid(f"it is no Parquet table of files: {error}") from error
-        table.validate(full=True)
-        return cls(table)
+        made = cls(table)
+        needed = [table[name] for name in ("path", "sha256", "size_bytes")]
+        needed += [made.parts()[name] for name in ("blob", "offset", "size")]
+        if any(column.null_count for column in needed):
+            raise TreeInvalid("it lacks a value that every file has")
+        return made
 
     def encode(self) -> bytes:
         """Parquet. The same tree from the same release of the library has the same bytes."""
