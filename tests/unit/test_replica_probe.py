@@ -14,7 +14,7 @@ class Scripted(Probe):
     """Answers as told, one letter a probe: `.` answers, `x` fails, `b` is late behind other requests."""
 
     def __init__(self, script: str) -> None:
-        super().__init__(1, "m", SIGNATURE)
+        super().__init__("127.0.0.1", 1, "m", SIGNATURE)
         self.script = list(script)
         self.timeouts: list[float] = []
         self.done = 0
