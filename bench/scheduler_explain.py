@@ -25,10 +25,9 @@ TRACES = Path(__file__).parent / "traces"
 HISTORIES = (
     ("shockwave", "shockwave/dynamic120.trace", "8x4:v100", 0),
     ("tiresias", "tiresias/60_job.csv", "2x4:v100", 0),
-    ("philly", "philly/philly.csv.gz", "8x8", 600),
 )
 KNOWN: tuple[tuple[Knows, float], ...] = (("steps", 1.0), ("estimate", 2.0), ("nothing", 1.0))
-ASKED = 40
+ASKED = 60
 """Predictions of each history."""
 ROUND_SECONDS = 120.0
 EVERY_SECONDS = 60.0
@@ -100,7 +99,7 @@ def ask(file: str, spec: str, limit: int, algorithm: str, knows: Knows, error: f
     rules = Rules(ROUND_SECONDS, every=EVERY_SECONDS, knows=knows, error=error, restart=20.0)
     outcome = World(jobs, cluster.parse(spec), watched, rules).run()
     for each in asked:
-        each.truth = float(outcome.each.truth)
+        each.truth = float(outcome.first[each.index])
     return asked
 
 

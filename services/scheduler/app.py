@@ -13,6 +13,7 @@ from aios.runtime.server import Service
 from aios.scheduler.v1 import agent_service_pb2_grpc, queue_service_pb2_grpc, scheduler_service_pb2_grpc
 from services.scheduler import store
 from services.scheduler.agent_servicer import AgentServicer
+from services.scheduler.journal import Journal, JournalPool
 from services.scheduler.logs import Logs
 from services.scheduler.queue_servicer import QueueServicer
 from services.scheduler.reconciler import Reconciler
@@ -33,7 +34,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     stack.push_async_callback(bus.close)
     logs = Logs(settings.home / "scheduler" / "logs")
     signer = Signer(settings.scheduler_key_file)
-    reconciler = Reconciler(db, sessions, signer, settings.lease_seconds, clock)
+    pool = JournalPool(Journal(settings.home / "scheduler" / "decisions"))
+    reconciler = Reconciler(db, sessions, signer, settings.lease_seconds, clock, pool)
     agents = AgentServicer(db, reconciler, sessions, logs, timedelta(seconds=settings.lease_seconds))
     scheduler = SchedulerServicer(db, reconciler, logs, clock)
     queues = QueueServicer(db, reconciler, clock)

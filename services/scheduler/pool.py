@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-import numpy as np
-
 from aios.names import JobName
 from services.scheduler.engine import model
 from services.scheduler.engine.plan import Decide, startable
@@ -115,7 +113,9 @@ class Pool:
             self._tell(name, before, job)
             self._jobs[job.name] = job
         if job.retry_time is not None:
-            self.snapshot.due[self.snapshot.slots[name]] = -np.inf if due(job, now) else np.inf
+            until = -math.inf if due(job, now) else math.inf
+            if self.snapshot.due[self.snapshot.slots[name]] != until:
+                self.snapshot.pause(name, until)
 
     def _move(self, name: str, before: Job | None, job: Job, now: datetime) -> None:
         if job.state is State.QUEUED:

@@ -42,10 +42,17 @@ class Reconciler:
 
     Args:
         lease_seconds: How long a silent node keeps its jobs, by its own count.
+        pool: What plans are made from; an empty one.
     """
 
     def __init__(
-        self, db: Database, sessions: Sessions, signer: Signer, lease_seconds: float, clock: Clock
+        self,
+        db: Database,
+        sessions: Sessions,
+        signer: Signer,
+        lease_seconds: float,
+        clock: Clock,
+        pool: Pool,
     ) -> None:
         self.waits: Mapping[JobName, Reason] = {}
         """Why each queued job waits, as of the last step. Never stored: it follows from what is."""
@@ -57,7 +64,7 @@ class Reconciler:
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
         self._mirror = Mirror(db)
-        self._pool = Pool()
+        self._pool = pool
         self._half_life = timedelta()
         self._reports = Reports()
         self._reports_saved_at = -math.inf

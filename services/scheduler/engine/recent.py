@@ -28,10 +28,11 @@ class Recent:
         self._held[queue, : len(amounts)] += amounts
 
     def mean(self, now: float, queues: int, resources: int) -> Floats:
-        """The average of each queue now."""
-        self._to(now)
-        self._grow(queues, resources)
-        return self._mean[:queues, :resources]
+        """The average of each queue now. Asking changes nothing."""
+        found = np.zeros((queues, resources))
+        part = self._averaged(now)[:queues, :resources]
+        found[: part.shape[0], : part.shape[1]] = part
+        return found
 
     def restore(self, half_life: float, mean: Floats, now: float) -> None:
         """Go on from what is known of the past.
@@ -52,12 +53,15 @@ class Recent:
         return made
 
     def _to(self, now: float) -> None:
-        if now <= self._at:
-            return
-        if self.half_life > 0:
-            keep = 2.0 ** (-(now - self._at) / self.half_life)
-            self._mean = self._held + (self._mean - self._held) * keep
-        self._at = now
+        if now > self._at:
+            self._mean, self._at = self._averaged(now), now
+
+    def _averaged(self, now: float) -> Floats:
+        if now <= self._at or self.half_life <= 0:
+            return self._mean
+        keep = 2.0 ** (-(now - self._at) / self.half_life)
+        averaged: Floats = self._held + (self._mean - self._held) * keep
+        return averaged
 
     def _grow(self, queues: int, resources: int) -> None:
         more = max(0, queues - len(self._held)), max(0, resources - self._held.shape[1])

@@ -231,6 +231,15 @@ class Snapshot:
                 mean[row, columns[name]] = amount
         self.recent.restore(half_life, mean, now)
 
+    def remembered(self, now: float) -> tuple[float, dict[str, dict[str, float]]]:
+        """What `remember` takes to go on from here: the half-life and the past."""
+        mean = self.recent.mean(now, len(self.queue_names), len(self.resources)).tolist()
+        past = {
+            name: dict(zip(self.resources, row, strict=True))
+            for name, row in zip(self.queue_names, mean, strict=True)
+        }
+        return self.recent.half_life, past
+
     # Jobs.
 
     def add(
@@ -347,6 +356,10 @@ class Snapshot:
         self.since[slot] = now
         self.due[slot] = due
         self.kind[slot] = -1
+
+    def pause(self, name: str, due: float) -> None:
+        """A job that waits may not start before; infinity: not before this is called again."""
+        self.due[self.slots[name]] = due
 
     def progress(self, name: str, done: float) -> None:
         """How far a job has come, in steps."""
