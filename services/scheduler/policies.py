@@ -124,6 +124,7 @@ def _shared(line: str, allocation: Callable[[Policy], Allocate], *, credit: bool
             shares.able(allocation(policy)),
             interval=terms.share_seconds,
             head_start=terms.head_start,
+            own_first=True,
             credit=credit,
             seconds=terms.round_seconds,
             quantum=terms.quantum,

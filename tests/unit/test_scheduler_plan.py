@@ -8,11 +8,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aios.names import JobName
+from aios.scheduling import Scheduling
 from services.scheduler import jobs
 from services.scheduler.jobs import Job
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.plan import Snapshot, Unplaceable, check_placeable, plan
 from services.scheduler.policies import Policy
+from services.scheduler.pool import Pool
 from services.scheduler.resources import Resources, grant
 from services.scheduler.specs import JobSpec
 
@@ -179,3 +181,33 @@ def test_what_no_node_could_ever_hold_is_refused_unless_the_pool_is_empty() -> N
     with pytest.raises(Unplaceable, match="asks for 4000 cpu millicores") as raised:
         check_placeable(Resources(4000), [lost])
     assert raised.value.fields.keys() == {"job.spec.resources"}
+
+
+def test_a_job_that_is_to_run_elsewhere_is_stopped_first() -> None:
+    nodes = [
+        Node(name, NodeState.READY, Resources(1000, 0, {f"gpu/{kind}": 1}))
+        for name, kind in (("slow", "A"), ("fast", "B"))
+    ]
+    said = Scheduling(speeds={"gpu/A": 1.0, "gpu/B": 10.0}, preemptible=True)
+    spec = JobSpec(("true",), Resources(1000, 0, {"gpu": 1}), scheduling=said)
+    waits = replace(jobs.create(JobName("p", "j1"), spec, NOW), number=1)
+    runs = jobs.assign(waits, "slow", Resources(1000, 0, {"gpu/A": 1}), NOW)
+    pool, later = Pool(), NOW + timedelta(hours=1)
+    seen = Snapshot((), nodes, [runs], Policy("soonest"))
+    first = plan(seen, later, preempt=True, pool=pool)
+    assert (first.starts, first.stops) == ([], (waits.name,))
+    seen = Snapshot([replace(waits, epoch=1)], nodes, (), Policy("soonest"))
+    then = plan(seen, later + timedelta(seconds=5), preempt=True, pool=pool)
+    assert [start.node for start in then.starts] == ["fast"]
+
+
+def test_what_no_node_is_labelled_is_refused_and_waited_for_by_name() -> None:
+    node = Node("a", NodeState.READY, Resources(2000), labels={"zone": "x"})
+    picky = Scheduling(node_selector={"zone": "y"})
+    with pytest.raises(Unplaceable, match="selects nodes with zone=y, and there is none"):
+        check_placeable(Resources(1000), [node], picky)
+    spec = JobSpec(("true",), Resources(1000), scheduling=picky)
+    waits = replace(jobs.create(JobName("p", "j1"), spec, NOW), number=1)
+    made = plan(Snapshot([waits], [node]), NOW)
+    assert not made.starts
+    assert made.reasons[waits.name].message == "selects nodes with zone=y, and there is none"

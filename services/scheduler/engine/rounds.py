@@ -37,6 +37,8 @@ class Rounds:
         interval: Seconds that shares stay as they are at least, however jobs come and go.
         head_start: Seconds that a job counts as having run already, so that a new one does not outweigh all others.
         strict: Whether what has no share stays off devices that would else be idle.
+        own_first: Whether who has no share of a type waits until all who have one, on any type, have been served. Else
+            types are filled one after the other, in the order that the nodes came in.
         aware: Whether jobs take the types in the order that the nodes came in, or each type comes first in turn.
         credit: Whether it goes by what a job is owed in all, which keeps each within a few rounds of its share for ever,
             and not by share over time received.
@@ -50,6 +52,7 @@ class Rounds:
     head_start: float = 180.0
     strict: bool = False
     aware: bool = True
+    own_first: bool = False
     credit: bool = False
     seconds: float = 0.0
     quantum: float = 0.0
@@ -146,7 +149,13 @@ class Rounds:
         chosen = {
             slot: int(snapshot.kind[slot]) for slot in fixed.tolist() if snapshot.state[slot] == RUNNING
         }
-        for kind in self._types(snapshot):
+        types = list(self._types(snapshot))
+        passes = [(kind, "all") for kind in types]
+        if self.strict or self.own_first:
+            passes = [(kind, "own") for kind in types]
+        if self.own_first:
+            passes += [(kind, "others") for kind in types]
+        for kind, whose in passes:
             share, owed = self.shares[slots, kind], self.owed[slots, kind]
             received = self.received[slots, kind]
             keys: tuple[Floats, ...] = (-share, -owed, -share / received)
@@ -154,7 +163,7 @@ class Rounds:
                 keys = (-share, -(owed + share * (now - self._since) - (received - self.head_start)))
             takes.turn_to(kind)
             for slot in slots[np.lexsort(keys)].tolist():
-                if slot in chosen or (self.strict and self.shares[slot, kind] <= 0):
+                if slot in chosen or (whose != "all" and (self.shares[slot, kind] > 0) != (whose == "own")):
                     continue
                 if takes.take(slot):
                     chosen[slot] = kind
