@@ -224,7 +224,7 @@ def test_a_taxi_learns_where_to_go(tmp_path: Path) -> None:
     ("recipe", "settings"),
     [
         ("dqn", {"steps": 400, "learn_from": 100, "width": 16}),
-        ("ppo", {"steps": 256, "width": 16, "environments": 4, "horizon": 32, "epochs": 2}),
+        ("ppo", {"steps": 256, "width": 16, "environments": 4, "epochs": 2}),
     ],
 )
 def test_a_pole_is_balanced_a_little(tmp_path: Path, recipe: str, settings: dict[str, Any]) -> None:

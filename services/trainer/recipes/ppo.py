@@ -3,7 +3,7 @@
 Some environments are played for some steps; for each step the advantage is, by generalised estimation (2016),
     Â_t = δ_t + γλ Â_{t+1},   δ_t = r_t + γV(s_{t+1}) − V(s_t),
 and batches of them, several times over, make
-    mean min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â) − ½ (V − R)² + 0.01·entropy   large,   ρ = π(a|s) / π_old(a|s),
+    mean min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â) − ½ (V − R)² + e·entropy   large,   ρ = π(a|s) / π_old(a|s),
 so that a step never pays for leaving the policy that played. No dataset. Model: observation FP32 [B, D] → logits
 FP32 [B, A], of which the largest is the action.
 """
@@ -21,8 +21,9 @@ from aios.train import Run
 from services.trainer.job import checkpoint, loop, optimizers, play, result
 from services.trainer.recipes.dqn import greedy
 
-EVALUATE_EPISODES = 5
-VALUE_SHARE, ENTROPY_SHARE, CLIP_NORM = 0.5, 0.01, 0.5
+EVALUATIONS, EVALUATE_EPISODES = 25, 10
+"""How often the policy plays without learning; the one that played best is handed over."""
+VALUE_SHARE, CLIP_NORM = 0.5, 0.5
 
 
 def train(run: Run) -> None:
@@ -53,13 +54,15 @@ def train(run: Run) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = settings["learning_rate"] * (1 - (step - 1) / rounds)
             states, batch = _play(environments, model, states, settings)
-            figures = _learn(model, optimizer, batch, settings)
-            played = play.returns(name, run.seed, lambda each: greedy(model.policy, each), EVALUATE_EPISODES)
-            figures["mean_return"] = float(np.mean(played))
-            run.report(step, **figures)
-            if figures["mean_return"] >= best_return:
-                best_return = figures["mean_return"]
-                best.load_state_dict(model.policy.state_dict())
+            run.report(step, **_learn(model, optimizer, batch, settings))
+            if step % max(1, rounds // EVALUATIONS) == 0 or step == rounds:
+                played = play.returns(
+                    name, run.seed, lambda each: greedy(model.policy, each), EVALUATE_EPISODES
+                )
+                run.report(step, mean_return=float(np.mean(played)))
+                if np.mean(played) >= best_return:
+                    best_return = float(np.mean(played))
+                    best.load_state_dict(model.policy.state_dict())
             stopping = run.should_stop()
             if (stopping or step % save_every == 0) and step < rounds:
                 with run.save(step) as folder:
@@ -142,7 +145,7 @@ def _learn(
             clipped = ratio.clamp(1 - settings["clip"], 1 + settings["clip"])
             gain = torch.minimum(ratio * advantage, clipped * advantage).mean()
             off = (model.value(seen)[:, 0] - value_target).square().mean() / 2
-            loss = VALUE_SHARE * off - gain - ENTROPY_SHARE * choice.entropy().mean()
+            loss = VALUE_SHARE * off - gain - settings["entropy"] * choice.entropy().mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
