@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -187,10 +188,8 @@ class Tree:
 
     def changes(self, before: "Tree") -> list[Change]:
         """What differs from another tree, by path."""
-        mine, theirs = _keys(self.table), _keys(before.table)
-        added = self.table.filter(pc.invert(pc.is_in(mine, theirs)))
-        removed = before.table.filter(pc.invert(pc.is_in(theirs, mine)))
-        after, old = _states(added), _states(removed)
+        mine, theirs = _unlike(self.table, before.table)
+        after, old = _states(mine), _states(theirs)
         return [Change(path, old.get(path), after.get(path)) for path in sorted({*after, *old})]
 
     def replaced(self, changes: Mapping[str, Leaf | None]) -> "Tree":
@@ -210,6 +209,37 @@ def _part_row(part: Part) -> dict[str, Any]:
         "size": part.size,
         "sha256": bytes.fromhex(part.sha256) if part.sha256 else None,
     }
+
+
+def _unlike(one: "pa.Table", other: "pa.Table") -> "tuple[pa.Table, pa.Table]":
+    """The files of each that the other does not have just so."""
+    # Both are by path: where they begin and end alike, nothing has to be looked up.
+    count = min(one.num_rows, other.num_rows)
+    ahead = _alike(one.slice(0, count), other.slice(0, count))
+    start = _first_false(ahead, count)
+    count -= start
+    behind = _alike(one.slice(one.num_rows - count), other.slice(other.num_rows - count))
+    end = _first_false(behind[::-1], count)
+    one, other = (each.slice(start, each.num_rows - start - end) for each in (one, other))
+    if one.num_rows == other.num_rows:
+        differ = pc.invert(pc.equal(one["sha256"], other["sha256"]))
+        if one["path"].equals(other["path"]):
+            return one.filter(differ), other.filter(differ)
+    # Each file is there once, so one lookup says what both sides lack.
+    where = pc.index_in(_keys(one), _keys(other))
+    gone = np.ones(other.num_rows, bool)
+    gone[pc.drop_null(where).to_numpy()] = False
+    return one.filter(pc.is_null(where)), other.filter(pa.array(gone))
+
+
+def _alike(one: "pa.Table", other: "pa.Table") -> Any:
+    same = pc.and_(pc.equal(one["path"], other["path"]), pc.equal(one["sha256"], other["sha256"]))
+    return same.combine_chunks()
+
+
+def _first_false(values: Any, count: int) -> int:
+    found = pc.index(values, False).as_py()
+    return count if found < 0 else found
 
 
 def _keys(table: "pa.Table") -> Any:

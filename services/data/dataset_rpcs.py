@@ -1,7 +1,5 @@
 """Methods of datasets."""
 
-import asyncio
-
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1 import dataset_pb2
 from aios.errors import InvalidArgument
@@ -87,7 +85,7 @@ class DatasetRpcs(Rpcs):
         name = DatasetVersionName.parse(request.name)
         page = Page.of(request, CHANGES, CHANGES_MAX)
 
-        def read(tx: Tx) -> list[str]:
+        def read(tx: Tx) -> tuple[str, str]:
             later = dataset_store.get_version(tx, name)
             base = DatasetVersionName(name.project, name.dataset, later.parent)
             if request.base:
@@ -96,14 +94,10 @@ class DatasetRpcs(Rpcs):
                     raise InvalidArgument.of("base", f"must lie in projects/{name.project}")
             elif not later.parent:
                 raise InvalidArgument.of("base", "must be given: this version has no parent")
-            return [later.manifest_sha256, dataset_store.get_version(tx, base).manifest_sha256]
+            return later.manifest_sha256, dataset_store.get_version(tx, base).manifest_sha256
 
-        digests = await self._db.read(read)
-        after, before = [
-            await self._contents.tree(name.project, await self._contents.manifest(name.project, digest))
-            for digest in digests
-        ]
-        changes = await asyncio.to_thread(after.changes, before)
+        after, before = await self._db.read(read)
+        changes = await self._contents.changes(name.project, after, before)
         start = page.number()
         answer = pb.DiffDatasetVersionsResponse(
             added=sum(each.before is None for each in changes),
