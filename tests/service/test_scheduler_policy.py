@@ -62,6 +62,21 @@ async def test_fair_takes_back_and_what_was_stopped_goes_on(tmp_path: Path) -> N
         pool.start_scheduler()
         assert (await stub.GetPolicy(pb.GetPolicyRequest(name="policy"))).algorithm == "fair"
 
+        useful = policy_pb2.Policy(name="policy", algorithm="utility")
+        useful.utility.add(time=0.5, worth=0.8)
+        useful.utility.add(time=1.0, worth=1.0)
+        made = await stub.UpdatePolicy(pb.UpdatePolicyRequest(policy=useful))
+        assert list(made.utility) == list(useful.utility)
+        late = await submit(stub, "other", ["true"])
+
+        async def ended() -> bool:
+            return (await stub.GetJob(pb.GetJobRequest(name=late))).state == Job.STATE_SUCCEEDED
+
+        assert await neighbours.until(ended, 30.0), "under utility, too, what waits is started"
+        useful.utility.add(time=0.7, worth=2.0)
+        with pytest.raises(InvalidArgument, match=r"policy\.utility"):
+            await stub.UpdatePolicy(pb.UpdatePolicyRequest(policy=useful))
+
         wrong = policy_pb2.Policy(name="policy", algorithm="magic")
         with pytest.raises(InvalidArgument, match="must be one of balanced, fcfs"):
             await stub.UpdatePolicy(pb.UpdatePolicyRequest(policy=wrong))
