@@ -69,10 +69,10 @@ async def test_fair_takes_back_and_what_was_stopped_goes_on(tmp_path: Path) -> N
         assert list(made.utility) == list(useful.utility)
         late = await submit(stub, "other", ["true"])
 
-        async def ended() -> bool:
+        async def started() -> bool:
             return (await stub.GetJob(pb.GetJobRequest(name=late))).state == Job.STATE_SUCCEEDED
 
-        assert await neighbours.until(ended, 30.0), "under utility, too, what waits is started"
+        assert await neighbours.until(started, 30.0), "under utility, too, what waits is started"
         useful.utility.add(time=0.7, worth=2.0)
         with pytest.raises(InvalidArgument, match=r"policy\.utility"):
             await stub.UpdatePolicy(pb.UpdatePolicyRequest(policy=useful))
