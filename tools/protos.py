@@ -3,6 +3,7 @@
     python tools/protos.py generate   write the Python modules and their type stubs
     python tools/protos.py check      fail if the committed modules differ from what `generate` writes
     python tools/protos.py lint       buf's rules, then our own: permission and HTTP rule on every method
+    python tools/protos.py breaking   fail if a client of the last release would no longer be understood
 
 Nothing here reaches the network: `google/api` and `google/rpc` come from the installed googleapis-common-protos,
 so buf needs no registry. Exit status is 0 or 1, and every complaint names a file.
@@ -29,6 +30,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
+RELEASED = PROTOS / "released"
+"""The contract as each release had it: descriptor sets, by version."""
 BIN = Path(sys.executable).parent
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 COMMENTS = Path("aios/comments.json")
@@ -40,7 +43,7 @@ HTTP_OPTION = "google.api.http"
 
 def main() -> int:
     """Run one command and return the process's exit status."""
-    commands = {"generate": generate, "check": check, "lint": lint}
+    commands = {"generate": generate, "check": check, "lint": lint, "breaking": breaking}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,6 +93,28 @@ def lint() -> int:
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     return 1 if complaints else 0
+
+
+def record(image: Path) -> None:
+    """Write the contract as one descriptor set: what `breaking` compares."""
+    with tempfile.TemporaryDirectory() as scratch:
+        workspace = Path(scratch)
+        _buf_workspace(workspace)
+        command = [BIN / "buf", "build", "--exclude-source-info", "--output", image]
+        subprocess.run(command, cwd=workspace, check=True)
+
+
+def breaking() -> int:
+    """Compare with the last release, by the rules of buf.yaml."""
+    versions = sorted(RELEASED.glob("*.binpb"), key=lambda path: [int(part) for part in path.stem.split(".")])
+    # Built first: of a workspace, buf compares each module with all that was recorded.
+    config = yaml.safe_load((ROOT / "buf.yaml").read_text())
+    rules = json.dumps({"version": config["version"], "breaking": config["breaking"]})
+    with tempfile.TemporaryDirectory() as scratch:
+        now = Path(scratch, "now.binpb")
+        record(now)
+        command = [BIN / "buf", "breaking", now, "--against", versions[-1], "--config", rules]
+        return subprocess.run(command, cwd=scratch, check=False).returncode
 
 
 def _compile(out: Path) -> bool:
