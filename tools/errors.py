@@ -142,7 +142,7 @@ def _of_table(node: ast.Dict, codes: set[str]) -> Iterator[Reason]:
         if isinstance(status, ast.Constant) and isinstance(value, ast.Tuple) and len(value.elts) == 2:
             said = [each.value for each in value.elts if isinstance(each, ast.Constant)]
             if len(said) == 2 and said[0] in codes:
-                yield Reason(str(said[0]), str(said[1]), f"The door's own answer, HTTP {status.value}.")
+                yield Reason(str(said[0]), str(said[1]), f"The door's own answer, HTTP {status.value!r}.")
 
 
 def _text(message: ast.expr) -> str:

@@ -100,7 +100,7 @@ def record(image: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Path(scratch)
         _buf_workspace(workspace)
-        command = [BIN / "buf", "build", "--exclude-source-info", "--output", image]
+        command = [str(BIN / "buf"), "build", "--exclude-source-info", "--output", str(image)]
         subprocess.run(command, cwd=workspace, check=True)
 
 
@@ -113,7 +113,7 @@ def breaking() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         now = Path(scratch, "now.binpb")
         record(now)
-        command = [BIN / "buf", "breaking", now, "--against", versions[-1], "--config", rules]
+        command = [str(BIN / "buf"), "breaking", str(now), "--against", str(versions[-1]), "--config", rules]
         return subprocess.run(command, cwd=scratch, check=False).returncode
 
 
