@@ -295,11 +295,9 @@ def _to(cluster: str, match: Json, priority: str = "DEFAULT") -> Json:
 
 
 def _action(action: Json) -> Json:
-    """Deadlines come from the client (grpc-timeout) and the services; a silent stream ends in any case."""
-    return action | {
-        "idle_timeout": f"{limits.STREAM_IDLE_SECONDS}s",
-        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
-    }
+    """A silent stream ends. A deadline is the service's to keep, which knows it from grpc-timeout and answers
+    DEADLINE_EXCEEDED: Envoy could only reset a stream that has begun, which clients read as INTERNAL."""
+    return action | {"idle_timeout": f"{limits.STREAM_IDLE_SECONDS}s"}
 
 
 def _refuse(match: Json, status: int, detail: str) -> Json:
