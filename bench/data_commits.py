@@ -5,6 +5,7 @@ Then the same through two services with an index each and one bucket, where the 
 
 import asyncio
 import hashlib
+import os
 import random
 import tempfile
 import time
@@ -23,7 +24,7 @@ from tests.service.data_service import Platform, running, settings_at
 
 T = TypeVar("T")
 COMMITTERS = 32
-COMMITS = 100
+COMMITS = int(os.environ.get("COMMITS", "100"))
 NAME = "projects/demo/datasets/d"
 
 
@@ -86,9 +87,10 @@ async def measure(report: Report, name: str, services: int, commits: int, folder
 
 async def main() -> None:
     report = Report("data_commits")
+    report.figures["commits_each"] = COMMITS
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as home:
         await measure(report, "one_service", 1, COMMITS, Path(home))
-        await measure(report, "two_services", 2, COMMITS // 10, Path(home))
+        await measure(report, "two_services", 2, max(1, COMMITS // 10), Path(home))
     report.finish()
 
 

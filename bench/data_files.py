@@ -102,8 +102,9 @@ async def many(report: Report, platform: stack.Stack, folder: Path) -> None:
             changes = [each async for each in client.datasets.diff("many")]
             diffs.append(time.perf_counter() - began)
             assert len(changes) == EDITS
-        report.figure("first_diff_seconds", diffs[0])
-        report.bar("diff_seconds", statistics.median(diffs), DIFF_SECONDS_MAX)
+        # The first has both tables to read; the others find what it found.
+        report.figure("diff_again_seconds", statistics.median(diffs[1:]))
+        report.bar("diff_seconds", diffs[0], DIFF_SECONDS_MAX)
 
 
 async def few(report: Report, platform: stack.Stack, folder: Path) -> None:
