@@ -48,6 +48,8 @@ class Recorder:
         if metrics:
             self.points.append((step, dict(metrics)))
 
+    def minds_stops(self) -> None: ...
+
     def flush(self) -> None: ...
 
     def complete(
