@@ -18,7 +18,7 @@ SECONDS   ?= 300
 STEPS     ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-compose up down logs token backup restore upgrade faults fuzz stateful bench check supply sbom \
+.PHONY: help install demo test test-compose test-clients contract up down logs token backup restore upgrade faults fuzz stateful bench check supply sbom \
         audit format proto lock clean
 
 help: ## list these commands
@@ -44,6 +44,12 @@ test: install ## the whole test suite
 
 test-compose: install ## the compose stack for real: builds every image, needs root and docker.io; about 10 minutes
 	@AIOS_TEST_COMPOSE=1 $(BIN)/pytest -q -s tests/compose
+
+test-clients: install ## clients in other languages against a live stack; skips those without a toolchain
+	@AIOS_TEST_CLIENTS=1 $(BIN)/pytest -q -s tests/clients
+
+contract: install ## build/contract: what clients in other languages are generated from
+	@$(BIN)/python tools/contract.py build/contract
 
 up down logs token backup restore upgrade: ## the compose stack: deploy/compose; restore FROM=backups/...
 	@deploy/compose/stack.sh $@ $(FROM)

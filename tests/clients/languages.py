@@ -1,0 +1,58 @@
+"""The languages that `clients/` has a program for: what each needs, how it is built and started."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOCODE = Path("/usr/share/gocode/src/google.golang.org")
+
+
+@dataclass(frozen=True)
+class Language:
+    """One client program."""
+
+    name: str
+    tools: Sequence[str]
+    """Commands that must be on the PATH."""
+    build: Sequence[Sequence[str]]
+    start: Sequence[str]
+    libraries: Sequence[Path] = ()
+    """Files or folders that must be there."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return REPOSITORY / "clients" / self.name
+
+    def missing(self) -> str:
+        """What this machine lacks of the toolchain, in words; empty when it is whole."""
+        lacking = [tool for tool in self.tools if shutil.which(tool) is None]
+        lacking += [str(path) for path in self.libraries if not path.exists()]
+        return f"{self.name}: no {', '.join(lacking)}" if lacking else ""
+
+
+LANGUAGES = (
+    Language(
+        "typescript",
+        tools=("node", "npm"),
+        build=(("npm", "install", "--ignore-scripts"), ("npm", "run", "build")),
+        start=("node", "build/src/main.js"),
+    ),
+    Language(
+        "go",
+        tools=("go", "make", "protoc", "protoc-gen-go", "protoc-gen-go-grpc"),
+        libraries=(GOCODE / "grpc", GOCODE / "protobuf", GOCODE / "genproto"),
+        build=(("make",),),
+        start=("build/aios-client",),
+        # Before 1.40, which Debian 12 has not, retries must be asked for.
+        environment={"GRPC_GO_RETRY": "on"},
+    ),
+    Language(
+        "ruby",
+        tools=("ruby", "rake", "grpc_tools_ruby_protoc"),
+        build=(("rake",),),
+        start=("ruby", "main.rb"),
+    ),
+)
