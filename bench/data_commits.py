@@ -9,13 +9,14 @@ import os
 import random
 import tempfile
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aios.errors import ResourceExhausted
+from aios.errors import DeadlineExceeded, ResourceExhausted
 from bench.report import Report, millis
 from services.data import layout
 from services.data.logs import Change, Entry
@@ -35,16 +36,16 @@ async def commit(platforms: list[Platform], number: int, commits: int, took: lis
         content = f"{number}-{each}".encode()
         files = [await patiently(caller.store, "mine", content)]
         began = time.perf_counter()
-        await patiently(caller.commit, NAME, files, message=content.decode())
+        await patiently(caller.commit, NAME, files, message=content.decode(), request_id=str(uuid.uuid4()))
         took.append(time.perf_counter() - began)
 
 
 async def patiently(call: Callable[..., Awaitable[T]], *args: Any, **more: Any) -> T:
-    """Ask again where the service says that too many ask at once."""
+    """Ask again where the service says that too many ask at once, or is too slow to answer: it is the same request."""
     while True:
         try:
             return await call(*args, **more)
-        except ResourceExhausted:
+        except (ResourceExhausted, DeadlineExceeded):
             await asyncio.sleep(random.uniform(0.05, 0.5))
 
 
