@@ -132,7 +132,8 @@ class S3Server:
         keys = {"access_key": self.credentials.access_key, "secret_key": self.credentials.secret_key}
         (self.directory / "credentials.json").write_text(json.dumps(keys))
         seaweed.prepare(self.directory, self.credentials)
-        command = seaweed.weed_command(Path(binary("weed")), self.directory, self.ports)
+        # A bucket for each test: many, and small.
+        command = seaweed.weed_command(Path(binary("weed")), self.directory, self.ports, volume_mib=64)
         environment = {**os.environ, **seaweed.weed_environment(self.directory, self.credentials)}
         with (self.directory / "s3.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)

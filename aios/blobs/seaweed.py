@@ -52,12 +52,16 @@ def account(credentials: Credentials) -> dict[str, object]:
     return {"identities": [{"name": "aios", "credentials": [keys], "actions": ["Admin"]}]}
 
 
-def weed_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> Sequence[str]:
+def weed_command(
+    binary: Path, directory: Path, ports: Mapping[str, int], volume_mib: int = VOLUME_MIB
+) -> Sequence[str]:
     """The command line. Pure, and without secrets: others can read it.
 
     Args:
         directory: As given to `prepare`.
         ports: One for each of PORTS.
+        volume_mib: Every bucket has volumes of its own, of this size at most, and there are as many as the disk has
+            room for: smaller ones let more buckets be.
     """
     listeners = {
         "master.port": ports["master"],
@@ -82,7 +86,7 @@ def weed_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> Seq
         # No election on a single machine: with one, a restart takes 20 s.
         "master.peers": "none",
         "master.telemetry": "false",
-        "master.volumeSizeLimitMB": VOLUME_MIB,
+        "master.volumeSizeLimitMB": volume_mib,
         # As many volumes as the disk holds; files grow, nothing is taken in advance.
         "volume.max": 0,
         "volume.preStopSeconds": 1,
