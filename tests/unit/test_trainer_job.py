@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from services.trainer.job import checkpoint, data, export, optimizers
+from services.trainer.job import checkpoint, data, export, optimizers, outputs
 
 
 @given(
@@ -92,7 +92,7 @@ def test_an_exported_model_answers_as_the_trained_one_at_any_batch_size(tmp_path
         "FP32",
         [4],
     )
-    session = onnxruntime.InferenceSession(str(tmp_path / export.MODEL_FILE))
+    session = onnxruntime.InferenceSession(str(tmp_path / outputs.MODEL_FILE))
     for batch in (1, 5, 8):
         x = np.random.default_rng(0).random((batch, 4), dtype=np.float32)
         (got,) = session.run(None, {"x": x})
