@@ -422,4 +422,4 @@ def test_an_event_that_nobody_can_read_is_shown_to_the_operator(aios: Stack) -> 
     assert {event["payload"] for event in dead} == {"no event"}
     assert {event["consumer"] for event in dead} <= {"trainer-jobs", "inference-jobs"}
     aios.aios("events", "delete", dead[0]["name"])
-    assert dead[0] not in aios.json("events")
+    assert dead[0] not in aios.json("events", "dead")

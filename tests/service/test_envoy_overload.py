@@ -22,7 +22,7 @@ from tests.service.envoy_stack import LOCAL, Stack, envoy
 
 GET = "/aios.data.v1.DataService/GetDataset"
 TOO_MANY = limits.CALLS_AT_ONCE * 2
-DELAY_SECONDS = 0.2
+DELAY_SECONDS = 0.3  # longer than it takes to make all calls: what has an answer makes room
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +34,32 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def slow(stack: Stack) -> Iterator[Stack]:
     """The same, behind which every answer takes its time."""
-    stack.echo.delay, stack.app_delay = DELAY_SECONDS, 10 * DELAY_SECONDS
+    stack.echo.delay, stack.app_delay = DELAY_SECONDS, 2.0
     yield stack
     stack.echo.delay = stack.app_delay = 0.0
 
 
-async def ask(channel: grpc.aio.Channel, stack: Stack, method: str = GET, **claims: str) -> AiosError | None:
+async def ask(
+    channel: grpc.aio.Channel,
+    stack: Stack,
+    method: str = GET,
+    bearer: dict[str, str] | None = None,
+    **claims: str,
+) -> AiosError | None:
     """The error that a call ended with, if any."""
     unary: Any = channel.unary_unary(method)
     try:
-        await unary(b"x", metadata=tuple(stack.bearer(**claims).items()), timeout=30)
+        await unary(b"x", metadata=tuple((bearer or stack.bearer(**claims)).items()), timeout=30)
     except grpc.RpcError as error:
         return from_rpc_error(error)
     return None
 
 
 async def flooded(stack: Stack) -> list[AiosError | None]:
+    bearer = stack.bearer()
     async with grpc.aio.insecure_channel(f"{LOCAL}:{stack.port}") as channel:
-        return await asyncio.gather(*(ask(channel, stack) for _ in range(TOO_MANY)))
+        await channel.channel_ready()
+        return await asyncio.gather(*(ask(channel, stack, bearer=bearer) for _ in range(TOO_MANY)))
 
 
 async def test_what_is_too_much_is_refused_at_once_with_the_time_to_come_back(slow: Stack) -> None:
