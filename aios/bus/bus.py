@@ -195,7 +195,12 @@ async def fetch(source: JetStreamContext.PullSubscription) -> list[Msg]:
     try:
         found: list[Msg] = await source.fetch(BATCH_MESSAGES, timeout=FETCH_SECONDS)
     except nats.errors.TimeoutError:
-        return []
+        found = []
+    # Before Python 3.12 a wait that ends in the moment in which it is cancelled swallows that (CPython gh-86296), and
+    # who consumes would go on for ever. What was fetched comes again to the next.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
     return found
 
 
