@@ -196,12 +196,16 @@ async def fetch(source: JetStreamContext.PullSubscription) -> list[Msg]:
         found: list[Msg] = await source.fetch(BATCH_MESSAGES, timeout=FETCH_SECONDS)
     except nats.errors.TimeoutError:
         found = []
-    # Before Python 3.12 a wait that ends in the moment in which it is cancelled swallows that (CPython gh-86296), and
-    # who consumes would go on for ever. What was fetched comes again to the next.
+    leave_if_cancelled()  # what was fetched comes again to the next
+    return found
+
+
+def leave_if_cancelled() -> None:
+    """For loops over the client's waits: before Python 3.12 a wait that ends in the moment in which it is cancelled
+    swallows that (CPython gh-86296), and the loop would go on for ever."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-    return found
 
 
 async def _ensure(js: JetStreamContext, stream: StreamConfig) -> StreamInfo:

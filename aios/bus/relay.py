@@ -5,7 +5,7 @@ import logging
 from contextlib import suppress
 from functools import partial
 
-from aios.bus.bus import Bus, BusUnavailable
+from aios.bus.bus import Bus, BusUnavailable, leave_if_cancelled
 from aios.records import feed
 from aios.records.database import Database
 
@@ -67,6 +67,7 @@ class Relay:
         until = asyncio.get_running_loop().time() + SAME_STREAM_SECONDS
         with suppress(TimeoutError):
             while asyncio.get_running_loop().time() < until:
+                leave_if_cancelled()
                 async with asyncio.timeout_at(until):
                     await self._db.wait(self._sent)
                 await self._publish_batch()
