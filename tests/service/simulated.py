@@ -82,7 +82,8 @@ class Node:
     async def _fence(self) -> None:
         while True:
             await asyncio.sleep(AGAIN_SECONDS)
-            if self._held and self._ledger.leases.get(self.name, 0.0) < time.monotonic():
+            # Ends that nobody stored in time count no more either: the scheduler has given these attempts up.
+            if (self._held or self._ended) and self._ledger.leases.get(self.name, 0.0) < time.monotonic():
                 self.crash()
 
     async def _stay(self) -> None:
