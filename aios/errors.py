@@ -80,7 +80,13 @@ class InvalidArgument(AiosError):
     @classmethod
     def of(cls, field: str, problem: str) -> "InvalidArgument":
         """One wrong field: the message names it too."""
-        return cls(f"{field}: {problem}", fields={field: problem})
+        return cls.of_all({field: problem})
+
+    @classmethod
+    def of_all(cls, wrong: Mapping[str, str]) -> "InvalidArgument":
+        """Every wrong field, one at least; the message names the first."""
+        field, problem = next(iter(wrong.items()))
+        return cls(f"{field}: {problem}", fields=wrong)
 
 
 class NotFound(AiosError):

@@ -62,8 +62,7 @@ def check(said: Scheduling, field: str) -> Scheduling:
     """
     wrong = {f"{field}.{path}": problem for path, problem in problems(said)}
     if wrong:
-        path, problem = next(iter(wrong.items()))
-        raise InvalidArgument(f"{path}: {problem}", fields=wrong)
+        raise InvalidArgument.of_all(wrong)
     return said
 
 

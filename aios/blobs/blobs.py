@@ -122,28 +122,11 @@ class Blobs:
             "If-None-Match": "*",
             "x-amz-checksum-sha256": _checksum(sha256),
         }
-        return presign(
-            "PUT",
-            self._endpoint_of_caller(),
-            f"/{self._bucket}/{key}",
-            credentials=self._credentials,
-            region=self._region,
-            now=self._clock.now(),
-            lifetime=URL_LIFETIME,
-            headers=headers,
-        )
+        return self._presign(self._endpoint_of_caller(), "PUT", key, headers)
 
     def presigned_get(self, key: str) -> Presigned:
         """A request that reads `key`. Whether it exists is not looked up."""
-        return presign(
-            "GET",
-            self._endpoint_of_caller(),
-            f"/{self._bucket}/{key}",
-            credentials=self._credentials,
-            region=self._region,
-            now=self._clock.now(),
-            lifetime=URL_LIFETIME,
-        )
+        return self._presign(self._endpoint_of_caller(), "GET", key)
 
     def _endpoint_of_caller(self) -> str:
         """Jobs run where the services do, and reach the store as they do; people may reach it by another address."""
@@ -220,17 +203,9 @@ class Blobs:
 
     def presigned_part(self, key: str, upload: str, number: int, sha256: str, size_bytes: int) -> Presigned:
         """A request that stores exactly this content as one part. It may be sent again."""
-        return presign(
-            "PUT",
-            self._endpoint_of_caller(),
-            f"/{self._bucket}/{key}",
-            credentials=self._credentials,
-            region=self._region,
-            now=self._clock.now(),
-            lifetime=URL_LIFETIME,
-            headers={"Content-Length": str(size_bytes), "x-amz-checksum-sha256": _checksum(sha256)},
-            parameters={"partNumber": str(number), "uploadId": upload},
-        )
+        headers = {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": _checksum(sha256)}
+        parameters = {"partNumber": str(number), "uploadId": upload}
+        return self._presign(self._endpoint_of_caller(), "PUT", key, headers, parameters)
 
     async def parts(self, key: str, upload: str) -> list[multipart.PartEntry]:
         """What is there of an upload in parts, by number.
@@ -321,14 +296,25 @@ class Blobs:
         return [name.removeprefix(prefix).rstrip("/") for name in names]
 
     def _sign(self, method: str, key: str, parameters: Mapping[str, str]) -> Presigned:
+        return self._presign(self._endpoint, method, key, parameters=parameters)
+
+    def _presign(
+        self,
+        endpoint: str,
+        method: str,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> Presigned:
         return presign(
             method,
-            self._endpoint,
+            endpoint,
             f"/{self._bucket}/{key}",
             credentials=self._credentials,
             region=self._region,
             now=self._clock.now(),
             lifetime=URL_LIFETIME,
+            headers=headers,
             parameters=parameters,
         )
 

@@ -9,7 +9,7 @@ from aios.names import JobName
 from aios.records import Tx
 from aios.records.pages import ListRequest
 from services.scheduler import mapping, store
-from services.scheduler.jobs import Attempt, AttemptState, Job, State
+from services.scheduler.jobs import Attempt, Job, State
 from services.scheduler.specs import Kind
 
 DURATIONS_MAX = 500
@@ -38,22 +38,10 @@ def _attempts(tx: Tx, jobs: Sequence[Job]) -> dict[JobName, list[Attempt]]:
     names = {job.number: job.name for job in jobs}
     found: dict[JobName, list[Attempt]] = {name: [] for name in names.values()}
     attempt = store.attempts.c
-    query = select(store.attempts).where(attempt.job.in_(names)).order_by(attempt.job, attempt.epoch)
+    query = select(*store.OF_ATTEMPT).where(attempt.job.in_(names)).order_by(attempt.job, attempt.epoch)
     for row in tx.execute(query):
-        found[names[row.job]].append(
-            Attempt(
-                job=names[row.job],
-                epoch=row.epoch,
-                node=row.node,
-                state=AttemptState(row.state),
-                granted=mapping.resources_from_proto(row.granted),
-                exit_code=row.exit_code,
-                end_reason=row.end_reason,
-                assign_time=row.assign_time,
-                start_time=row.start_time,
-                end_time=row.end_time,
-            )
-        )
+        name = names[row.attempt_job]
+        found[name].append(store.attempt_of(row, name))
     return found
 
 

@@ -95,8 +95,7 @@ def check(policy: Policy) -> Policy:
             f"must be at most {UTILITY_POINTS_MAX} points, times rising from 0 to 1, worth too, and ever more slowly"
         )
     if wrong:
-        path, problem = next(iter(wrong.items()))
-        raise InvalidArgument(f"{path}: {problem}", fields=wrong)
+        raise InvalidArgument.of_all(wrong)
     return policy
 
 

@@ -58,8 +58,7 @@ def check(said: Progress) -> Progress:
     if not 0 <= said.steps_per_second < math.inf:
         wrong["progress.steps_per_second"] = "must be a finite number of 0 or more"
     if wrong:
-        path, problem = next(iter(wrong.items()))
-        raise InvalidArgument(f"{path}: {problem}", fields=wrong)
+        raise InvalidArgument.of_all(wrong)
     return said
 
 

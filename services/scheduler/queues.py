@@ -98,8 +98,7 @@ def check(queue: Queue, others: Iterable[Queue], field: str = "queue") -> Queue:
     tree = {each.name: each for each in others} | {queue.name: queue}
     wrong = {f"{field}.{path}": problem for path, problem in _problems(queue, tree)}
     if wrong:
-        path, problem = next(iter(wrong.items()))
-        raise InvalidArgument(f"{path}: {problem}", fields=wrong)
+        raise InvalidArgument.of_all(wrong)
     return queue
 
 

@@ -102,12 +102,9 @@ class Reconciler:
         # Before the reading: what is then read includes everything that these agents said when they registered, so
         # no attempt whose end is already stored is sent again.
         connected = self._sessions.current()
-        snapshot = await self._mirror.look()
+        snapshot = await self.snapshot()
         if await self._give_up(snapshot):
-            snapshot = await self._mirror.look()
-        snapshot = replace(
-            snapshot, queue=self._currently(snapshot.queue), holding=self._currently(snapshot.holding)
-        )
+            snapshot = await self.snapshot()
         await self._save_progress(snapshot)
         await self._remember(snapshot.policy.usage_half_life)
         interval = snapshot.policy.preempt_interval.total_seconds()

@@ -60,8 +60,7 @@ def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:
     """
     wrong = {f"{field}.{path}": problem for path, problem in _problems(spec)}
     if wrong:
-        path, problem = next(iter(wrong.items()))
-        raise InvalidArgument(f"{path}: {problem}", fields=wrong)
+        raise InvalidArgument.of_all(wrong)
     return spec
 
 

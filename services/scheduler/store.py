@@ -136,8 +136,8 @@ records.add_to(metadata)
 
 _NEXT_CHANGE = select(func.coalesce(func.max(jobs.c.change), 0) + 1).scalar_subquery()
 """Of the one writer: changes of all jobs are numbered in the order in which they are committed."""
-_OF_ATTEMPT = [column.label(f"attempt_{column.name}") for column in attempts.c]
-_JOBS = select(jobs, *_OF_ATTEMPT).outerjoin(
+OF_ATTEMPT = [column.label(f"attempt_{column.name}") for column in attempts.c]
+_JOBS = select(jobs, *OF_ATTEMPT).outerjoin(
     attempts, and_(attempts.c.job == jobs.c.number, attempts.c.epoch == jobs.c.epoch)
 )
 
@@ -391,24 +391,27 @@ def _jobs(tx: Tx, query: Select[Any]) -> list[Job]:
     return [_job(row) for row in rows]
 
 
+def attempt_of(row: Row[Any], job: JobName) -> Attempt:
+    """The attempt in a row of OF_ATTEMPT."""
+    return Attempt(
+        job=job,
+        epoch=row.attempt_epoch,
+        node=row.attempt_node,
+        state=AttemptState(row.attempt_state),
+        granted=mapping.resources_from_proto(row.attempt_granted),
+        host=row.attempt_host,
+        ports=row.attempt_ports,
+        exit_code=row.attempt_exit_code,
+        end_reason=row.attempt_end_reason,
+        assign_time=row.attempt_assign_time,
+        start_time=row.attempt_start_time,
+        end_time=row.attempt_end_time,
+    )
+
+
 def _job(row: Row[Any]) -> Job:
     name = JobName(row.project, row.id)
-    attempt = None
-    if row.attempt_epoch is not None:
-        attempt = Attempt(
-            job=name,
-            epoch=row.attempt_epoch,
-            node=row.attempt_node,
-            state=AttemptState(row.attempt_state),
-            granted=mapping.resources_from_proto(row.attempt_granted),
-            host=row.attempt_host,
-            ports=row.attempt_ports,
-            exit_code=row.attempt_exit_code,
-            end_reason=row.attempt_end_reason,
-            assign_time=row.attempt_assign_time,
-            start_time=row.attempt_start_time,
-            end_time=row.attempt_end_time,
-        )
+    attempt = attempt_of(row, name) if row.attempt_epoch is not None else None
     return Job(
         name=name,
         spec=mapping.spec_from_proto(row.spec),

@@ -21,7 +21,8 @@ BASE = "aios-test/python:3.11"
 PACKAGES = "python3,python3-venv,ca-certificates,curl"
 SERVICES = ("gateway", "scheduler", "data", "trainer", "inference")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-WHEELS = Path("/opt/wheels")
+WHEELS = Path(os.environ.get("PIP_FIND_LINKS") or os.devnull)
+"""A folder of this machine that its pip takes wheels from: builds of images cannot see it, so it is served to them."""
 
 
 class NoEngine(Exception):

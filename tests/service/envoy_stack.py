@@ -54,6 +54,11 @@ class GrpcEcho(grpc.GenericRpcHandler):
     seen: list[Seen] = field(default_factory=list)
     delay: float = 0.0
     """Seconds that an answer takes."""
+    answers: threading.Event = field(default_factory=threading.Event)
+    """While it is not set, no call is answered."""
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         headers = {key: str(value) for key, value in call.invocation_metadata}
@@ -61,6 +66,7 @@ class GrpcEcho(grpc.GenericRpcHandler):
         def reply(request: bytes, _: grpc.ServicerContext) -> bytes:
             self.seen.append(Seen(call.method, headers, request))
             time.sleep(self.delay)
+            self.answers.wait()
             return request
 
         return grpc.unary_unary_rpc_method_handler(reply)
