@@ -7,6 +7,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOCODE = Path("/usr/share/gocode/src/google.golang.org")
+JARS = Path("/usr/share/java")
+INCLUDE = Path("/usr/include")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,20 @@ LANGUAGES = (
         start=("build/aios-client",),
         # Before 1.40, which Debian 12 has not, retries must be asked for.
         environment={"GRPC_GO_RETRY": "on"},
+    ),
+    Language(
+        "java",
+        tools=("java", "javac", "make", "protoc", "grpc_java_plugin"),
+        libraries=(JARS / "grpc-netty.jar", JARS / "gson.jar", JARS / "geronimo-annotation-1.3-spec.jar"),
+        build=(("make",),),
+        start=("build/aios-client",),
+    ),
+    Language(
+        "cpp",
+        tools=("cmake", "g++", "pkg-config", "protoc", "grpc_cpp_plugin"),
+        libraries=tuple(INCLUDE / name for name in ("grpcpp", "nlohmann/json.hpp", "openssl/evp.h")),
+        build=(("cmake", "-B", "build"), ("cmake", "--build", "build")),
+        start=("build/aios-client",),
     ),
     Language(
         "ruby",
