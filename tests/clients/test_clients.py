@@ -8,7 +8,6 @@ runs already.
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,9 @@ import numpy as np
 import pytest
 
 from tests.clients.flaky import flaky_door
-from tests.clients.languages import LANGUAGES, REPOSITORY, Language
-from tests.e2e import digits, stack
+from tests.clients.languages import LANGUAGES, Language
+from tests.e2e import digits
 from tests.e2e.stack import Stack
-from tests.faults.platform import triton_home
 
 pytestmark = [
     pytest.mark.skipif(
@@ -52,41 +50,11 @@ CALLED = {
 
 
 @pytest.fixture(scope="session")
-def aios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The running stack."""
-    if given := os.environ.get("AIOS_TEST_HOME"):
-        yield Stack(Path(given))
-        return
-    home = tmp_path_factory.mktemp("clients")
-    with stack.stack(home, {"AIOS_TRITON_HOME": str(triton_home())}) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def token(aios: Stack) -> str:
-    """An editor's."""
-    member = "projects/default/members/from-elsewhere"
-    with aios.http() as http:
-        http.put(f"/v1/{member}", json={"role": "ROLE_EDITOR"}).raise_for_status()
-        issued = http.post("/v1/projects/default/tokens", json={"member": member})
-    issued.raise_for_status()
-    return str(issued.json()["secret"])
-
-
-@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All digits, to draw from."""
     folder = tmp_path_factory.mktemp("digits")
     digits.write(folder)
     return folder / "digits"
-
-
-@pytest.fixture(scope="session")
-def contract() -> Path:
-    """What every language generates from."""
-    folder = REPOSITORY / "build" / "contract"
-    subprocess.run([sys.executable, REPOSITORY / "tools" / "contract.py", folder], check=True)
-    return folder
 
 
 @pytest.fixture(scope="session")
