@@ -151,6 +151,28 @@ class DatasetVersionName(Name):
 
 
 @dataclass(frozen=True, order=True)
+class TransformName(Name):
+    PATTERN = "projects/{project}/transforms/{transform}"
+    project: str
+    transform: str
+
+
+@dataclass(frozen=True, order=True)
+class LabelProjectName(Name):
+    PATTERN = "projects/{project}/labelProjects/{label_project}"
+    project: str
+    label_project: str
+
+
+@dataclass(frozen=True, order=True)
+class LabelTaskName(Name):
+    PATTERN = "projects/{project}/labelProjects/{label_project}/tasks/{task}"
+    project: str
+    label_project: str
+    task: str
+
+
+@dataclass(frozen=True, order=True)
 class ModelName(Name):
     PATTERN = "projects/{project}/models/{model}"
     project: str
@@ -170,6 +192,13 @@ class RunName(Name):
     PATTERN = "projects/{project}/runs/{run}"
     project: str
     run: str
+
+
+@dataclass(frozen=True, order=True)
+class SweepName(Name):
+    PATTERN = "projects/{project}/sweeps/{sweep}"
+    project: str
+    sweep: str
 
 
 @dataclass(frozen=True, order=True)

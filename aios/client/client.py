@@ -6,6 +6,7 @@ from typing import Self
 
 from numpy.typing import ArrayLike
 
+from aios.client.annotation import Labels
 from aios.client.connection import Connection
 from aios.client.credentials import Credentials, resolve
 from aios.client.datasets import Datasets
@@ -17,7 +18,9 @@ from aios.client.models import Lineage, Models
 from aios.client.predictions import Prediction, Predictions
 from aios.client.queues import Queues
 from aios.client.runs import Runs
+from aios.client.sweeps import Sweeps
 from aios.client.traces import Traces
+from aios.client.transforms import Transforms
 
 
 class AsyncClient:
@@ -57,6 +60,14 @@ class AsyncClient:
         return Datasets(self._connection)
 
     @cached_property
+    def transforms(self) -> Transforms:
+        return Transforms(self._connection)
+
+    @cached_property
+    def labels(self) -> Labels:
+        return Labels(self._connection)
+
+    @cached_property
     def models(self) -> Models:
         return Models(self._connection)
 
@@ -75,6 +86,10 @@ class AsyncClient:
     @cached_property
     def runs(self) -> Runs:
         return Runs(self._connection)
+
+    @cached_property
+    def sweeps(self) -> Sweeps:
+        return Sweeps(self._connection)
 
     @cached_property
     def deployments(self) -> Deployments:

@@ -61,7 +61,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         InvalidArgument: naming every wrong key at once.
     """
     problems: dict[str, str] = {}
-    _unknown(given, KEYS, "", problems)
+    unknown(given, KEYS, "", problems)
     command = _command(given, problems)
     if given.get("recipe"):
         problems |= {
@@ -89,7 +89,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
     if not isinstance(priority, int) or isinstance(priority, bool):
         problems["priority"] = f"must be a whole number, not {priority!r}"
     if problems:
-        raise _refusal(problems)
+        raise refusal(problems)
     simple = {key: given[key] for key in SIMPLE_KEYS if given.get(key) is not None}
     spec = run_pb2.RunSpec(
         **simple,
@@ -169,7 +169,7 @@ def _scheduling(given: object, problems: dict[str, str]) -> scheduling_pb2.Sched
     if not isinstance(given, Mapping):
         problems["scheduling"] = f"must be keys with values: {', '.join(SCHEDULING_KEYS)}"
         return None
-    _unknown(given, SCHEDULING_KEYS, "scheduling.", problems)
+    unknown(given, SCHEDULING_KEYS, "scheduling.", problems)
     proto = scheduling_pb2.Scheduling()
     for name in ("expected_duration", "max_run_time", "min_run_time"):
         if given.get(name) is not None:
@@ -248,7 +248,7 @@ def _resources(given: object, problems: dict[str, str]) -> resources_pb2.Resourc
         return None
     if not given:
         return None
-    _unknown(given, RESOURCE_KEYS, "resources.", problems)
+    unknown(given, RESOURCE_KEYS, "resources.", problems)
     resources = resources_pb2.Resources()
     try:
         if "cpu" in given:
@@ -265,7 +265,8 @@ def _resources(given: object, problems: dict[str, str]) -> resources_pb2.Resourc
     return resources
 
 
-def _unknown(given: Mapping[str, Any], known: tuple[str, ...], prefix: str, problems: dict[str, str]) -> None:
+def unknown(given: Mapping[str, Any], known: tuple[str, ...], prefix: str, problems: dict[str, str]) -> None:
+    """Note every key that is not known, with the likely one."""
     for key in given:
         if key not in known:
             near = get_close_matches(str(key), known, 1, cutoff=0.5)
@@ -273,6 +274,7 @@ def _unknown(given: Mapping[str, Any], known: tuple[str, ...], prefix: str, prob
             problems[f"{prefix}{key}"] = f"unknown key; {advice}"
 
 
-def _refusal(problems: Mapping[str, str]) -> InvalidArgument:
+def refusal(problems: Mapping[str, str]) -> InvalidArgument:
+    """All of them in one error."""
     lines = [f"{field}: {problem}" for field, problem in problems.items()]
     return InvalidArgument("; ".join(lines), fields=problems)

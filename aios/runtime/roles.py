@@ -6,6 +6,23 @@ from types import MappingProxyType
 PUBLIC = "public"
 """The permission of a method that needs no token."""
 
+_ANNOTATOR = frozenset(
+    [
+        "caller.get",
+        "label_projects.get",
+        "label_projects.list",
+        "label_tasks.lease",
+        "label_tasks.submit",
+    ]
+)
+_REVIEWER = _ANNOTATOR | frozenset(
+    [
+        "label_projects.report",
+        "label_tasks.list",
+        "label_tasks.watch",
+        "label_tasks.review",
+    ]
+)
 _VIEWER = frozenset(
     [
         "caller.get",
@@ -30,11 +47,23 @@ _VIEWER = frozenset(
         "models.list",
         "checkpoints.list",
         "lineage.get",
+        "transforms.get",
+        "transforms.list",
+        "label_projects.get",
+        "label_projects.list",
+        "label_projects.report",
+        "label_tasks.list",
+        "label_tasks.watch",
         "runs.get",
         "runs.list",
         "runs.watch",
         "metrics.list",
         "metrics.watch",
+        "sweeps.get",
+        "sweeps.list",
+        "sweeps.report",
+        "sweeps.watch",
+        "trials.list",
         "deployments.get",
         "deployments.list",
         "deployments.watch",
@@ -43,26 +72,38 @@ _VIEWER = frozenset(
         "predictions.create",
     ]
 )
-_EDITOR = _VIEWER | frozenset(
-    [
-        "jobs.create",
-        "jobs.cancel",
-        "uploads.begin",
-        "uploads.complete",
-        "datasets.create",
-        "datasets.commit",
-        "datasets.delete",
-        "models.create",
-        "models.register",
-        "models.alias",
-        "models.delete",
-        "checkpoints.delete",
-        "runs.create",
-        "runs.cancel",
-        "deployments.create",
-        "deployments.update",
-        "deployments.delete",
-    ]
+_EDITOR = (
+    _VIEWER
+    | _REVIEWER
+    | frozenset(
+        [
+            "jobs.create",
+            "jobs.cancel",
+            "uploads.begin",
+            "uploads.complete",
+            "datasets.create",
+            "datasets.commit",
+            "datasets.delete",
+            "transforms.create",
+            "label_projects.create",
+            "label_projects.delete",
+            "label_tasks.add",
+            "label_tasks.prepare",
+            "label_tasks.resolve",
+            "models.create",
+            "models.register",
+            "models.alias",
+            "models.delete",
+            "checkpoints.delete",
+            "runs.create",
+            "runs.cancel",
+            "sweeps.create",
+            "sweeps.cancel",
+            "deployments.create",
+            "deployments.update",
+            "deployments.delete",
+        ]
+    )
 )
 _ADMIN = _EDITOR | frozenset(
     ["members.set", "members.delete", "tokens.create", "tokens.list", "tokens.revoke"]
@@ -75,6 +116,8 @@ _WORKER = frozenset(
         "uploads.complete",
         "downloads.list",
         "datasets.get",
+        "transforms.complete",
+        "transforms.get_key",
         "models.get",
         "checkpoints.create",
         "checkpoints.list",
@@ -101,6 +144,7 @@ _SERVICE = _VIEWER | frozenset(
         "lineage.record",
         "routes.watch",
         "routes.confirm",
+        "traffic.report",
         "revocations.watch",
         "spans.write",
     ]
@@ -121,6 +165,8 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "viewer": _VIEWER,
         "editor": _EDITOR,
         "admin": _ADMIN,
+        "annotator": _ANNOTATOR,
+        "reviewer": _REVIEWER,
         "worker": _WORKER,
         "service": _SERVICE,
         "node": _NODE,

@@ -101,6 +101,10 @@ class Run:
         """The folder with the run's dataset version, or with that of one of its further datasets, every file checked."""
         return self._home.dataset(name or "dir", self._home.scratch / "data" / (name or "dir"))
 
+    def base_model(self) -> tuple[Path, tensor_pb2.Signature]:
+        """The folder with the files of the model version that the run starts from, and what that takes and gives."""
+        return self._home.base_model(self._home.scratch / "base")
+
     def restore(self) -> Checkpoint | None:
         """Take the run over, from its newest checkpoint where there is one. Call once, before the first step."""
         return self._home.restore()
@@ -165,18 +169,27 @@ class Run:
         signature: tensor_pb2.Signature | None = None,
         metrics: Mapping[str, float] | None = None,
         outputs: Path | None = None,
+        *,
+        card: str = "",
+        rejected: str = "",
     ) -> str:
         """Hand over the result: a folder with the model's files, what it takes and gives, its final metrics.
 
+        The metrics are reported as well, at the last step that was.
+
         Args:
             outputs: A folder with everything else that is to be kept, such as a report.
+            card: What people should know before they use the model: Markdown.
+            rejected: Why the model must not be promoted, where it missed what was asked of it.
 
         Returns:
             The registered model version's name; empty where the run registers none.
         """
+        if metrics:
+            self.report(self._progress.step, **metrics)
         self._home.flush()
         with telemetry.span("register model"):
-            return self._home.complete(model, signature, metrics or {}, outputs)
+            return self._home.complete(model, signature, metrics or {}, outputs, card, rejected)
 
     def folder(self, name: str) -> Path:
         """A fresh folder of this attempt's own."""

@@ -17,14 +17,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Router
 
-from aios.data.v1 import data_service_pb2
+from aios.data.v1 import annotation_service_pb2, data_service_pb2, transform_service_pb2
 from aios.errors import AiosError
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.inference.v1 import inference_service_pb2
 from aios.runtime.roles import PUBLIC
 from aios.scheduler.v1 import agent_service_pb2, queue_service_pb2, scheduler_service_pb2
 from aios.telemetry.v1 import event_service_pb2, trace_service_pb2
-from aios.trainer.v1 import trainer_service_pb2
+from aios.trainer.v1 import sweep_service_pb2, trainer_service_pb2
 from gateway.envoy import limits
 from gateway.http import openapi, problems, release
 from gateway.http.pages import ANY_CALLER, Page
@@ -36,7 +36,10 @@ API = (
     queue_service_pb2,
     agent_service_pb2,
     data_service_pb2,
+    transform_service_pb2,
+    annotation_service_pb2,
     trainer_service_pb2,
+    sweep_service_pb2,
     inference_service_pb2,
     identity_service_pb2,
     trace_service_pb2,

@@ -12,11 +12,14 @@ from aios.runtime.channel import service_channel
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
 from aios.scheduler.v1 import scheduler_service_pb2_grpc
-from aios.trainer.v1 import trainer_service_pb2_grpc
+from aios.trainer.v1 import sweep_service_pb2_grpc, trainer_service_pb2_grpc
 from services.trainer import store
 from services.trainer.reconciler import Reconciler
 from services.trainer.service import Trainer
 from services.trainer.servicer import TrainerServicer
+from services.trainer.sweeps.loop import Loop
+from services.trainer.sweeps.service import Sweeps
+from services.trainer.sweeps.servicer import SweepServicer
 
 
 async def build(settings: Settings, stack: AsyncExitStack) -> App:
@@ -34,9 +37,11 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     trainer = Trainer(db, data, scheduler, clock)
     reconciler = Reconciler(db, trainer, scheduler, data, clock)
     jobs = Consumer(bus, db, "trainer-jobs", cloudevents.subject("scheduler", "job"), reconciler.on_job_event)
+    sweeps = Sweeps(db, trainer, clock)
+    add_sweeps = sweep_service_pb2_grpc.add_SweepServiceServicer_to_server
     add = trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server
     return App(
-        services=[Service(add, TrainerServicer(trainer))],
-        loops=[reconciler.run, jobs.run, Relay(db, bus).run],
+        services=[Service(add, TrainerServicer(trainer)), Service(add_sweeps, SweepServicer(sweeps))],
+        loops=[reconciler.run, Loop(db, clock).run, jobs.run, Relay(db, bus).run],
         healthy=db.answers,
     )

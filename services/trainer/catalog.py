@@ -55,6 +55,8 @@ class Recipe:
     settings: Mapping[str, Setting]
     files: tuple[str, ...]
     """What its dataset holds; nothing where it needs none. A table may be Parquet or NPZ too, or one file alone."""
+    base: bool = False
+    """It starts from a model version. Its settings are read by `optimization.read`."""
 
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
@@ -63,6 +65,7 @@ TABLE = {**THREADS, "target": Setting(default="")}
 """The column that is learnt; the last one where empty, none where `-`."""
 UNLABELLED = {**THREADS, "target": Setting(default="-"), "standardize": Setting(default=True)}
 TABLE_FILES = ("train.csv", "test.csv")
+IMAGE_FILES = ("train/images.npy", "train/labels.npy", "test/images.npy", "test/labels.npy")
 PLAYED = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
 
 
@@ -152,7 +155,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "mirror": Setting(default=False),
                 "precision": Setting(default="float32", choices=("float32", "bfloat16")),
             },
-            ("train/images.npy", "train/labels.npy", "test/images.npy", "test/labels.npy"),
+            IMAGE_FILES,
         ),
         "lstm": _recipe("A text classifier that reads word by word.", _TEXT),
         "transformer": _recipe(
@@ -252,6 +255,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
             (),
         ),
+        "optimize": Recipe(
+            "A model version made smaller or faster, with a verdict.",
+            MappingProxyType({}),
+            IMAGE_FILES,
+            base=True,
+        ),
     }
 )
 
@@ -264,7 +273,7 @@ def recipe(name: str) -> Recipe:
     """
     found = RECIPES.get(name)
     if found is None:
-        raise InvalidArgument.of("spec.recipe", f"no recipe is called {name!r}{_likely(name, RECIPES)}")
+        raise InvalidArgument.of("spec.recipe", f"no recipe is called {name!r}{likely(name, RECIPES)}")
     return found
 
 
@@ -278,13 +287,14 @@ def hyperparameters(name: str, given: Mapping[str, object]) -> dict[str, Value]:
     prefix = "spec.hyperparameters."
     for key in given:
         if key not in known:
-            raise InvalidArgument.of(prefix + key, f"{name} has no such setting{_likely(key, known)}")
+            raise InvalidArgument.of(prefix + key, f"{name} has no such setting{likely(key, known)}")
     return {
         key: setting.read(prefix + key, given[key]) if key in given else setting.default
         for key, setting in known.items()
     }
 
 
-def _likely(word: str, known: Mapping[str, object]) -> str:
+def likely(word: str, known: Mapping[str, object]) -> str:
+    """`; did you mean X?`, or all that there are."""
     close = get_close_matches(word, known, 1)
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"

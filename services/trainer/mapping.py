@@ -13,12 +13,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aios import scheduling, scheduling_proto
 from aios.common.v1 import resources_pb2, scheduling_pb2
 from aios.errors import InvalidArgument
-from aios.names import DatasetName, DatasetVersionName, QueueName, check_id
+from aios.names import DatasetName, DatasetVersionName, ModelVersionName, QueueName, RunName, check_id
 from aios.runtime.telemetry import trace_id_of
 from aios.scheduler.v1 import job_pb2
 from aios.scheduling import PRIORITY_MAX
 from aios.trainer.v1 import run_pb2
-from services.trainer import catalog
+from services.trainer import catalog, optimization
 from services.trainer.metrics import Point
 from services.trainer.runs import (
     CPU_MILLIS,
@@ -64,6 +64,7 @@ def run_to_proto(run: Run) -> run_pb2.Run:
         end_time=_timestamp(run.end_time),
         creator=run.creator,
         outputs=run.outputs_version,
+        trial=run.trial,
     )
 
 
@@ -99,6 +100,20 @@ def dataset_version_asked(project: str, dataset: str, field: str = "spec.dataset
     return DatasetVersionName.parse(full)
 
 
+def model_version_asked(project: str, version: str) -> ModelVersionName:
+    """The model version that a name means.
+
+    Raises:
+        InvalidArgument: it is none of the project.
+    """
+    full = version if version.startswith("projects/") else f"projects/{project}/{version}"
+    if not ModelVersionName.matches(full) or ModelVersionName.parse(full).project != project:
+        raise InvalidArgument.of(
+            "spec.base_model", f"must be models/{{model}}/versions/{{version}} of {project}, not {version!r}"
+        )
+    return ModelVersionName.parse(full)
+
+
 def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSpec:
     """The spec with every default filled in.
 
@@ -113,7 +128,9 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
     given = MessageToDict(spec.hyperparameters)
     if spec.recipe:
         _check_recipe(spec)
-        hyperparameters: Mapping[str, Any] = catalog.hyperparameters(spec.recipe, given)
+        based = catalog.recipe(spec.recipe).base
+        read = optimization.read(given) if based else catalog.hyperparameters(spec.recipe, given)
+        hyperparameters: Mapping[str, Any] = read
     else:
         _check_command(spec)
         hyperparameters = whole_numbers(given)
@@ -148,6 +165,7 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
         priority=spec.priority,
         queue=spec.queue,
         scheduling=_scheduling(spec),
+        base_model=versions.get("base_model", ""),
     )
 
 
@@ -171,10 +189,15 @@ def _check_recipe(spec: run_pb2.RunSpec) -> None:
     if bool(recipe.files) is not bool(spec.dataset):
         problem = f"is required: {spec.recipe} learns from one" if recipe.files else "is nothing it reads"
         raise InvalidArgument.of("spec.dataset", problem)
+    if recipe.base is not bool(spec.base_model):
+        problem = f"is required: {spec.recipe} starts from one" if recipe.base else "is nothing it reads"
+        raise InvalidArgument.of("spec.base_model", problem)
 
 
 def _check_command(spec: run_pb2.RunSpec) -> None:
     """Names that become variables of the command's environment. The scheduler checks their size."""
+    if spec.base_model:
+        raise InvalidArgument.of("spec.base_model", "is for a recipe that starts from a model version")
     if len(spec.datasets) > DATASETS_MAX:
         raise InvalidArgument.of("spec.datasets", f"at most {DATASETS_MAX}")
     for key in spec.datasets:
@@ -207,19 +230,19 @@ def whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def job_of(run: Run) -> job_pb2.Job:
+def job_of(name: RunName, spec: RunSpec) -> job_pb2.Job:
     """The scheduler job that trains a run."""
     return job_pb2.Job(
         spec=job_pb2.JobSpec(
             kind=job_pb2.JobSpec.KIND_BATCH,
             command=JOB_COMMAND,
-            resources=_resources_to_proto(run.spec),
-            max_restarts=run.spec.max_restarts,
-            owner=str(run.name),
-            stop_grace=_duration(run.spec.stop_grace_seconds),
-            priority=run.spec.priority,
-            queue=run.spec.queue,
-            scheduling=_scheduling_to_proto(run.spec),
+            resources=_resources_to_proto(spec),
+            max_restarts=spec.max_restarts,
+            owner=str(name),
+            stop_grace=_duration(spec.stop_grace_seconds),
+            priority=spec.priority,
+            queue=spec.queue,
+            scheduling=_scheduling_to_proto(spec),
         )
     )
 
@@ -289,6 +312,7 @@ def _spec_to_proto(spec: RunSpec) -> run_pb2.RunSpec:
         priority=spec.priority,
         queue=spec.queue,
         scheduling=_scheduling_to_proto(spec) if spec.scheduling else None,
+        base_model=_in_project(spec.base_model),
     )
     proto.hyperparameters.update(dict(spec.hyperparameters))
     return proto
@@ -299,7 +323,7 @@ def _scheduling_to_proto(spec: RunSpec) -> scheduling_pb2.Scheduling:
 
 
 def _in_project(version: str) -> str:
-    """`datasets/{dataset}/versions/{version}` of a full name."""
+    """A full name without its project: `datasets/{dataset}/versions/{version}`."""
     return version.split("/", 2)[2] if version else ""
 
 

@@ -6,9 +6,9 @@ import uuid
 
 from google.protobuf.json_format import ParseDict
 
-from aios.data.v1 import data_service_pb2, data_service_pb2_grpc
+from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 from aios.errors import AiosError, AlreadyExists, NotFound
-from aios.names import JobName
+from aios.names import JobName, RunName
 from aios.records import Database, Event, Feed, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
@@ -18,6 +18,7 @@ from services.trainer.runs import FINAL, Run, State
 from services.trainer.service import Trainer
 
 EVERY_SECONDS = 5.0  # a lost event is noticed this late
+DOWNLOADS = 1_000  # files of a checkpoint asked for at once
 
 _log = logging.getLogger(__name__)
 
@@ -84,10 +85,12 @@ class Reconciler:
         request = scheduler_service_pb2.CreateJobRequest(
             parent=parent,
             job_id=run.job.job,
-            job=mapping.job_of(run),
+            job=mapping.job_of(run.name, run.spec),
             request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run.name}/job/{run.create_time.isoformat()}")),
         )
         with telemetry.span("hand to scheduler", traceparent=run.traceparent):
+            if run.source:
+                await self._copy_checkpoint(run)
             if edges:
                 await self._data.RecordLineage(
                     data_service_pb2.RecordLineageRequest(parent=parent, edges=edges)
@@ -102,6 +105,29 @@ class Reconciler:
                 await self._refused(run, error)
                 return
         await self._change(run, lambda run: runs.with_job(run, self._clock.now()))
+
+    async def _copy_checkpoint(self, run: Run) -> None:
+        """Give a run that goes on from another one its newest checkpoint. May repeat; no byte of it is moved."""
+        source = str(RunName(run.name.project, run.source))
+        request = data_service_pb2.ListCheckpointsRequest(parent=source, page_size=1)
+        found = (await self._data.ListCheckpoints(request)).checkpoints
+        if not found:
+            return  # it had not come so far: from the start, then
+        files, token = [], ""
+        while True:
+            page = await self._data.ListDownloads(
+                data_service_pb2.ListDownloadsRequest(
+                    parent=found[0].name, page_size=DOWNLOADS, page_token=token
+                )
+            )
+            files += [download.file for download in page.downloads]
+            token = page.next_page_token
+            if not token:
+                break
+        checkpoint = model_pb2.Checkpoint(step=found[0].step, epoch=1, files=files)
+        await self._data.CreateCheckpoint(
+            data_service_pb2.CreateCheckpointRequest(parent=str(run.name), checkpoint=checkpoint)
+        )
 
     async def _refused(self, run: Run, error: AiosError) -> None:
         news = runs.JobNews(State.FAILED, run.job_epoch, error.reason, error.message)

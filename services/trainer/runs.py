@@ -106,11 +106,13 @@ class RunSpec:
     queue: str = ""
     scheduling: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """What its job says of itself to the scheduler, as JSON."""
+    base_model: str = ""
+    """The model version that it starts from; empty for most."""
 
     @property
     def inputs(self) -> Sequence[str]:
         """Everything that it reads, as versions."""
-        named = (self.dataset_version, self.code_version, *self.dataset_versions.values())
+        named = (self.base_model, self.dataset_version, self.code_version, *self.dataset_versions.values())
         return [version for version in dict.fromkeys(named) if version]
 
 
@@ -151,6 +153,10 @@ class Run:
     outputs_version: str = ""
     exit_code: int | None = None
     end_time: datetime | None = None
+    trial: str = ""
+    """`sweeps/{sweep}/trials/{number}` that it is a run of."""
+    source: str = ""
+    """Id of the run whose newest checkpoint it goes on from, where it has none of its own."""
 
     @property
     def job(self) -> JobName:
@@ -216,7 +222,9 @@ def with_job(run: Run, now: datetime) -> Run:
     return run if run.job_created else replace(run, job_created=True, update_time=now)
 
 
-def cancel(run: Run, now: datetime) -> Run:
+def cancel(
+    run: Run, now: datetime, reason: str = "CANCEL_REQUESTED", message: str = "Was asked to stop."
+) -> Run:
     """The run after a request to stop. One that has no job yet ends at once; one that has ended stays as it is."""
     if run.state in FINAL or run.state is State.STOPPING:
         return run
@@ -224,14 +232,12 @@ def cancel(run: Run, now: datetime) -> Run:
         return replace(
             run,
             state=State.CANCELLED,
-            reason="CANCEL_REQUESTED",
-            message="Cancelled before it started.",
+            reason=reason,
+            message="Cancelled before it started." if reason == "CANCEL_REQUESTED" else message,
             update_time=now,
             end_time=now,
         )
-    return replace(
-        run, state=State.STOPPING, reason="CANCEL_REQUESTED", message="Was asked to stop.", update_time=now
-    )
+    return replace(run, state=State.STOPPING, reason=reason, message=message, update_time=now)
 
 
 def begin(run: Run, epoch: int, restored_step: int, metrics: Mapping[str, float], now: datetime) -> Run:

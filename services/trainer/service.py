@@ -25,7 +25,7 @@ from aios.scheduler.v1 import scheduler_service_pb2, scheduler_service_pb2_grpc
 from aios.trainer.v1 import run_pb2, trainer_service_pb2
 from services.trainer import mapping, metrics, runs, store
 from services.trainer.metrics import Point
-from services.trainer.runs import FINAL, Progress, Run, State
+from services.trainer.runs import FINAL, Progress, Run, RunSpec, State
 
 RUN_ID_LENGTH_MAX = 40  # leaves room for the prefixes of what is named after a run
 CODE_FILE = "code.tar"
@@ -65,7 +65,7 @@ class Trainer:
         check_id(project, "parent")
         run_id = request.run_id or new_id("run")
         check_id(run_id, "run_id", RUN_ID_LENGTH_MAX)
-        spec = mapping.spec_from_proto(request.run.spec, await self._versions(project, request.run.spec))
+        spec = mapping.spec_from_proto(request.run.spec, await self.versions(project, request.run.spec))
         now = self._clock.now()
         run = Run(
             name=RunName(project, run_id),
@@ -77,7 +77,7 @@ class Trainer:
             traceparent=telemetry.current_traceparent(),
         )
 
-        await self._check_placeable(run)
+        await self.check_placeable(run.name, spec)
 
         def write(tx: Tx) -> run_pb2.Run:
             store.add(tx, run)
@@ -85,12 +85,12 @@ class Trainer:
 
         return await self._db.once(request, write, run_pb2.Run)
 
-    async def _check_placeable(self, run: Run) -> None:
+    async def check_placeable(self, name: RunName, spec: RunSpec) -> None:
         """Refuse what the scheduler would refuse. While it does not answer, the run is accepted and waits for it."""
         request = scheduler_service_pb2.CreateJobRequest(
-            parent=f"projects/{run.name.project}",
-            job_id=run.job.job,
-            job=mapping.job_of(run),
+            parent=f"projects/{name.project}",
+            job_id=name.run,
+            job=mapping.job_of(name, spec),
             validate_only=True,
         )
         try:
@@ -100,7 +100,7 @@ class Trainer:
             message = error.message.replace("The job ", "The run ", 1)
             raise InvalidArgument(message, fields=fields, reason=error.reason) from None
         except (Unavailable, DeadlineExceeded, ResourceExhausted):
-            _log.warning("%s is accepted unchecked: the scheduler does not answer", run.name)
+            _log.warning("%s is accepted unchecked: the scheduler does not answer", name)
 
     async def get(self, name: RunName) -> Run:
         """One run."""
@@ -186,7 +186,12 @@ class Trainer:
         request = data_service_pb2.CreateModelVersionRequest(
             parent=f"projects/{run.name.project}/models/{run.spec.model}",
             model_version=model_pb2.ModelVersion(
-                files=output.files, signature=output.signature, metrics=output.metrics, run=str(run.name)
+                files=output.files,
+                signature=output.signature,
+                metrics=output.metrics,
+                run=str(run.name),
+                card=output.card,
+                rejected=output.rejected,
             ),
             request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run.name}/model/{run.create_time.isoformat()}")),
         )
@@ -222,7 +227,7 @@ class Trainer:
                 return
             await _first(reported.wait(), self.feed.wait(revision), seconds=WATCH_SECONDS)
 
-    async def _versions(self, project: str, spec: run_pb2.RunSpec) -> dict[str, str]:
+    async def versions(self, project: str, spec: run_pb2.RunSpec) -> dict[str, str]:
         """What every dataset that the spec names means now, so that it means the same for ever."""
         versions = {}
         for field, asked in mapping.versions_asked(project, spec).items():
@@ -238,7 +243,19 @@ class Trainer:
             if field == "code" and [file.path for file in found.files] != [CODE_FILE]:
                 raise InvalidArgument.of("spec.code", f"{asked} must hold one file, {CODE_FILE}")
             versions[field] = found.name
+        if spec.base_model:
+            versions["base_model"] = await self._base_model(project, spec.base_model)
         return versions
+
+    async def _base_model(self, project: str, asked: str) -> str:
+        name = mapping.model_version_asked(project, asked)
+        try:
+            found = await self._data.GetModelVersion(data_service_pb2.GetModelVersionRequest(name=str(name)))
+        except NotFound:
+            raise InvalidArgument.of(
+                "spec.base_model", f"{name} does not exist: see what `aios model list` shows"
+            ) from None
+        return found.name
 
     async def _change(self, name: RunName, change: runs.Change) -> Run:
         def write(tx: Tx) -> Run:

@@ -5,84 +5,18 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    PrimaryKeyConstraint,
-    Row,
-    String,
-    Table,
-    Text,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
 from aios.names import JobName, RunName
-from aios.records import Json, Page, Tx, UtcTime, add_to
+from aios.records import Page, Tx
 from aios.records.pages import ListRequest
 from services.trainer import mapping
 from services.trainer.metrics import Point
 from services.trainer.runs import EVENT, FINAL, Progress, Run, RunExists, RunNotFound, RunSpec, State
-
-metadata = MetaData()
-add_to(metadata)
+from services.trainer.tables import metadata as metadata
+from services.trainer.tables import metric_points, runs
 
 METRICS_PAGE, METRICS_PAGE_MAX = 1_000, 10_000  # a point is about 60 bytes on the wire
-
-runs = Table(
-    "runs",
-    metadata,
-    Column("project", String(63), nullable=False),
-    Column("run", String(63), nullable=False),
-    Column("spec", Json, nullable=False),
-    Column("state", String(20), nullable=False, index=True),
-    Column("reason", String(63), nullable=False),
-    Column("message", Text, nullable=False),
-    Column("creator", String(255), nullable=False),
-    Column("traceparent", String(64), nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("job_epoch", BigInteger, nullable=False),
-    Column("job_version", BigInteger, nullable=False),
-    Column("job_created", Boolean, nullable=False),
-    Column("progress", Json, nullable=False),
-    Column("metrics", Json, nullable=False),
-    Column("completed", Boolean, nullable=False),
-    Column("output", LargeBinary, nullable=False),
-    Column("model_version", String(255), nullable=False),
-    Column("outputs_version", String(255), nullable=False, server_default=""),
-    Column("exit_code", Integer),
-    Column("create_time", UtcTime, nullable=False),
-    Column("update_time", UtcTime, nullable=False),
-    Column("end_time", UtcTime),
-    PrimaryKeyConstraint("project", "run"),
-    Index("runs_newest", "project", "create_time", "run"),
-)
-
-metric_points = Table(
-    "metric_points",
-    metadata,
-    # In order of arrival, so that a watcher can go on after the last one it was sent.
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("project", String(63), nullable=False),
-    Column("run", String(63), nullable=False),
-    Column("key", String(255), nullable=False),
-    Column("step", BigInteger, nullable=False),
-    Column("value", Float(53), nullable=False),
-    Column("time", UtcTime, nullable=False),
-    Column("epoch", BigInteger, nullable=False, server_default="0"),
-    Index("metric_points_once", "project", "run", "key", "step", unique=True),
-    sqlite_autoincrement=True,  # a rewound point's id is not given to another
-)
 
 
 def add(tx: Tx, run: Run) -> None:
@@ -170,6 +104,14 @@ def rewind(tx: Tx, name: RunName, step: int) -> dict[str, float]:
     return {row.key: row.value for row in tx.execute(found)}
 
 
+def curve(tx: Tx, name: RunName, key: str) -> dict[int, float]:
+    """The values of one metric by step."""
+    found = select(metric_points.c.step, metric_points.c.value).where(
+        *_points_of(name), metric_points.c.key == key
+    )
+    return {row.step: row.value for row in tx.execute(found)}
+
+
 def points_after(tx: Tx, name: RunName, after: int, limit: int = METRICS_PAGE) -> tuple[list[Point], int]:
     """Points that arrived after cursor `after`, and the new cursor."""
     rows = tx.execute(
@@ -240,6 +182,8 @@ def _columns(run: Run) -> Mapping[str, Any]:
                 "create_time",
                 "update_time",
                 "end_time",
+                "trial",
+                "source",
             )
         },
     }

@@ -112,6 +112,7 @@ class Run(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/runs/{run}`."""
     state: Global___Run.State.ValueType
@@ -132,6 +133,8 @@ class Run(_message.Message):
     creator: _builtins.str
     outputs: _builtins.str
     """Everything it left in its output folder, as a dataset version of the project; empty where it left nothing."""
+    trial: _builtins.str
+    """`sweeps/{sweep}/trials/{number}` that it is a run of; empty for most."""
     @_builtins.property
     def spec(self) -> Global___RunSpec: ...
     @_builtins.property
@@ -166,10 +169,11 @@ class Run(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         creator: _builtins.str = ...,
         outputs: _builtins.str = ...,
+        trial: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "create_time", b"create_time", "end_time", b"end_time", "exit_code", b"exit_code", "progress", b"progress", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "epoch", b"epoch", "exit_code", b"exit_code", "job", b"job", "metrics", b"metrics", "model_version", b"model_version", "name", b"name", "outputs", b"outputs", "progress", b"progress", "spec", b"spec", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "trace_id", b"trace_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "epoch", b"epoch", "exit_code", b"exit_code", "job", b"job", "metrics", b"metrics", "model_version", b"model_version", "name", b"name", "outputs", b"outputs", "progress", b"progress", "spec", b"spec", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "trace_id", b"trace_id", "trial", b"trial", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -240,6 +244,7 @@ class RunSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     SCHEDULING_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
     """A recipe of the platform, such as `image_classifier`. A run has either a recipe or a command."""
     dataset: _builtins.str
@@ -262,6 +267,10 @@ class RunSpec(_message.Message):
     """-100 to 100; higher goes first under the policies that look at it."""
     queue: _builtins.str
     """`queues/{queue}` that its job is counted in; the project's own when unset."""
+    base_model: _builtins.str
+    """The model version that `optimize` starts from: `models/{model}/versions/{version}` of the project, where {version}
+    may be `latest` or `@alias`. Stored with the version that it meant at submit.
+    """
     @_builtins.property
     def hyperparameters(self) -> _struct_pb2.Struct:
         """The recipe's own settings, of which an unknown one is INVALID_ARGUMENT; or anything that a command reads."""
@@ -310,10 +319,11 @@ class RunSpec(_message.Message):
         priority: _builtins.int = ...,
         queue: _builtins.str = ...,
         scheduling: _scheduling_pb2.Scheduling | None = ...,
+        base_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "model", b"model", "priority", b"priority", "queue", b"queue", "recipe", b"recipe", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "base_model", b"base_model", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "model", b"model", "priority", b"priority", "queue", b"queue", "recipe", b"recipe", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_restarts: _TypeAlias = _typing.Literal["max_restarts"]  # noqa: Y015
     _WhichOneofArgType__max_restarts: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts"]  # noqa: Y015
@@ -414,6 +424,12 @@ class ModelOutput(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    CARD_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    card: _builtins.str
+    """What people should know before they use it: Markdown, at most 64 KiB."""
+    rejected: _builtins.str
+    """Why it must not be promoted, where it missed what was asked of it."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_file_pb2.File]:
         """Completed uploads."""
@@ -428,10 +444,12 @@ class ModelOutput(_message.Message):
         files: _abc.Iterable[_file_pb2.File] | None = ...,
         signature: _tensor_pb2.Signature | None = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        card: _builtins.str = ...,
+        rejected: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "metrics", b"metrics", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "files", b"files", "metrics", b"metrics", "rejected", b"rejected", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
