@@ -1,17 +1,28 @@
 """What a function inside a transaction works with."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from sqlalchemy import Connection, CursorResult, Executable, insert, select, update
+from sqlalchemy import Connection, CursorResult, Executable, Integer, bindparam, insert, select, update
 
 from aios.records.tables import events, feed
 from aios.runtime.clock import Clock
 from aios.runtime.telemetry import current_traceparent
+
+
+class Happened(NamedTuple):
+    """One event to record: see `Tx.emit`."""
+
+    project: str
+    resource_id: str
+    event: str
+    payload: Message | Mapping[str, Any]
+    traceparent: str
+    """W3C trace context that it belongs to; empty without one."""
 
 
 class Tx:
@@ -38,25 +49,33 @@ class Tx:
         Returns:
             The revision of the event.
         """
-        revision: int = self.execute(_ADVANCE).scalar_one()
-        body = (
-            MessageToDict(payload, preserving_proto_field_name=True)
-            if isinstance(payload, Message)
-            else dict(payload)
-        )
-        row = {
-            "revision": revision,
-            "id": str(uuid.uuid4()),
-            "noun": noun,
-            "project": project,
-            "resource_id": resource_id,
-            "type": event,
-            "payload": body,
-            "traceparent": current_traceparent(),
-            "time": self.now(),
-        }
-        self.execute(_INSERT, row)
-        return revision
+        return self.emit_all(noun, [Happened(project, resource_id, event, payload, current_traceparent())])
+
+    def emit_all(self, noun: str, happened: Sequence["Happened"]) -> int:
+        """`emit` for many at once, in their order, for little more than the cost of one.
+
+        Returns:
+            The revision of the last.
+        """
+        last: int = self.execute(_ADVANCE, {"by": len(happened)}).scalar_one()
+        rows = [
+            {
+                "revision": last - len(happened) + n,
+                "id": str(uuid.uuid4()),
+                "noun": noun,
+                "project": each.project,
+                "resource_id": each.resource_id,
+                "type": each.event,
+                "payload": MessageToDict(each.payload, preserving_proto_field_name=True)
+                if isinstance(each.payload, Message)
+                else dict(each.payload),
+                "traceparent": each.traceparent,
+                "time": self.now(),
+            }
+            for n, each in enumerate(happened, 1)
+        ]
+        self.execute(_INSERT, rows)
+        return last
 
     def now(self) -> datetime:
         """UTC, by the database's clock."""
@@ -69,6 +88,8 @@ class Tx:
 
 
 # Made once: building a statement costs more than running it.
-_ADVANCE = update(feed).values(revision=feed.c.revision + 1).returning(feed.c.revision)
+_ADVANCE = (
+    update(feed).values(revision=feed.c.revision + bindparam("by", type_=Integer)).returning(feed.c.revision)
+)
 _INSERT = insert(events)
 _REVISION = select(feed.c.revision)

@@ -1,7 +1,7 @@
 """The agents' door: one stream that registers, renews and reports, and one that brings output."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -101,8 +101,14 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             await told.put(None)
 
         async def take() -> None:
-            while (request := await told.get()) is not None and session.ended is None:
-                await self._take(session, request)
+            more = True
+            while more and session.ended is None:
+                requests = [await told.get()]
+                # What came while the last of it was stored is stored together.
+                while not told.empty():
+                    requests.append(told.get_nowait())
+                more = requests[-1] is not None
+                await self._take(session, [request for request in requests if request is not None])
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -117,21 +123,23 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         ack = agent_service_pb2.HeartbeatAck(sequence=heartbeat.sequence)
         session.send(agent_service_pb2.ConnectResponse(heartbeat_ack=ack))
 
-    async def _take(self, session: Session, request: agent_service_pb2.ConnectRequest) -> None:
-        match request.WhichOneof("message"):
-            case "report":
-                said = mapping.attempt_from_proto(request.report.attempt)
-                _require_node(session.node, said.node)
-                counts = await self._reconciler.report(said)
-                if said.state is AttemptState.ENDED:
-                    session.send(_ack(str(said.job), said.epoch))
-                elif not counts:
-                    stop = _stop_now(str(said.job), said.epoch)
-                    session.send(agent_service_pb2.ConnectResponse(stop=stop))
-            case "leave":
-                await self._reconciler.leave(session.node)
-            case _:
-                raise FailedPrecondition("The node is registered already.", reason="REGISTERED_TWICE")
+    async def _take(self, session: Session, requests: Sequence[agent_service_pb2.ConnectRequest]) -> None:
+        said = [
+            mapping.attempt_from_proto(request.report.attempt)
+            for request in requests
+            if request.HasField("report")
+        ]
+        _require_node(session.node, *(each.node for each in said))
+        for each, counts in zip(said, await self._reconciler.report(said), strict=True):
+            if each.state is AttemptState.ENDED:
+                session.send(_ack(str(each.job), each.epoch))
+            elif not counts:
+                stop = _stop_now(str(each.job), each.epoch)
+                session.send(agent_service_pb2.ConnectResponse(stop=stop))
+        if any(request.HasField("register") for request in requests):
+            raise FailedPrecondition("The node is registered already.", reason="REGISTERED_TWICE")
+        if any(request.HasField("leave") for request in requests):
+            await self._reconciler.leave(session.node)
 
     async def _require_attempt(self, name: JobName, epoch: int) -> None:
         if await self._db.read(lambda tx: store.attempt_node(tx, name, epoch)) is None:

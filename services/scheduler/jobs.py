@@ -146,6 +146,8 @@ class Job:
     """Order of acceptance: age that no clock can shuffle. Given by the store."""
     version: int = 0
     """Grows with every stored change."""
+    change: int = field(default=0, compare=False)
+    """Number of its last stored change, of all changes of all jobs."""
     attempt: Attempt | None = None
 
 

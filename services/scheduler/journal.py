@@ -20,7 +20,7 @@ from services.scheduler.engine.snapshot import Snapshot
 from services.scheduler.jobs import Job
 from services.scheduler.nodes import Node
 from services.scheduler.policies import Policy
-from services.scheduler.pool import Pool
+from services.scheduler.pool import Changes, Pool
 from services.scheduler.queues import Queue
 
 FILE_BYTES_MAX = 16 * 2**20
@@ -115,7 +115,12 @@ class JournalPool(Pool):
         self._turn()
 
     def follow(
-        self, jobs: Sequence[Job], nodes: Sequence[Node], now: datetime, queues: Sequence[Queue] = ()
+        self,
+        jobs: Sequence[Job],
+        nodes: Sequence[Node],
+        now: datetime,
+        queues: Sequence[Queue] = (),
+        changes: Changes | None = None,
     ) -> None:
         """As the pool; first into a new file, where the present one is full."""
         if self._journal.full:
@@ -123,7 +128,8 @@ class JournalPool(Pool):
             super().__init__()
             self._turn()
             self.snapshot.remember(*before.remembered(now.timestamp()), now.timestamp())
-        super().follow(jobs, nodes, now, queues)
+            changes = None
+        super().follow(jobs, nodes, now, queues, changes)
 
     def decide(self, policy: Policy, now: datetime, *, preempt: bool) -> model.Plan:
         """As the pool."""

@@ -14,7 +14,7 @@ from services.scheduler.engine.snapshot import Shape
 from services.scheduler.jobs import Job, due
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.policies import Policy
-from services.scheduler.pool import Pool, asked
+from services.scheduler.pool import Changes, Pool, asked
 from services.scheduler.queues import Queue, beyond
 from services.scheduler.resources import Resources, Shortage, grant, shortages
 
@@ -65,8 +65,6 @@ class Reasons(Mapping[JobName, Reason]):
     def __init__(
         self, snapshot: Snapshot, starts: Sequence[Start], decided: model.Plan, now: datetime
     ) -> None:
-        started = {start.job for start in starts}
-        self._waiting = {job.name: job for job in snapshot.queue if job.name not in started}
         self._snapshot = snapshot
         self._starts = starts
         self._decided = decided
@@ -111,6 +109,11 @@ class Reasons(Mapping[JobName, Reason]):
         if like is not None:
             return like + 1, self._decided.refused[like][1]
         return len(self._decided.refused), len(self._starts)
+
+    @cached_property
+    def _waiting(self) -> dict[JobName, Job]:
+        started = {start.job for start in self._starts}
+        return {job.name: job for job in self._snapshot.queue if job.name not in started}
 
     @cached_property
     def _used(self) -> dict[str, Counter[str]]:
@@ -175,7 +178,14 @@ class Plan:
     stops: Sequence[JobName] = ()
 
 
-def plan(snapshot: Snapshot, now: datetime, *, preempt: bool = False, pool: Pool | None = None) -> Plan:
+def plan(
+    snapshot: Snapshot,
+    now: datetime,
+    *,
+    preempt: bool = False,
+    pool: Pool | None = None,
+    changes: Changes | None = None,
+) -> Plan:
     """What the engine decides of these jobs and nodes.
 
     A job that is to start where another is stopped first starts in a later step, when that one is gone.
@@ -184,9 +194,10 @@ def plan(snapshot: Snapshot, now: datetime, *, preempt: bool = False, pool: Pool
         now: UTC.
         preempt: Whether running jobs may be stopped, where the policy does so.
         pool: One that has followed earlier snapshots, so that only changes are taken over.
+        changes: How the jobs differ from those of the last of them, where that is known.
     """
     pool = pool or Pool()
-    pool.follow([*snapshot.queue, *snapshot.holding], snapshot.nodes, now, snapshot.queues)
+    pool.follow([*snapshot.queue, *snapshot.holding], snapshot.nodes, now, snapshot.queues, changes)
     decided = pool.decide(snapshot.policy, now, preempt=preempt)
     starts = [
         Start(JobName.parse(start.job), start.placement.nodes[0][0], pool.granted(start))

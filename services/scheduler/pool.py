@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from aios.names import JobName
@@ -18,18 +18,34 @@ from services.scheduler.resources import Resources
 from services.scheduler.specs import Kind
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What has become of jobs since a pool last followed them."""
+
+    jobs: Sequence[Job] = ()
+    """Those that came or changed, as they are now."""
+    gone: Sequence[JobName] = ()
+
+
 class Pool:
     """What the scheduler plans from. Jobs are named as people name them."""
 
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self._jobs: dict[JobName, Job] = {}
+        self._pausing: dict[JobName, Job] = {}
         self._nodes: dict[str, Node] = {}
         self._queues: dict[str, Queue] = {}
+        self._nodes_seen: Sequence[Node] = ()
         self._policy: tuple[Policy, Decide] | None = None
 
     def follow(
-        self, jobs: Sequence[Job], nodes: Sequence[Node], now: datetime, queues: Sequence[Queue] = ()
+        self,
+        jobs: Sequence[Job],
+        nodes: Sequence[Node],
+        now: datetime,
+        queues: Sequence[Queue] = (),
+        changes: Changes | None = None,
     ) -> None:
         """Take over what has changed.
 
@@ -37,23 +53,35 @@ class Pool:
             jobs: All that wait or hold something.
             nodes: All that ever registered.
             queues: All that were made.
+            changes: How the jobs differ from those that were followed last; without it they are compared.
         """
         self._put_queues(queues)
-        for node in nodes:
-            if self._nodes.get(node.name) != node:
-                self._put_node(node)
-        present = {job.name: job for job in jobs}
-        for name in self._jobs.keys() - present.keys():
-            self.snapshot.remove(str(name), now.timestamp())
-            del self._jobs[name]
+        if nodes is not self._nodes_seen:
+            for node in nodes:
+                if self._nodes.get(node.name) != node:
+                    self._put_node(node)
+            self._nodes_seen = nodes
+        changes = changes or self._compared(jobs)
+        for name in changes.gone:
+            if self._jobs.pop(name, None) is not None:
+                self._pausing.pop(name, None)
+                self.snapshot.remove(str(name), now.timestamp())
         # In the order of acceptance, so that what each has met so far is known again after a restart.
-        for job in sorted((job for job in jobs if job.name not in self._jobs), key=lambda job: job.number):
+        new = [job for job in changes.jobs if job.name not in self._jobs]
+        for job in sorted(new, key=lambda job: job.number):
             self._add(job)
-        # Most have not changed: each is the very one that was seen last.
-        changed = [job for job in jobs if self._jobs.get(job.name) is not job or job.retry_time is not None]
         # What waits first: what was given back is free before anything takes it.
-        for job in sorted(changed, key=lambda job: job.state is not State.QUEUED):
+        for job in sorted(changes.jobs, key=lambda job: job.state is not State.QUEUED):
             self._put_job(job, now)
+        for job in self._pausing.values():
+            until = -math.inf if due(job, now) else math.inf
+            if self.snapshot.due[self.snapshot.slots[str(job.name)]] != until:
+                self.snapshot.pause(str(job.name), until)
+
+    def _compared(self, jobs: Sequence[Job]) -> Changes:
+        gone = self._jobs.keys() - {job.name for job in jobs}
+        # Most have not changed: each is the very one that was seen last.
+        return Changes([job for job in jobs if self._jobs.get(job.name) is not job], tuple(gone))
 
     def decide(self, policy: Policy, now: datetime, *, preempt: bool) -> model.Plan:
         """The engine's plan, with only those starts that have room before anything has stopped."""
@@ -111,11 +139,11 @@ class Pool:
         if before != job:
             self._move(name, before, job, now)
             self._tell(name, before, job)
-            self._jobs[job.name] = job
+        self._jobs[job.name] = job
         if job.retry_time is not None:
-            until = -math.inf if due(job, now) else math.inf
-            if self.snapshot.due[self.snapshot.slots[name]] != until:
-                self.snapshot.pause(name, until)
+            self._pausing[job.name] = job
+        else:
+            self._pausing.pop(job.name, None)
 
     def _move(self, name: str, before: Job | None, job: Job, now: datetime) -> None:
         if job.state is State.QUEUED:

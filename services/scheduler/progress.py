@@ -1,7 +1,7 @@
 """How far jobs say that they have come. Reports are many and each replaces the last: kept here, stored in groups."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -90,7 +90,7 @@ class Reports:
         """These are stored."""
         self._unsaved -= {job for job, progress in written.items() if self._newest.get(job) is progress}
 
-    def keep(self, jobs: Collection[JobName]) -> None:
-        """Forget what is stored of all others: they have ended."""
-        for job in self._newest.keys() - set(jobs) - self._unsaved:
+    def keep(self, lives: Callable[[JobName], bool]) -> None:
+        """Forget what is stored of jobs that have ended."""
+        for job in [job for job in self._newest if job not in self._unsaved and not lives(job)]:
             del self._newest[job]

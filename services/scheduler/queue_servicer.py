@@ -70,7 +70,7 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
 
         made = await self._db.write(write)
         self._reconciler.wake()
-        return queue_to_proto(made, self._reconciler.usages().get(name))
+        return queue_to_proto(made, (await self._reconciler.usages()).get(name))
 
     async def DeleteQueue(self, request: queue_service_pb2.DeleteQueueRequest, context: Context) -> Empty:
         name = QueueName.parse(request.name).queue
@@ -81,7 +81,7 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
     async def _seen(self) -> list[tuple[Queue, Usage]]:
         """The queues that the caller may know of, by name: those that were made, and projects' own that have jobs."""
         made = await self._db.read(store.all_queues)
-        usages = self._reconciler.usages()
+        usages = await self._reconciler.usages()
         caller = principal()
         names: Iterable[str] = {*made, *(name for name, usage in usages.items() if name and _lives(usage))}
         if not caller.everywhere:

@@ -36,6 +36,7 @@ def add(tx: Tx, queue: Queue, now: datetime) -> Queue:
     """
     if queue.name in store.all_queues(tx):
         raise QueueExists(f"{QueueName(queue.name)} exists: update it.", name=queue.name)
+    store.count_pool_change(tx)
     row = {"name": queue.name, "queue": queue_to_proto(queue), "create_time": now}
     tx.execute(insert(store.queues).values(row | {"update_time": now, "version": 1}))
     return get(tx, queue.name)
@@ -47,6 +48,7 @@ def save(tx: Tx, queue: Queue, now: datetime) -> Queue:
     Raises:
         QueueChanged: it was changed after it was read.
     """
+    store.count_pool_change(tx)
     row = {"queue": queue_to_proto(queue), "update_time": now, "version": queue.version + 1}
     of = store.queues.c.name == queue.name, store.queues.c.version == queue.version
     if tx.execute(update(store.queues).where(*of).values(row)).rowcount != 1:
@@ -67,6 +69,7 @@ def remove(tx: Tx, name: str) -> None:
     named = [str(job) for job, queue in _live(tx) if queue == name]
     if named:
         raise QueueInUse(f"{len(named)} live jobs such as {named[0]} name {QueueName(name)}.", name=name)
+    store.count_pool_change(tx)
     tx.execute(delete(store.queues).where(store.queues.c.name == name))
 
 

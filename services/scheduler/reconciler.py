@@ -12,15 +12,15 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from aios.errors import Aborted, StaleEpoch
 from aios.names import JobName
 from aios.records import Database, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
 from aios.scheduler.v1 import agent_service_pb2
 from services.scheduler import jobs, mapping, queue_store, store
-from services.scheduler.jobs import Attempt, AttemptState, Job, State
-from services.scheduler.mirror import Mirror
+from services.scheduler.inbox import Inbox, take
+from services.scheduler.jobs import HOLDS_RESOURCES, Attempt, AttemptState, Job, State
+from services.scheduler.mirror import Mirror, Surroundings
 from services.scheduler.nodes import Leases, Node, NodeState
 from services.scheduler.plan import Plan, Reason, Snapshot, plan
 from services.scheduler.policies import Policy
@@ -31,6 +31,8 @@ from services.scheduler.signing import Signer
 from services.scheduler.usage import Usage, usages
 
 STEP_SECONDS = 1.0  # without an event: pauses that are over, leases that ran out
+REST_SECONDS_MAX = 0.1
+"""After a step: what a job may wait longer for its start, so that a busy pool is planned in larger pieces."""
 
 _log = logging.getLogger(__name__)
 Held = tuple[str, int]
@@ -63,9 +65,16 @@ class Reconciler:
         self._heard_at: dict[str, datetime] = {}
         self._step_seconds = min(STEP_SECONDS, lease_seconds / 4)
         self._clock = clock
-        self._mirror = Mirror(db)
+        self._mirror = Mirror(db, self.current)
         self._pool = pool
+        self._planning = asyncio.Lock()
+        """Held while the pool is worked on, in a thread beside the loop."""
+        self._planned_seconds = 0.0
+        """That the last plan took."""
+        self._afresh = True
+        """Compare all with the records and tell every agent all, whatever was taken over before."""
         self._half_life = timedelta()
+        self._inbox = Inbox(db, self._mirror, clock)
         self._reports = Reports()
         self._reports_saved_at = -math.inf
         self._preempted_at = -math.inf
@@ -91,11 +100,11 @@ class Reconciler:
         while True:
             self._wake.clear()
             await self.step()
-            try:
+            # What happens meanwhile is decided together: at most half of the time goes into plans.
+            await asyncio.sleep(min(self._planned_seconds, REST_SECONDS_MAX))
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._step_seconds):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
 
     async def step(self) -> None:
         """Give up, plan, apply, tell."""
@@ -105,20 +114,32 @@ class Reconciler:
         snapshot = await self.snapshot()
         if await self._give_up(snapshot):
             snapshot = await self.snapshot()
-        await self._save_progress(snapshot)
-        await self._remember(snapshot.policy.usage_half_life)
-        interval = snapshot.policy.preempt_interval.total_seconds()
-        may_preempt = self._clock.monotonic() - self._preempted_at >= interval
-        now = self._clock.now()
-        decided = plan(snapshot, now, preempt=may_preempt, pool=self._pool)
+        await self._save_progress()
+        taken = self._mirror.take()
+        afresh, self._afresh = self._afresh, True
+        changes = None if afresh else taken
+        may_preempt = self._may_preempt(snapshot.policy)
+        async with self._planning:
+            await self._remember(snapshot.policy.usage_half_life)
+            now, began = self._clock.now(), self._clock.monotonic()
+            decided = await asyncio.to_thread(
+                plan, snapshot, now, preempt=may_preempt, pool=self._pool, changes=changes
+            )
+            self._planned_seconds = self._clock.monotonic() - began
         if decided.stops:
             self._preempted_at = self._clock.monotonic()
         overdue = [job for job in snapshot.holding if jobs.overdue(job, now)]
+        stored: list[Job] = []
         if decided.starts or decided.stops or overdue:
-            await self._db.write(lambda tx: self._apply(tx, snapshot, decided, overdue))
+            stored = await self._db.write(lambda tx: self._apply(tx, snapshot, decided, overdue))
+            self._mirror.told(stored)
         self.waits = decided.reasons
-        if connected:
-            self._tell(connected, (await self._mirror.look()).holding)
+        for session in connected.values():
+            if afresh or not session.knows:
+                self._tell({session.node: session}, snapshot.holding)
+                session.knows = True
+        self._tell(connected, [*taken.jobs, *stored])
+        self._afresh = False
 
     async def register(self, node: Node, said: Sequence[Attempt]) -> list[Held]:
         """Take in a node that states what it still holds. Its silence about an attempt it was running loses it.
@@ -131,7 +152,9 @@ class Reconciler:
             now = self._clock.now()
             store.put_node(tx, node)
             stale = [
-                (str(each.job), each.epoch) for each in said if not _report(tx, each, now) and _lives(each)
+                (str(each.job), each.epoch)
+                for each, counts in zip(said, take(tx, said, {}, now)[0], strict=True)
+                if not counts and _lives(each)
             ]
             named = {(each.job, each.epoch) for each in said}
             for job in store.holding(tx, node.name):
@@ -148,9 +171,9 @@ class Reconciler:
         self.wake()
         return stops
 
-    async def report(self, said: Attempt) -> bool:
-        """Store what a node says about an attempt. False when the attempt no longer counts."""
-        counts = await self._db.write(lambda tx: _report(tx, said, self._clock.now()))
+    async def report(self, said: Sequence[Attempt]) -> list[bool]:
+        """Store what a node says about attempts. False for each that no longer counts."""
+        counts = await self._inbox.put(said)
         self.wake()
         return counts
 
@@ -162,31 +185,43 @@ class Reconciler:
         """
         job = self.current(await self._db.read(lambda tx: store.get(tx, name)))
         self._reports.put(name, jobs.progressed(job, said, self._clock.now()))
+        self._mirror.says(name)
 
     def current(self, job: Job) -> Job:
         """A job with the newest that it has said of its progress, which may not be stored yet."""
         newest = self._reports.newest(job.name, job.progress)
         return job if newest == job.progress else replace(job, progress=newest)
 
+    def stored(self, job: Job) -> None:
+        """A job was stored beside the steps: the next one need not read it."""
+        self._mirror.told([job])
+        self.wake()
+
+    def surroundings(self, tx: Tx) -> Surroundings:
+        """Nodes, policy and queues as a transaction sees them."""
+        return self._mirror.surroundings(tx)
+
     async def preview(self, policy: Policy) -> Plan:
         """What the next step would do under another policy."""
-        return plan(replace(await self.snapshot(), policy=policy), self._clock.now(), preempt=True)
+        snapshot, now = replace(await self.snapshot(), policy=policy), self._clock.now()
+        return await asyncio.to_thread(plan, snapshot, now, preempt=True)
 
     async def snapshot(self) -> Snapshot:
         """What a decision would rest on now."""
-        found = await self._mirror.look()
-        return replace(found, queue=self._currently(found.queue), holding=self._currently(found.holding))
+        return await self._mirror.look()
 
-    def usages(self) -> Mapping[str, Usage]:
+    async def usages(self) -> Mapping[str, Usage]:
         """What each queue has, as of the last step."""
-        return usages(self._pool.snapshot, self._clock.now().timestamp())
+        async with self._planning:
+            return await asyncio.to_thread(usages, self._pool.snapshot, self._clock.now().timestamp())
 
     async def leave(self, node: str) -> None:
         """A node is shutting down: nothing more starts on it."""
         await self._db.write(lambda tx: _set_state(tx, node, NodeState.STOPPED))
 
-    def _currently(self, found: Sequence[Job]) -> Sequence[Job]:
-        return [self.current(job) for job in found]
+    def _may_preempt(self, policy: Policy) -> bool:
+        passed = self._clock.monotonic() - self._preempted_at
+        return passed >= policy.preempt_interval.total_seconds()
 
     async def _remember(self, half_life: timedelta) -> None:
         """Count what queues used lately, with what the records know of the past, where the policy asks for it."""
@@ -196,7 +231,7 @@ class Reconciler:
             self._pool.snapshot.remember(half_life.total_seconds(), past, now.timestamp())
             self._half_life = half_life
 
-    async def _save_progress(self, snapshot: Snapshot) -> None:
+    async def _save_progress(self) -> None:
         """Now and then, all at once; and forget what jobs said that have ended."""
         if self._clock.monotonic() - self._reports_saved_at < SAVE_SECONDS:
             return
@@ -204,7 +239,7 @@ class Reconciler:
             await self._db.write(lambda tx: store.save_progress(tx, unsaved))
             self._reports.saved(unsaved)
             self._reports_saved_at = self._clock.monotonic()
-        self._reports.keep({job.name for job in (*snapshot.queue, *snapshot.holding)})
+        self._reports.keep(lambda name: self._mirror.get(name) is not None)
 
     async def _give_up(self, seen: Snapshot) -> bool:
         """Lose the nodes whose lease ran out, and what they held. True when there were any."""
@@ -232,47 +267,44 @@ class Reconciler:
             store.save(tx, job, jobs.lose(job, now))
         return [str(job.name) for job in lost]
 
-    def _apply(self, tx: Tx, snapshot: Snapshot, decided: Plan, overdue: Sequence[Job]) -> None:
-        """Open the attempts that are still as they were planned; the next step plans the others again."""
-        now = self._clock.now()
-        for job in overdue:
-            with suppress(Aborted):
-                store.save(tx, job, jobs.overrun(job, now))
-        holding = {job.name: job for job in snapshot.holding}
-        for name in decided.stops:
-            with suppress(Aborted):
-                store.save(tx, holding[name], jobs.preempt(holding[name], now))
-        planned = {job.name: job for job in snapshot.queue}
-        known = {node.name: node for node in snapshot.nodes}
-        wanted = {start.node for start in decided.starts}
-        same = {name for name in wanted if store.find_node(tx, name) == known[name]}
-        for start in decided.starts:
-            job = planned[start.job]
-            if start.node not in same:
-                continue
-            attributes = {
-                "aios.project": job.name.project,
-                "aios.job": str(job.name),
-                "aios.owner": job.spec.owner,
-                "aios.node": start.node,
-            }
-            with telemetry.span("assign", traceparent=job.traceparent, attributes=attributes):
-                try:
-                    store.save(tx, job, jobs.assign(job, start.node, start.granted, now))
-                except Aborted:
-                    continue
-            telemetry.record_span(
-                "queue wait",
-                traceparent=job.traceparent,
-                start=job.queued_time,
-                end=now,
-                attributes=attributes,
-            )
+    def _apply(self, tx: Tx, snapshot: Snapshot, decided: Plan, overdue: Sequence[Job]) -> list[Job]:
+        """Open the attempts that are still as they were planned; the next step plans the others again.
 
-    def _tell(self, connected: Mapping[str, Session], holding: Sequence[Job]) -> None:
+        Returns:
+            What was stored.
+        """
+        now = self._clock.now()
+        after = {job.name: (job, jobs.overrun(job, now)) for job in overdue}
+        holding = {job.name: job for job in snapshot.holding} if decided.stops else {}
+        for name in decided.stops:
+            if name not in after:
+                after[name] = holding[name], jobs.preempt(holding[name], now)
+        wanted = {start.job for start in decided.starts}
+        planned = {job.name: job for job in snapshot.queue if job.name in wanted} if wanted else {}
+        known = {node.name: node for node in snapshot.nodes}
+        same = {
+            name
+            for name in {start.node for start in decided.starts}
+            if store.find_node(tx, name) == known[name]
+        }
+        for start in decided.starts:
+            if start.node in same:
+                job = planned[start.job]
+                after[job.name] = job, jobs.assign(job, start.node, start.granted, now)
+        found = store.save_all(
+            tx, [(before, (become,)) for before, become in after.values() if become != before]
+        )
+        stored = [job for job in found if job is not None]
+        for job in stored:
+            if job.state is State.STARTING:
+                _trace(job, after[job.name][0].queued_time, now, self._clock.now())
+        return stored
+
+    def _tell(self, connected: Mapping[str, Session], jobs: Sequence[Job]) -> None:
         """Send each agent what it has not been sent on its present stream."""
-        for job in holding:
-            assert job.attempt is not None
+        for job in jobs:
+            if job.state not in HOLDS_RESOURCES or job.attempt is None:
+                continue
             session = connected.get(job.attempt.node)
             what = "stop" if job.state is State.STOPPING else "assignment"
             if session is None or (what == "assignment" and job.attempt.state is not AttemptState.ASSIGNED):
@@ -287,16 +319,17 @@ class Reconciler:
         return agent_service_pb2.ConnectResponse(assignment=self._signer.sign(mapping.assignment_spec(job)))
 
 
-def _report(tx: Tx, said: Attempt, now: datetime) -> bool:
-    job = store.find(tx, said.job)
-    if job is None:
-        return False
-    try:
-        store.save(tx, job, jobs.report(job, said, now))
-    except StaleEpoch as error:
-        _log.info("%s", error.message)
-        return False
-    return True
+def _trace(job: Job, queued: datetime, planned: datetime, stored: datetime) -> None:
+    """Write down in a job's trace that it was sent to a node, and how long it waited for that."""
+    assert job.attempt is not None
+    attributes = {
+        "aios.project": job.name.project,
+        "aios.job": str(job.name),
+        "aios.owner": job.spec.owner,
+        "aios.node": job.attempt.node,
+    }
+    for name, start, end in (("queue wait", queued, planned), ("assign", planned, stored)):
+        telemetry.record_span(name, traceparent=job.traceparent, start=start, end=end, attributes=attributes)
 
 
 def _set_state(tx: Tx, name: str, state: NodeState) -> None:

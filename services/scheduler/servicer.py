@@ -55,21 +55,25 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         spec = specs.check(mapping.spec_from_proto(request.job.spec))
         asked = jobs.create(name, spec, self._clock.now(), telemetry.current_traceparent())
 
+        stored: list[jobs.Job] = []
+
         def check(tx: Tx) -> None:
-            queues = store.all_queues(tx)
-            queue = require_use(spec.queue, project, queues)
-            check_limit(spec.resources.named(), queue, queues)
-            check_placeable(spec.resources, store.all_nodes(tx), spec.scheduling)
+            around = self._reconciler.surroundings(tx)
+            queue = require_use(spec.queue, project, around.queues)
+            check_limit(spec.resources.named(), queue, around.queues)
+            check_placeable(spec.resources, around.nodes, spec.scheduling)
 
         def write(tx: Tx) -> job_pb2.Job:
             check(tx)
-            return mapping.job_to_proto(store.add(tx, asked))
+            stored.append(store.add(tx, asked))
+            return mapping.job_to_proto(stored[0])
 
         if request.validate_only:
             await self._db.read(check)
             return mapping.job_to_proto(asked)
         made = await self._db.once(request, write, job_pb2.Job)
-        self._reconciler.wake()
+        for job in stored:
+            self._reconciler.stored(job)
         return made
 
     async def GetJob(self, request: scheduler_service_pb2.GetJobRequest, context: Context) -> job_pb2.Job:

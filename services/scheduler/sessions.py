@@ -26,6 +26,8 @@ class Session:
         self.node = node
         self.said: set[tuple[str, str, int]] = set()
         """(`assignment` or `stop`, job, epoch)."""
+        self.knows = False
+        """Whether all that its node holds was said on it; what comes after that is said as it comes."""
         self.ended: Exception | None = None
         self._outbox: asyncio.Queue[agent_service_pb2.ConnectResponse | None] = asyncio.Queue(OUTBOX_MAX)
 

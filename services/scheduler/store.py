@@ -28,6 +28,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import IntegrityError
 
 from aios import records
 from aios.common.v1 import resources_pb2
@@ -35,6 +36,7 @@ from aios.errors import Aborted
 from aios.names import ANY_PROJECT, JobName
 from aios.records import Json, Page, Proto, Tx, UtcTime
 from aios.records.pages import ListRequest
+from aios.records.tx import Happened
 from aios.runtime import telemetry
 from aios.scheduler.v1 import job_pb2, policy_pb2, queue_pb2
 from services.scheduler import mapping
@@ -132,10 +134,15 @@ queues = Table(
     Column("update_time", UtcTime, nullable=False),
     Column("version", Integer, nullable=False),
 )
+pool = Table(
+    "pool",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("change", BigInteger, nullable=False),
+)
+"""One row, none at first: how often nodes, queues or the policy have changed."""
 records.add_to(metadata)
 
-_NEXT_CHANGE = select(func.coalesce(func.max(jobs.c.change), 0) + 1).scalar_subquery()
-"""Of the one writer: changes of all jobs are numbered in the order in which they are committed."""
 OF_ATTEMPT = [column.label(f"attempt_{column.name}") for column in attempts.c]
 _JOBS = select(jobs, *OF_ATTEMPT).outerjoin(
     attempts, and_(attempts.c.job == jobs.c.number, attempts.c.epoch == jobs.c.epoch)
@@ -145,16 +152,18 @@ _JOBS = select(jobs, *OF_ATTEMPT).outerjoin(
 _FIND = _JOBS.where(jobs.c.project == bindparam("of_project"), jobs.c.id == bindparam("of_id"))
 _CHANGED = _JOBS.where(jobs.c.change > bindparam("since")).order_by(jobs.c.number)
 _NEWEST_CHANGE = select(func.coalesce(func.max(jobs.c.change), 0))
-_INSERT = insert(jobs).values(change=_NEXT_CHANGE)
-_UPDATE = (
-    update(jobs)
-    .where(jobs.c.number == bindparam("of_number"), jobs.c.version == bindparam("of_version"))
-    .values(change=_NEXT_CHANGE)
+# Changes of all jobs are numbered in the order in which the one writer commits them.
+_INSERT = insert(jobs).returning(jobs.c.number)
+_VERSIONS = select(jobs.c.number, jobs.c.version).where(
+    jobs.c.number.in_(bindparam("numbers", expanding=True))
 )
-_INSERT_ATTEMPT = insert(attempts)
+_UPDATE = update(jobs).where(jobs.c.number == bindparam("of_number"))
+_INSERT_ATTEMPT = insert(attempts).values(job=bindparam("job_of"), epoch=bindparam("epoch_of"))
 _UPDATE_ATTEMPT = update(attempts).where(
-    attempts.c.job == bindparam("of_job"), attempts.c.epoch == bindparam("of_epoch")
+    attempts.c.job == bindparam("job_of"), attempts.c.epoch == bindparam("epoch_of")
 )
+_POOL_CHANGE = select(pool.c.change)
+_POOL_CHANGES = update(pool).values(change=pool.c.change + 1)
 
 
 def add(tx: Tx, job: Job) -> Job:
@@ -163,12 +172,14 @@ def add(tx: Tx, job: Job) -> Job:
     Raises:
         JobExists: the project has used this name.
     """
-    if find(tx, job.name) is not None:
-        raise JobExists(f"{job.name} exists: choose another job_id.", name=str(job.name))
     row = {"project": job.name.project, "id": job.name.job, "spec": mapping.spec_to_proto(job.spec)}
-    tx.execute(_INSERT, row | _changing(job) | {"version": 1})
-    stored = get(tx, job.name)
-    _announce(tx, stored, "created")
+    change = newest_change(tx) + 1
+    try:
+        made = tx.execute(_INSERT, row | _changing(job) | {"version": 1, "change": change})
+    except IntegrityError:
+        raise JobExists(f"{job.name} exists: choose another job_id.", name=str(job.name)) from None
+    stored = replace(job, number=made.scalar_one(), version=1, change=change)
+    tx.emit_all("job", [_event(stored, "created")])
     return stored
 
 
@@ -198,14 +209,48 @@ def save(tx: Tx, before: Job, after: Job) -> Job:
     """
     if after == before:
         return before
-    stored = replace(after, version=before.version + 1)
-    key = {"of_number": before.number, "of_version": before.version}
-    if tx.execute(_UPDATE, key | _changing(after) | {"version": stored.version}).rowcount != 1:
+    [stored] = save_all(tx, [(before, (after,))])
+    if stored is None:
         raise Aborted(f"{before.name} changed meanwhile: read it again.", name=str(before.name))
-    if after.attempt is not None and after.attempt != before.attempt:
-        _save_attempt(tx, before, after.attempt)
-    if after.state is not before.state:
-        _announce(tx, stored, EVENT[after.state])
+    return stored
+
+
+def save_all(tx: Tx, changes: Sequence[tuple[Job, Sequence[Job]]]) -> list[Job | None]:
+    """`save` for many jobs, each named once, with what it became step by step: every new state is announced.
+
+    Returns:
+        Each as it is stored; None for one that has changed since it was read, of which nothing is stored.
+    """
+    # Whoever reads in the only writer may act on what is read.
+    found = tx.execute(_VERSIONS, {"numbers": [before.number for before, _ in changes]})
+    versions = {row.number: row.version for row in found}
+    change = newest_change(tx)
+    rows: list[dict[str, Any]] = []
+    opened: list[dict[str, Any]] = []
+    known: list[dict[str, Any]] = []
+    events: list[Happened] = []
+    stored: list[Job | None] = []
+    for before, steps in changes:
+        if versions.get(before.number) != before.version:
+            stored.append(None)
+            continue
+        change += 1
+        after = before
+        for step in steps:
+            last, after = after, replace(step, version=after.version + 1, change=change)
+            if after.state is not last.state:
+                events.append(_event(after, EVENT[after.state]))
+        stored.append(after)
+        row = {"of_number": before.number, "version": after.version, "change": change}
+        rows.append(row | _changing(after))
+        if after.attempt is not None and after.attempt != before.attempt:
+            is_new = before.attempt is None or before.attempt.epoch != after.attempt.epoch
+            (opened if is_new else known).append(_attempt_row(before, after.attempt))
+    for statement, parameters in ((_UPDATE, rows), (_INSERT_ATTEMPT, opened), (_UPDATE_ATTEMPT, known)):
+        if parameters:
+            tx.execute(statement, parameters)
+    if events:
+        tx.emit_all("job", events)
     return stored
 
 
@@ -268,6 +313,17 @@ def newest_change(tx: Tx) -> int:
     return int(tx.execute(_NEWEST_CHANGE).scalar_one())
 
 
+def pool_change(tx: Tx) -> int:
+    """How often nodes, queues or the policy have changed."""
+    return int(tx.execute(_POOL_CHANGE).scalar() or 0)
+
+
+def count_pool_change(tx: Tx) -> None:
+    """Nodes, queues or the policy change in this transaction."""
+    if tx.execute(_POOL_CHANGES).rowcount == 0:
+        tx.execute(insert(pool).values(id=1, change=1))
+
+
 def policy(tx: Tx) -> tuple[Policy, datetime | None]:
     """The policy in force, and since when; without a time while nobody has chosen one."""
     row = tx.execute(select(policies)).one_or_none()
@@ -276,6 +332,7 @@ def policy(tx: Tx) -> tuple[Policy, datetime | None]:
 
 def put_policy(tx: Tx, chosen: Policy, now: datetime) -> None:
     """Put a policy in force."""
+    count_pool_change(tx)
     tx.execute(delete(policies))
     tx.execute(insert(policies).values(id=1, policy=mapping.policy_to_proto(chosen), update_time=now))
 
@@ -333,6 +390,7 @@ def get_node(tx: Tx, name: str) -> Node:
 
 def put_node(tx: Tx, node: Node) -> None:
     """Store a node as it is now."""
+    count_pool_change(tx)
     row = {
         "state": node.state,
         "capacity": mapping.resources_to_proto(node.capacity),
@@ -345,13 +403,16 @@ def put_node(tx: Tx, node: Node) -> None:
         tx.execute(update(nodes).where(nodes.c.name == node.name).values(row))
 
 
-def _announce(tx: Tx, job: Job, event: str) -> None:
-    with telemetry.within(job.traceparent):  # whoever caused the change, it belongs to the job's trace
-        tx.emit("job", job.name.project, job.name.job, event, mapping.job_to_proto(job))
+def _event(job: Job, event: str) -> Happened:
+    # Whoever caused the change, it belongs to the job's trace.
+    traceparent = job.traceparent or telemetry.current_traceparent()
+    return Happened(job.name.project, job.name.job, event, mapping.job_to_proto(job), traceparent)
 
 
-def _save_attempt(tx: Tx, job: Job, attempt: Attempt) -> None:
-    row = {
+def _attempt_row(job: Job, attempt: Attempt) -> dict[str, Any]:
+    return {
+        "job_of": job.number,
+        "epoch_of": attempt.epoch,
         "node": attempt.node,
         "state": attempt.state,
         "granted": mapping.resources_to_proto(attempt.granted),
@@ -363,8 +424,6 @@ def _save_attempt(tx: Tx, job: Job, attempt: Attempt) -> None:
         "start_time": attempt.start_time,
         "end_time": attempt.end_time,
     }
-    if tx.execute(_UPDATE_ATTEMPT, row | {"of_job": job.number, "of_epoch": attempt.epoch}).rowcount == 0:
-        tx.execute(_INSERT_ATTEMPT, row | {"job": job.number, "epoch": attempt.epoch})
 
 
 def _changing(job: Job) -> dict[str, Any]:
@@ -429,6 +488,7 @@ def _job(row: Row[Any]) -> Job:
         traceparent=row.traceparent,
         number=row.number,
         version=row.version,
+        change=row.change,
         attempt=attempt,
         ran=timedelta(seconds=row.ran_seconds),
         waited=timedelta(seconds=row.waited_seconds),

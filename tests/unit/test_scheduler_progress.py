@@ -71,10 +71,10 @@ def test_reports_are_kept_until_stored_and_an_older_attempt_comes_too_late() -> 
     reports.put(NAME, later)
     reports.saved(written)
     assert dict(reports.unsaved) == {NAME: later}, "said while the other was being written"
-    reports.keep([])
+    reports.keep(lambda _: False)
     assert reports.newest(NAME, None) == later
     reports.saved(reports.unsaved)
-    reports.keep([])
+    reports.keep(lambda _: False)
     assert reports.newest(NAME, None) is None
 
 
