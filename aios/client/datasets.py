@@ -76,7 +76,7 @@ class Datasets:
             with suppress(AlreadyExists):
                 await self._stub.CreateDataset(create)
         version = dataset_pb2.DatasetVersion(message=message, origin=origin)
-        await self._list(version, leaves)
+        await list_files(self._store, version, leaves)
         request = pb.CreateDatasetVersionRequest(
             parent=str(dataset),
             dataset_version=version,
@@ -97,11 +97,25 @@ class Datasets:
             yield each
 
     async def pull(
-        self, name: str, destination: str | Path, *, progress: transfer.Report | None = None
+        self,
+        name: str,
+        destination: str | Path,
+        *,
+        paths: Sequence[str] = (),
+        progress: transfer.Report | None = None,
     ) -> list[Path]:
-        """Fetch a version's files into a directory; the newest version where none is named."""
+        """Fetch a version's files into a directory, all or some; the newest version where none is named."""
         version = await self.version(name)
-        return await pull(self._store, version.name, Path(destination), progress)
+        return await pull(self._store, version.name, Path(destination), progress, paths)
+
+    async def tree(self, name: str) -> "Tree":
+        """The files of a version, also where they are many."""
+        version = (await self.version(name)).name
+        found = await self._tree(
+            DatasetName.parse(DatasetVersionName.parse(version).parent), version.rpartition("/")[2]
+        )
+        assert found is not None, "a version that was found has files"
+        return found
 
     async def checkout(
         self, name: str, destination: str | Path, *, progress: transfer.Report | None = None
@@ -229,20 +243,22 @@ class Datasets:
         name = DatasetVersionName.parse(version)
         Mark(name.parent, name.version, branch).write(folder)
 
-    async def _list(self, version: dataset_pb2.DatasetVersion, leaves: Sequence["Leaf"]) -> None:
-        """State the files of a version: a few by name, many or those in parts by an index."""
-        from aios.trees.tree import Tree
 
-        if len(leaves) < INDEX_FROM and not any(leaf.parts or leaf.rows is not None for leaf in leaves):
-            version.files.extend(
-                file_pb2.File(path=leaf.path, sha256=leaf.sha256, size_bytes=leaf.size_bytes)
-                for leaf in leaves
-            )
-            return
-        encoded = await asyncio.to_thread(lambda: Tree.of(leaves).encode())
-        with tempfile.TemporaryDirectory(prefix="aios-push-") as scratch:
-            file = Path(scratch, "index.parquet")
-            file.write_bytes(encoded)
-            sha256 = hashlib.sha256(encoded).hexdigest()
-            await transfer.put_blob(self._store, sha256, file, lambda moved: None)
-        version.index_sha256 = sha256
+async def list_files(
+    store: transfer.Store, version: dataset_pb2.DatasetVersion, leaves: Sequence["Leaf"]
+) -> None:
+    """State the files of a version that is to be made: a few by name, many or those in parts by an index."""
+    from aios.trees.tree import Tree
+
+    if len(leaves) < INDEX_FROM and not any(leaf.parts or leaf.rows is not None for leaf in leaves):
+        version.files.extend(
+            file_pb2.File(path=leaf.path, sha256=leaf.sha256, size_bytes=leaf.size_bytes) for leaf in leaves
+        )
+        return
+    encoded = await asyncio.to_thread(lambda: Tree.of(leaves).encode())
+    with tempfile.TemporaryDirectory(prefix="aios-push-") as scratch:
+        file = Path(scratch, "index.parquet")
+        file.write_bytes(encoded)
+        sha256 = hashlib.sha256(encoded).hexdigest()
+        await transfer.put_blob(store, sha256, file, lambda moved: None)
+    version.index_sha256 = sha256

@@ -28,7 +28,7 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "gateway": ("identity.pem", "jwks.json", "gateway.token", "envoy.token", "nats.json", "pgpass"),
         "scheduler": ("scheduler.pem", "jwks.json", "scheduler.token", "nats.json", "pgpass"),
-        "data": ("jwks.json", "data.token", "nats.json", "s3.json", "pgpass"),
+        "data": ("jwks.json", "data.token", "nats.json", "s3.json", "pseudonyms.key", "pgpass"),
         "trainer": ("jwks.json", "trainer.token", "nats.json", "pgpass"),
         "inference": ("jwks.json", "inference.token", "nats.json", "pgpass"),
         "worker": ("scheduler.pub", "agent.token"),

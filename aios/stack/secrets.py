@@ -36,6 +36,7 @@ def prepare(layout: Layout) -> None:
         directory / "s3.json",
         json.dumps({"access_key": f"aios{secrets.token_hex(8)}", "secret_key": secrets.token_urlsafe(32)}),
     )
+    _once(directory / "pseudonyms.key", secrets.token_urlsafe(48))
     renew_tokens(layout)
 
 

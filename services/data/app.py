@@ -8,7 +8,7 @@ from pathlib import Path
 from aios.blobs import Blobs
 from aios.bus import Bus, Relay
 from aios.config import Settings
-from aios.data.v1 import data_service_pb2_grpc
+from aios.data.v1 import annotation_service_pb2_grpc, data_service_pb2_grpc, transform_service_pb2_grpc
 from aios.inference.v1 import inference_service_pb2 as inference_pb
 from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aios.names import ModelVersionName
@@ -17,9 +17,13 @@ from aios.runtime.app import App
 from aios.runtime.channel import service_channel
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
+from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from services.data import adopt, reindex, store
+from services.data.annotation.servicer import AnnotationServicer
+from services.data.keys import ProjectKeys
 from services.data.rpcs import Deployments, Parts
 from services.data.servicer import DataServicer
+from services.data.transform_servicer import TransformServicer
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 PAGE = 500
@@ -35,6 +39,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     bus = await Bus.connect(settings, "data")
     stack.push_async_callback(bus.close)
     to_inference = await stack.enter_async_context(service_channel(settings, "inference"))
+    to_scheduler = await stack.enter_async_context(service_channel(settings, "scheduler"))
     deployments = serving(InferenceServiceStub(to_inference))
     grace = timedelta(seconds=settings.data_grace_seconds)
     parts = Parts.of(db, blobs, clock, deployments, grace)
@@ -42,8 +47,16 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     await reindex.rebuild_if_lost(parts)
     await adopt.adopt(parts)
     await parts.ledger.settle_once()
+    keys = ProjectKeys(settings.secret("pseudonyms.key"))
+    preparing = TransformServicer(parts, SchedulerServiceStub(to_scheduler), keys)
     return App(
-        services=[Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, DataServicer(parts))],
+        services=[
+            Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, DataServicer(parts)),
+            Service(transform_service_pb2_grpc.add_TransformServiceServicer_to_server, preparing),
+            Service(
+                annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, AnnotationServicer(parts)
+            ),
+        ],
         loops=[parts.ingest.reap, parts.ledger.settle, Relay(db, bus).run],
         healthy=db.answers,
     )

@@ -1,15 +1,19 @@
 """Methods of datasets."""
 
+from collections.abc import Sequence
+
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1 import dataset_pb2
 from aios.errors import InvalidArgument
-from aios.names import DatasetName, DatasetVersionName, RunName, check_id
+from aios.names import DatasetName, DatasetVersionName, LabelProjectName, RunName, check_id
 from aios.records import Page, Tx
 from services.data import blob_store, dataset_store, datasets, entry_store, manifests, mapping
+from services.data.annotation import store as label_store
+from services.data.annotation.projects import VersionLabelled
 from services.data.datasets import MAIN, RefNotFound, RefTaken, VersionNamed
 from services.data.ledger import Draft
 from services.data.logs import Change, Log
-from services.data.manifests import File, Kind, Manifest, Origin
+from services.data.manifests import File, Origin
 from services.data.rpcs import Context, Rpcs, project_of
 
 CHANGES, CHANGES_MAX = 500, 3_000
@@ -49,17 +53,8 @@ class DatasetRpcs(Rpcs):
         branch = datasets.check_ref(request.branch, "branch") if request.branch else MAIN
         message = datasets.check_text(asked.message, "dataset_version.message")
         origin = _origin(mapping.origin_from_proto(asked.origin), name.project)
-        await self._db.read(lambda tx: dataset_store.get_dataset(tx, name))
-        if asked.index_sha256:
-            if asked.files:
-                raise InvalidArgument.of("dataset_version.files", "must be empty where there is an index")
-            field = "dataset_version.index_sha256"
-            manifest = await self._contents.indexed(
-                name.project, Kind.DATASET, asked.index_sha256, origin, field
-            )
-        else:
-            files = mapping.files_from_proto(asked.files)
-            manifest = Manifest.of(Kind.DATASET, files, "dataset_version.files", origin)
+        await self._db.read(lambda tx: _require_known(tx, name, origin))
+        manifest = await self._manifest(asked, origin, name.project)
         return await self._commits.commit(name, manifest, branch, message, request.base_version, request)
 
     async def GetDatasetVersion(
@@ -181,6 +176,7 @@ class DatasetRpcs(Rpcs):
                 raise VersionNamed(
                     f"{version.name} is named by {named}: move or delete that first.", refs=named
                 )
+            _require_unlabelled(tx, [version.name])
             gone = blob_store.unneeded(tx, name.project, [version.manifest_sha256])
             told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, gone)))
             draft = Draft(Change.VERSION_DELETED, {"version": version.name.version})
@@ -194,6 +190,7 @@ class DatasetRpcs(Rpcs):
 
         def decide(tx: Tx) -> Draft | pb.Deletion:
             dataset_store.get_dataset(tx, name)
+            _require_unlabelled(tx, dataset_store.version_names(tx, name))
             gone = blob_store.unneeded(tx, name.project, dataset_store.manifests_of(tx, name))
             told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, gone)))
             return told if request.validate_only else Draft(Change.DELETED)
@@ -205,6 +202,15 @@ def _dataset(tx: Tx, name: DatasetName) -> dataset_pb2.Dataset:
     return mapping.dataset_to_proto(dataset_store.get_dataset(tx, name))
 
 
+def _require_unlabelled(tx: Tx, versions: Sequence[DatasetVersionName]) -> None:
+    """Refuse to delete what people are being asked about."""
+    for start in range(0, len(versions), label_store.AT_ONCE):
+        some = versions[start : start + label_store.AT_ONCE]
+        if found := label_store.over(tx, some[0].project, some):
+            named = ", ".join(found)
+            raise VersionLabelled(f"{named} asks people about it: delete that first.", label_projects=named)
+
+
 def _origin(origin: Origin, project: str) -> Origin:
     """Refuse what is said of other projects, and what is no name."""
     at = "dataset_version.origin"
@@ -213,4 +219,18 @@ def _origin(origin: Origin, project: str) -> Origin:
     for index, text in enumerate(origin.inputs):
         if DatasetVersionName.parse(text, f"{at}.inputs[{index}]").project != project:
             raise InvalidArgument.of(f"{at}.inputs[{index}]", f"must lie in projects/{project}")
+    labels = origin.label_project
+    if labels and LabelProjectName.parse(labels, f"{at}.label_project").project != project:
+        raise InvalidArgument.of(f"{at}.label_project", f"must lie in projects/{project}")
     return manifests.check_origin(origin, at)
+
+
+def _require_known(tx: Tx, name: DatasetName, origin: Origin) -> None:
+    """Refuse a dataset that is not there, and labels of a version that is not among the inputs."""
+    dataset_store.get_dataset(tx, name)
+    if origin.label_project:
+        labelled = str(label_store.get_project(tx, LabelProjectName.parse(origin.label_project)).version)
+        if labelled not in origin.inputs:
+            raise InvalidArgument.of(
+                "dataset_version.origin.inputs", f"must hold {labelled}, which was labelled"
+            )

@@ -7,6 +7,8 @@ from typing import Any
 
 from aios.blobs import Blobs
 from aios.data.v1 import data_service_pb2 as pb
+from aios.data.v1 import dataset_pb2
+from aios.errors import InvalidArgument
 from aios.names import ModelVersionName, ProjectName, RunName, check_id
 from aios.records import Database
 from aios.runtime.clock import Clock
@@ -16,6 +18,7 @@ from services.data.commits import Commits
 from services.data.contents import Contents
 from services.data.ingest import GRACE, Ingest
 from services.data.ledger import Ledger
+from services.data.manifests import Kind, Manifest, Origin
 
 Context = Any
 
@@ -59,6 +62,16 @@ class Rpcs:
         self._db, self._blobs, self._clock = parts.db, parts.blobs, parts.clock
         self._contents, self._ingest, self._ledger = parts.contents, parts.ingest, parts.ledger
         self._commits = Commits(parts.db, parts.ledger, parts.contents)
+
+    async def _manifest(self, asked: dataset_pb2.DatasetVersion, origin: Origin, project: str) -> Manifest:
+        """The manifest of the files that a caller names, one by one or by an index."""
+        if asked.index_sha256:
+            if asked.files:
+                raise InvalidArgument.of("dataset_version.files", "must be empty where there is an index")
+            field = "dataset_version.index_sha256"
+            return await self._contents.indexed(project, Kind.DATASET, asked.index_sha256, origin, field)
+        files = mapping.files_from_proto(asked.files)
+        return Manifest.of(Kind.DATASET, files, "dataset_version.files", origin)
 
     def _deletion(self, freed: Freed) -> pb.Deletion:
         return pb.Deletion(

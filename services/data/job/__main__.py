@@ -1,0 +1,97 @@
+"""`python -m services.data.job`: do one transform, then end.
+
+Exit codes: 0 done, 1 failed (the log says why).
+"""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aios.config import Settings
+from aios.errors import AiosError, FailedPrecondition
+from aios.runtime import telemetry
+from aios.runtime.tokens import token_file
+from services.data.job import parts
+from services.data.job.platform import Platform, spec_of
+from services.data.job.work import Result, Work, folder_of
+from services.data.transforms import Spec, type_of
+
+
+def main() -> None:
+    """Do the transform that this job was made for."""
+    try:
+        settings = Settings.load()
+        if settings.token_file is None or "AIOS_JOB_TRANSFORM" not in os.environ:
+            raise FailedPrecondition("This is no transform of the platform.", reason="NO_JOB")
+        spec = Spec.from_json(json.loads(os.environ["AIOS_JOB_TRANSFORM"]))
+        print(spec_of(spec), flush=True)
+        with _traced(settings):
+            asyncio.run(_do(settings, spec))
+    except AiosError as error:
+        sys.exit(f"{error.reason}: {error.message}")
+
+
+async def _do(settings: Settings, spec: Spec) -> None:
+    assert settings.token_file is not None
+    token, job, epoch = token_file(settings.token_file), os.environ["AIOS_JOB"], int(os.environ["AIOS_EPOCH"])
+    platform = Platform(settings.address, token, job, epoch)
+    scratch = Path(os.environ.get("AIOS_SCRATCH") or tempfile.mkdtemp(prefix="aios-"))
+    try:
+        with telemetry.span("pull"):
+            origin = await platform.origin(spec.input)
+            named = {"": spec.input, **spec.inputs}
+            for name, version in named.items():
+                await platform.download(version, scratch / f"input-{name}")
+        key = await platform.key() if type_of(spec.type).keyed else b""
+        with telemetry.span(spec.type, attributes={"aios.input": spec.input}):
+            # The loop stays free for the connection's keepalive.
+            result, form = await asyncio.to_thread(_transform, spec, scratch, key, frozenset(origin.privacy))
+        with telemetry.span("push"):
+            await asyncio.to_thread(folder_of, result, scratch / "output", form)
+            privacy = origin.privacy if result.privacy is None else sorted(result.privacy)
+            made = await platform.complete(scratch / "output", schema_of(result), origin.licence, privacy)
+        print(f"made {made.name}", flush=True)
+    finally:
+        await platform.close()
+
+
+def _transform(spec: Spec, scratch: Path, key: bytes, privacy: frozenset[str]) -> tuple[Result, parts.Form]:
+    source = parts.read(scratch / "input-")
+    inputs = {name: parts.read(scratch / f"input-{name}") for name in spec.inputs}
+    print(f"read {source.rows} rows in {', '.join(source.parts)}", flush=True)
+    for left in source.left_out:
+        print(f"left out {left}: no table and no image", flush=True)
+    module = import_module(f"services.data.job.transforms.{spec.type}")
+    result: Result = module.run(Work(spec.parameters, source, inputs, lambda: key, privacy))
+    print(json.dumps(result.summary, sort_keys=True)[:2000], flush=True)
+    return result, source.form
+
+
+def schema_of(result: Result) -> str:
+    """Columns of the first part, as people read them."""
+    for table in result.parts.values():
+        return ", ".join(f"{each.name} {each.type}" for each in table.schema)[:4000]
+    return ""
+
+
+@contextmanager
+def _traced(settings: Settings) -> Iterator[None]:
+    if settings.telemetry and settings.token_file is not None:
+        endpoint = settings.otlp_endpoint or urlsplit(settings.address).netloc
+        telemetry.setup("data.job", endpoint, token_file(settings.token_file))
+    try:
+        with telemetry.span("transform process", traceparent=os.environ.get("TRACEPARENT")):
+            yield
+    finally:
+        telemetry.shutdown()
+
+
+if __name__ == "__main__":
+    main()

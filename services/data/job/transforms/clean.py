@@ -1,0 +1,141 @@
+"""Find what is wrong, repair it or put it aside: every row that does not come out lies in quarantine with its reasons."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from services.data.job import charts, duplicates, schema
+from services.data.job.columns import Kind, kind_of, numbers
+from services.data.job.parts import Array
+from services.data.job.rejects import Rejects
+from services.data.job.work import Result, Work
+
+TRAINING = "train"
+
+
+def run(work: Work) -> Result:
+    """Check in the order in which one finding would hide another: schema, values, duplicates, leakage, labels."""
+    rejects = Rejects(work.source.parts)
+    parts = dict(work.source.parts)
+    repaired: dict[str, dict[str, int]] = {}
+    columns = set(work.columns())
+    for name in list(parts):
+        rejects.add_all(name, schema.broken(parts[name], work.parameters["rules"]))
+        parts[name], filled = _missing(work, name, parts[name], columns, rejects)
+        parts[name], clipped = _outliers(work, name, parts[name], columns, rejects)
+        repaired[name] = {**filled, **clipped}
+    if work.parameters["duplicates"] == "quarantine":
+        duplicates.exact(parts, rejects)
+    kept, quarantine = rejects.divide(parts)
+    summary: dict[str, Any] = {
+        "rows": {name: part.num_rows for name, part in parts.items()},
+        "kept": {name: part.num_rows for name, part in kept.items()},
+        "quarantined": rejects.counts(),
+        "repaired": {name: each for name, each in repaired.items() if each},
+    }
+    total = sum(part.num_rows for part in quarantine.values())
+    sections = [
+        charts.table(
+            ["part", "rows", "kept", "put aside"],
+            [[n, parts[n].num_rows, kept[n].num_rows, quarantine[n].num_rows] for n in parts],
+        ),
+        charts.heading("Reasons"),
+        charts.table(["reason", "rows"], _commonest_first(rejects.counts())),
+    ]
+    title = f"Clean: {total} of {work.source.rows} rows put aside"
+    return Result(title, summary, sections, kept, quarantine)
+
+
+def _missing(
+    work: Work, part: str, table: "pa.Table", columns: set[str], rejects: Rejects
+) -> tuple["pa.Table", dict[str, int]]:
+    how = work.parameters["missing"]
+    if how == "keep":
+        return table, {}
+    filled = {}
+    for name in [each for each in table.column_names if each in columns]:
+        lacking = _lacks(table, name)
+        if not lacking.any():
+            continue
+        if how == "quarantine":
+            rejects.add(part, lacking, f"{name} is missing")
+            continue
+        value = _filler(work, name, how)
+        if value is None:
+            rejects.add(part, lacking, f"{name} is missing, and nothing can stand for it")
+            continue
+        kind = table.schema.field(name)
+        scalar = pa.scalar(
+            value, kind.type if how == "mode" or not pa.types.is_integer(kind.type) else pa.float64()
+        )
+        if pa.types.is_integer(kind.type) and how != "mode":
+            scalar = pa.scalar(round(value), kind.type)
+        column = pc.if_else(pa.array(lacking), scalar, table[name].combine_chunks())
+        table = table.set_column(table.column_names.index(name), kind, column)
+        filled[f"{name} filled"] = int(lacking.sum())
+    return table, filled
+
+
+def _lacks(table: "pa.Table", name: str) -> Array:
+    lacking: Array = table[name].is_null(nan_is_null=True).to_numpy()
+    return lacking
+
+
+def _filler(work: Work, name: str, how: str) -> Any:
+    """What stands for a missing value: as the training part has it, so that nothing of another part leaks into it."""
+    table = work.source.parts.get(TRAINING) or next(iter(work.source.parts.values()))
+    column = table[name].filter(pa.array(~_lacks(table, name)))
+    if not len(column):
+        return None
+    if how == "mode" or kind_of(table, name) is not Kind.NUMBER:
+        if kind_of(table, name) not in (Kind.NUMBER, Kind.TEXT, Kind.TIME):
+            return None
+        return (
+            pc.mode(column)[0]["mode"].as_py() if kind_of(table, name) is Kind.NUMBER else _commonest(column)
+        )
+    values = column.cast(pa.float64(), safe=False).to_numpy()
+    return float(np.mean(values) if how == "mean" else np.median(values))
+
+
+def _commonest(column: "pa.ChunkedArray") -> Any:
+    counted = pc.value_counts(column.combine_chunks()).to_pylist()
+    return min(counted, key=lambda each: (-each["counts"], str(each["values"])))["values"]
+
+
+def _outliers(
+    work: Work, part: str, table: "pa.Table", columns: set[str], rejects: Rejects
+) -> tuple["pa.Table", dict[str, int]]:
+    """Tukey's fences, from the quartiles of the training part."""
+    how, reach = work.parameters["outliers"], float(work.parameters["outlier_bound"])
+    if how == "keep":
+        return table, {}
+    model = work.source.parts.get(TRAINING) or next(iter(work.source.parts.values()))
+    moved = {}
+    for name in [each for each in table.column_names if each in columns]:
+        if kind_of(table, name) is not Kind.NUMBER or pa.types.is_boolean(table.schema.field(name).type):
+            continue
+        known = numbers(model, name)
+        known = known[np.isfinite(known)]
+        if len(known) < 4:
+            continue
+        low, high = np.quantile(known, [0.25, 0.75])
+        bounds = low - reach * (high - low), high + reach * (high - low)
+        values = numbers(table, name)
+        outside = (values < bounds[0]) | (values > bounds[1])
+        if high == low or not outside.any():
+            continue  # most of it is one value: the others are not far from a spread that it does not have
+        if how == "quarantine":
+            rejects.add(part, outside, f"{name} is beyond {bounds[0]:.6g} to {bounds[1]:.6g}")
+            continue
+        kind = table.schema.field(name)
+        clipped = pa.array(np.clip(values, *bounds), from_pandas=True).cast(kind.type, safe=False)
+        table = table.set_column(table.column_names.index(name), kind, clipped)
+        moved[f"{name} clipped"] = int(outside.sum())
+    return table, moved
+
+
+def _commonest_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda each: (-each[1], each[0]))

@@ -1,0 +1,94 @@
+"""What a transform is given and what it makes. No platform in sight: a test calls one with tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from aios.errors import InvalidArgument
+from services.data.job import charts
+from services.data.job.parts import Form, Source
+
+
+@dataclass(frozen=True)
+class Work:
+    """One transform to be done.
+
+    Args:
+        key: Gives the secret that pseudonyms are made with.
+    """
+
+    parameters: Mapping[str, Any]
+    source: Source
+    inputs: Mapping[str, Source] = field(default_factory=dict)
+    key: Callable[[], bytes] = bytes
+    privacy: frozenset[str] = frozenset()
+    """What is known of people in the input."""
+
+    @property
+    def seed(self) -> int:
+        return int(self.parameters["seed"])
+
+    def columns(self, name: str = "columns") -> Sequence[str]:
+        """The columns that a parameter names; all of them where it is empty.
+
+        Raises:
+            InvalidArgument: one of them is not there.
+        """
+        known = list(dict.fromkeys(each for part in self.source.parts.values() for each in part.column_names))
+        asked: Sequence[str] = self.parameters[name]
+        for each in asked:
+            self.require(name, each)
+        return asked or known
+
+    def require(self, name: str, column: str) -> str:
+        """A column that every part has.
+
+        Raises:
+            InvalidArgument: naming the parameter.
+        """
+        for part, table in self.source.parts.items():
+            if column not in table.column_names:
+                raise InvalidArgument.of(
+                    f"parameters.{name}",
+                    f"{part} has no column {column!r}: {', '.join(table.column_names[:20])}",
+                )
+        return column
+
+
+@dataclass
+class Result:
+    """What came of it."""
+
+    title: str
+    summary: dict[str, Any]
+    """For people and programs, as JSON."""
+    sections: list[str] = field(default_factory=list)
+    """Of the report, as HTML."""
+    parts: Mapping[str, "pa.Table"] = field(default_factory=dict)
+    quarantine: Mapping[str, "pa.Table"] = field(default_factory=dict)
+    form: Form | None = None
+    """That of the input where it is None."""
+    privacy: frozenset[str] | None = None
+    """That of the input where it is None."""
+
+    def page(self) -> str:
+        """The report as one HTML file."""
+        return charts.page(self.title, *self.sections)
+
+
+def folder_of(result: Result, target: Path, form: Form) -> None:
+    """Write everything that is to be in the version."""
+    import json
+
+    from services.data.job import parts
+
+    target.mkdir(parents=True, exist_ok=True)
+    parts.write(target, result.parts, result.form or form)
+    parts.write_quarantine(target, result.quarantine)
+    (target / "report.json").write_text(
+        json.dumps(result.summary, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+    (target / "report.html").write_text(result.page())

@@ -1,0 +1,339 @@
+"""Methods of transforms. A transform is its scheduler job, and what it made is in the lineage: no table of its own."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from aios.common.v1 import resources_pb2
+from aios.data.v1 import data_service_pb2, dataset_pb2, transform_pb2, transform_service_pb2_grpc
+from aios.data.v1 import transform_service_pb2 as pb
+from aios.errors import AlreadyExists, InvalidArgument, NotFound, StaleEpoch
+from aios.names import DatasetName, DatasetVersionName, JobName, TransformName, check_id, new_id
+from aios.records import Tx
+from aios.runtime import telemetry
+from aios.runtime.context import require_job
+from aios.scheduler.v1 import job_pb2, scheduler_service_pb2
+from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+from services.data import dataset_store, lineage_store, mapping, transforms
+from services.data.datasets import MAIN
+from services.data.keys import ProjectKeys
+from services.data.ledger import Draft
+from services.data.lineage import Direction, Edge, Relation
+from services.data.logs import Change, Log
+from services.data.manifests import Origin
+from services.data.rpcs import Context, Parts, Rpcs, project_of
+from services.data.transforms import NotATransform, Spec, TransformNotFound
+
+COMMAND = ("python", "-m", "services.data.job")
+VARIABLE = "AIOS_JOB_TRANSFORM"
+"""Of the job: its spec, the request that made it and the trace it belongs to, as JSON."""
+CPU_MILLIS = 1000
+MAX_RESTARTS = 1  # one that fails mostly fails again
+_STATES: Mapping[int, "transform_pb2.Transform.State.ValueType"] = {
+    job_pb2.Job.STATE_QUEUED: transform_pb2.Transform.STATE_QUEUED,
+    job_pb2.Job.STATE_SUCCEEDED: transform_pb2.Transform.STATE_SUCCEEDED,
+    job_pb2.Job.STATE_FAILED: transform_pb2.Transform.STATE_FAILED,
+    job_pb2.Job.STATE_CANCELLED: transform_pb2.Transform.STATE_CANCELLED,
+}
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A transform as its job keeps it."""
+
+    name: TransformName
+    spec: Spec
+    request_id: str
+    trace_id: str
+    job: job_pb2.Job
+
+
+class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceServicer):
+    """The caller may touch the project: the interceptor has seen to it."""
+
+    def __init__(self, parts: Parts, scheduler: SchedulerServiceStub, keys: ProjectKeys) -> None:
+        super().__init__(parts)
+        self._scheduler = scheduler
+        self._keys = keys
+
+    async def CreateTransform(
+        self, request: pb.CreateTransformRequest, context: Context
+    ) -> transform_pb2.Transform:
+        project = project_of(request.parent)
+        name = transforms.name_of(project, _id_of(request))
+        found = await self._find(name)
+        if found is not None:
+            if request.request_id and found.request_id == request.request_id:
+                return await self._shown(found)
+            raise AlreadyExists(f"{name} exists: choose another transform_id.", name=str(name))
+        spec, size = await self._pinned(project, request.transform.spec)
+        record = {
+            **spec.to_json(),
+            "request_id": request.request_id,
+            "trace_id": telemetry.trace_id_of(telemetry.current_traceparent()),
+        }
+        job = job_pb2.Job(
+            spec=job_pb2.JobSpec(
+                kind=job_pb2.JobSpec.KIND_BATCH,
+                command=COMMAND,
+                environment={VARIABLE: json.dumps(record, sort_keys=True)},
+                resources=resources_pb2.Resources(
+                    cpu_millis=CPU_MILLIS, memory_bytes=transforms.memory_bytes(size)
+                ),
+                max_restarts=MAX_RESTARTS,
+                owner=str(name),
+            )
+        )
+        made = await self._scheduler.CreateJob(
+            scheduler_service_pb2.CreateJobRequest(
+                parent=request.parent,
+                job_id=name.transform,
+                job=job,
+                request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{request.request_id or new_id()}")),
+            )
+        )
+        return await self._shown(_Accepted(name, spec, request.request_id, record["trace_id"], made))
+
+    async def GetTransform(
+        self, request: pb.GetTransformRequest, context: Context
+    ) -> transform_pb2.Transform:
+        return await self._shown(await self._get(TransformName.parse(request.name)))
+
+    async def ListTransforms(
+        self, request: pb.ListTransformsRequest, context: Context
+    ) -> pb.ListTransformsResponse:
+        page = await self._scheduler.ListJobs(
+            scheduler_service_pb2.ListJobsRequest(
+                parent=f"projects/{project_of(request.parent)}",
+                page_size=request.page_size,
+                page_token=request.page_token,
+            )
+        )
+        found = [accepted for job in page.jobs if (accepted := _accepted(job)) is not None]
+        shown = [await self._shown(each) for each in found]
+        return pb.ListTransformsResponse(transforms=shown, next_page_token=page.next_page_token)
+
+    async def ListTransformTypes(
+        self, request: pb.ListTransformTypesRequest, context: Context
+    ) -> pb.ListTransformTypesResponse:
+        return pb.ListTransformTypesResponse(
+            types=[_type_to_proto(name, each) for name, each in transforms.TYPES.items()]
+        )
+
+    async def CompleteTransform(
+        self, request: pb.CompleteTransformRequest, context: Context
+    ) -> dataset_pb2.DatasetVersion:
+        name = TransformName.parse(request.name)
+        spec = (await self._attempt(name, request.epoch)).spec
+        stated = request.dataset_version.origin
+        origin = Origin(
+            code_sha256=stated.code_sha256,
+            transform=spec.label,
+            parameters=_as_json(spec.parameters),
+            inputs=tuple(spec.reads),
+            schema=stated.schema,
+            licence=stated.licence,
+            privacy=tuple(stated.privacy),
+        )
+        manifest = await self._manifest(request.dataset_version, origin, name.project)
+        dataset = DatasetName(name.project, spec.output)
+        await self._make_dataset(dataset)
+        message = f"{spec.type} of {'/'.join(spec.input.split('/')[3::2])}"
+        # Repeated, it finds the version that it made: content and origin are the same.
+        commit = data_service_pb2.CreateDatasetVersionRequest(parent=str(dataset))
+        made = await self._commits.commit(dataset, manifest, MAIN, message, "", commit)
+        await self._record(name, spec, made.name)
+        return made
+
+    async def GetTransformKey(
+        self, request: pb.GetTransformKeyRequest, context: Context
+    ) -> pb.GetTransformKeyResponse:
+        name = TransformName.parse(request.name)
+        spec = (await self._attempt(name, request.epoch)).spec
+        if not transforms.type_of(spec.type).keyed:
+            raise NotATransform(f"{spec.type} needs no key.", name=str(name))
+        return pb.GetTransformKeyResponse(key=self._keys.derive(name.project, str(spec.parameters["key"])))
+
+    async def _pinned(self, project: str, asked: transform_pb2.TransformSpec) -> tuple[Spec, int]:
+        """What is asked for with nothing left open, and how many bytes that reads."""
+        at = "transform.spec"
+        transforms.type_of(asked.type)
+        transforms.check_inputs(asked.type, asked.inputs)
+        given = _whole(MessageToDict(asked.parameters))
+        if len(json.dumps(given)) > transforms.PARAMETERS_BYTES_MAX:
+            raise InvalidArgument.of(
+                f"{at}.parameters", f"must not be longer than {transforms.PARAMETERS_BYTES_MAX} bytes"
+            )
+        parameters = transforms.parameters_of(asked.type, given)
+        named = {"": _version_asked(project, asked.input, f"{at}.input")}
+        for key, text in asked.inputs.items():
+            named[key] = _version_asked(project, text, f"{at}.inputs.{key}")
+
+        def resolve(tx: Tx) -> tuple[dict[str, str], int]:
+            found = {key: dataset_store.get_version(tx, version) for key, version in named.items()}
+            return {key: str(each.name) for key, each in found.items()}, sum(
+                each.size_bytes for each in found.values()
+            )
+
+        pinned, size = await self._db.read(resolve)
+        source = pinned.pop("")
+        return Spec(asked.type, source, check_id(asked.output, f"{at}.output"), parameters, pinned), size
+
+    async def _attempt(self, name: TransformName, epoch: int) -> _Accepted:
+        """The transform, for a caller that is the newest attempt of its job."""
+        require_job(str(JobName(name.project, name.transform)), epoch)
+        found = await self._get(name)
+        if epoch < found.job.epoch:
+            raise StaleEpoch(
+                f"Attempt {epoch} of {name} was followed by attempt {found.job.epoch}: stop.",
+                name=str(name),
+                epoch=str(found.job.epoch),
+            )
+        return found
+
+    async def _get(self, name: TransformName) -> _Accepted:
+        found = await self._find(name)
+        if found is None:
+            raise TransformNotFound(f"{name} does not exist.", name=str(name))
+        return found
+
+    async def _find(self, name: TransformName) -> _Accepted | None:
+        job = JobName(name.project, name.transform)
+        try:
+            return _accepted(await self._scheduler.GetJob(scheduler_service_pb2.GetJobRequest(name=str(job))))
+        except NotFound:
+            return None
+
+    async def _shown(self, found: _Accepted) -> transform_pb2.Transform:
+        job = found.job
+        edges = await self._db.read(
+            lambda tx: lineage_store.edges_at(tx, found.name.project, [job.name], Direction.DOWN)
+        )
+        made = next((edge.target for edge in edges if edge.relation is Relation.PRODUCED), "")
+        state = _STATES.get(job.state, transform_pb2.Transform.STATE_RUNNING)
+        message = job.state_message
+        if state == transform_pb2.Transform.STATE_SUCCEEDED and not made:
+            state = transform_pb2.Transform.STATE_FAILED
+            message = "Its process ended with exit code 0 and handed over nothing: see the log of its job."
+        shown = transform_pb2.Transform(
+            name=str(found.name),
+            spec=_spec_to_proto(found.spec),
+            state=state,
+            state_message=message,
+            output_version=made,
+            job=job.name,
+            trace_id=found.trace_id,
+            create_time=job.create_time,
+        )
+        if job.HasField("end_time"):
+            shown.end_time.CopyFrom(job.end_time)
+        return shown
+
+    async def _make_dataset(self, name: DatasetName) -> None:
+        def decide(tx: Tx) -> Draft | dataset_pb2.Dataset:
+            try:
+                return mapping.dataset_to_proto(dataset_store.get_dataset(tx, name))
+            except NotFound:
+                return Draft(Change.CREATED, {"description": ""})
+
+        await self._ledger.change(Log.of(name), decide, lambda tx: dataset_pb2.Dataset(), dataset_pb2.Dataset)
+
+    async def _record(self, name: TransformName, spec: Spec, made: str) -> None:
+        """Say in the lineage which job it was."""
+        job = str(JobName(name.project, name.transform))
+        edges = [Edge(source, job, Relation.INPUT) for source in spec.reads]
+        edges.append(Edge(job, made, Relation.PRODUCED))
+
+        def decide(tx: Tx) -> Draft | Message:
+            new = lineage_store.missing(tx, name.project, edges)
+            body = [[edge.source, edge.target, edge.relation.value] for edge in new]
+            return Draft(Change.RECORDED, {"edges": body}) if new else data_service_pb2.Lineage()
+
+        log = Log.lineage(name.project)
+        await self._ledger.change(
+            log, decide, lambda tx: data_service_pb2.Lineage(), data_service_pb2.Lineage
+        )
+
+
+def _id_of(request: pb.CreateTransformRequest) -> str:
+    """The id that a caller chose, or one that a repeated request comes to again."""
+    if request.transform_id:
+        return check_id(request.transform_id, "transform_id")
+    kind = request.transform.spec.type
+    prefix = kind if kind in transforms.TYPES else "transform"
+    if not request.request_id:
+        return new_id(prefix)
+    return f"{prefix}-{uuid.uuid5(uuid.NAMESPACE_URL, f'{request.parent}/{request.request_id}').hex[:12]}"
+
+
+def _version_asked(project: str, text: str, field: str) -> DatasetVersionName:
+    full = text if text.startswith("projects/") else f"projects/{project}/{text}"
+    if DatasetName.matches(full):
+        full += "/versions/latest"
+    if not DatasetVersionName.matches(full) or DatasetVersionName.parse(full).project != project:
+        raise InvalidArgument.of(
+            field, f"must be datasets/{{dataset}} or datasets/{{dataset}}/versions/{{version}} of {project}"
+        )
+    return DatasetVersionName.parse(full)
+
+
+def _accepted(job: job_pb2.Job) -> _Accepted | None:
+    """A job's transform; None for a job that is none."""
+    if not TransformName.matches(job.spec.owner) or VARIABLE not in job.spec.environment:
+        return None
+    name = TransformName.parse(job.spec.owner)
+    if str(JobName(name.project, name.transform)) != job.name:
+        return None
+    try:
+        stored = json.loads(job.spec.environment[VARIABLE])
+        return _Accepted(
+            name, Spec.from_json(stored), str(stored["request_id"]), str(stored["trace_id"]), job
+        )
+    except (ValueError, KeyError, TypeError, InvalidArgument):
+        return None  # somebody's own job that looks like one
+
+
+def _spec_to_proto(spec: Spec) -> transform_pb2.TransformSpec:
+    proto = transform_pb2.TransformSpec(
+        type=spec.type, input=spec.input, inputs=spec.inputs, output=spec.output
+    )
+    proto.parameters.update(_as_json(spec.parameters))
+    return proto
+
+
+def _type_to_proto(name: str, each: transforms.Type) -> transform_pb2.TransformType:
+    proto = transform_pb2.TransformType(
+        type=name, version=each.version, summary=each.summary, inputs=each.inputs
+    )
+    for key, parameter in each.parameters.items():
+        shown = proto.parameters.add(name=key, summary=parameter.summary, choices=parameter.choices)
+        value = _as_json({"": parameter.default})[""]
+        if isinstance(value, bool):
+            shown.default.bool_value = value
+        elif isinstance(value, int | float):
+            shown.default.number_value = value
+        elif isinstance(value, str):
+            shown.default.string_value = value
+        elif isinstance(value, list):
+            shown.default.list_value.extend(value)
+        else:
+            shown.default.struct_value.update(value)
+    return proto
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one number type: whole numbers come back as int, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
