@@ -100,7 +100,11 @@ def members(name: str) -> None:
 @project.command("add-member")
 @click.argument("member")
 @click.option(
-    "--role", "as_role", type=click.Choice(["viewer", "editor", "admin"]), default="editor", show_default=True
+    "--role",
+    "as_role",
+    type=click.Choice(["viewer", "annotator", "reviewer", "editor", "admin"]),
+    default="editor",
+    show_default=True,
 )
 @common
 def add_member(member: str, as_role: str) -> None:
@@ -135,7 +139,10 @@ def list_tokens() -> None:
 @token.command("create")
 @click.option("--member", default="", help="Who it speaks for; you where not given.")
 @click.option(
-    "--role", "as_role", type=click.Choice(["viewer", "editor", "admin"]), help="Yours where not given."
+    "--role",
+    "as_role",
+    type=click.Choice(["viewer", "annotator", "reviewer", "editor", "admin"]),
+    help="Yours where not given.",
 )
 @click.option("--ttl", default="30d", show_default=True, help="How long it lives: 12h, 30d.")
 @click.option("--for", "purpose", default="", help="Where it is used, for people.")

@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "history": ("history", "What became of jobs: export it for simulate and spreadsheets."),
     "simulate": ("simulate", "Try scheduling policies on a history of jobs."),
     "model": ("model", "The model registry: versions, aliases, log, rm."),
+    "optimize": ("optimize", "Make a model version smaller or faster, with a measured verdict."),
     "deploy": ("serve", "Serve a model version under a name."),
     "deployment": ("serve", "Deployments: list, history, delete."),
     "predict": ("predict", "Ask a deployment."),

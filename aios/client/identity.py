@@ -11,7 +11,7 @@ from aios.identity.v1 import identity_pb2, identity_service_pb2_grpc
 from aios.identity.v1 import identity_service_pb2 as pb
 from aios.names import MemberName, ProjectName, TokenName
 
-ROLES = ("viewer", "editor", "admin")
+ROLES = ("viewer", "annotator", "reviewer", "editor", "admin")
 
 
 class Projects:
@@ -53,7 +53,7 @@ class Projects:
             yield each
 
     async def set_member(self, member: str, role: str, project: str = "") -> identity_pb2.Member:
-        """Add a member, or change the role of one: viewer, editor or admin."""
+        """Add a member, or change the role of one, to one of ROLES."""
         name = MemberName.parse(f"{self._project(project)}/members/{member}")
         return await self._stub.SetMember(
             pb.SetMemberRequest(member=identity_pb2.Member(name=str(name), role=role_of(role)))
@@ -109,7 +109,7 @@ class Tokens:
 
 
 def role_of(role: str) -> identity_pb2.Role.ValueType:
-    """The message's value for viewer, editor or admin."""
+    """The message's value for one of ROLES."""
     if role not in ROLES:
         raise InvalidArgument.of("role", f"must be one of {', '.join(ROLES)}, not {role!r}")
     return identity_pb2.Role.Value(f"ROLE_{role.upper()}")

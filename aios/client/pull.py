@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,22 +27,33 @@ class _Span:
     files: tuple[file_pb2.File, ...]
 
 
-async def pull(store: Store, parent: str, destination: Path, report: Report | None = None) -> list[Path]:
+async def pull(
+    store: Store,
+    parent: str,
+    destination: Path,
+    report: Report | None = None,
+    paths: Sequence[str] = (),
+) -> list[Path]:
     """Fetch the files of a version or checkpoint. Each appears whole and checked, or not at all; one that is there
     with the right content is left alone, so that a pull can go on where it was cut off.
+
+    Args:
+        paths: Only these files, where any are named.
     """
     for _ in range(URLS_MAX - 1):
         try:
-            return await _pull(store, parent, destination, report)
+            return await _pull(store, parent, destination, report, paths)
         except FailedPrecondition as error:
             # A URL has ended on a slow link: fresh ones, for what is missing yet.
             if error.reason != "URL_REFUSED":
                 raise
-    return await _pull(store, parent, destination, report)
+    return await _pull(store, parent, destination, report, paths)
 
 
-async def _pull(store: Store, parent: str, destination: Path, report: Report | None) -> list[Path]:
-    request = pb.ListDownloadsRequest(parent=parent)
+async def _pull(
+    store: Store, parent: str, destination: Path, report: Report | None, paths: Sequence[str]
+) -> list[Path]:
+    request = pb.ListDownloadsRequest(parent=parent, paths=paths)
     downloads = [each async for each in pages(store.data.ListDownloads, request, "downloads")]
     for each in downloads:
         check_path(each.file.path)

@@ -6,9 +6,10 @@ from typing import Any
 
 from aios.errors import FailedPrecondition, InvalidArgument, NotFound
 from aios.names import JobName
+from aios.runtime import roles
 
-RANK = {"viewer": 1, "editor": 2, "admin": 3}
-"""Roles that a member can have, by how much they may do: each includes those below."""
+MEMBERS = ("viewer", "annotator", "reviewer", "editor", "admin")
+"""Roles that a member can have. Those of the platform's own processes are no member's."""
 TTL = timedelta(days=30)
 TTL_MAX = timedelta(days=366)
 TTL_MIN = timedelta(minutes=1)  # a shorter one would end within the clock skew that doors allow
@@ -69,15 +70,15 @@ def member_role(role: str, field: str) -> str:
     Raises:
         InvalidArgument: naming `field`.
     """
-    if role not in RANK:
+    if role not in MEMBERS:
         raise InvalidArgument.of(
-            field, f"must be one of {', '.join(f'ROLE_{name.upper()}' for name in RANK)}"
+            field, f"must be one of {', '.join(f'ROLE_{name.upper()}' for name in MEMBERS)}"
         )
     return role
 
 
 def granted_role(asked: str, member: str) -> str:
-    """The role of a token for a member: the member's own, or the lower one asked for.
+    """The role of a token for a member: the member's own, or one that may do less.
 
     Args:
         asked: Empty for the member's own.
@@ -87,7 +88,7 @@ def granted_role(asked: str, member: str) -> str:
     """
     if not asked:
         return member
-    if RANK[member_role(asked, "role")] > RANK[member]:
+    if not roles.ROLES[member_role(asked, "role")] <= roles.ROLES[member]:
         raise RoleTooHigh(
             f"the member is {member}: a token cannot be {asked}",
             fields={"role": f"ask for {member} or less, or raise the member's role first"},

@@ -93,10 +93,9 @@ class Commits:
                 return answer(tx)
             origin = manifest.origin
             # Lineage outlives the version: the entry says it too.
-            came = {
-                key: value for key, value in (("run", origin.run), ("inputs", list(origin.inputs))) if value
-            }
-            body = {"branch": branch, "manifest": manifest.sha256, "message": message, **came}
+            came = {"run": origin.run, "inputs": list(origin.inputs), "label_project": origin.label_project}
+            body = {"branch": branch, "manifest": manifest.sha256, "message": message}
+            body |= {key: value for key, value in came.items() if value}
             return Draft(Change.COMMITTED, body, content)
 
         return await self._ledger.append(log, decide, answer, dataset_pb2.DatasetVersion, request)

@@ -146,6 +146,12 @@ def manifests_of(tx: Tx, name: DatasetName) -> list[str]:
     return list(tx.execute(query).scalars())
 
 
+def version_names(tx: Tx, name: DatasetName) -> list[DatasetVersionName]:
+    """All versions of a dataset."""
+    query = select(dataset_versions.c.id).filter_by(project=name.project, dataset=name.dataset)
+    return [DatasetVersionName(name.project, name.dataset, each) for each in tx.execute(query).scalars()]
+
+
 def get_version(tx: Tx, name: DatasetVersionName) -> DatasetVersion:
     """A version by id, by `@ref`, or the one that `latest` means.
 

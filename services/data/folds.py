@@ -185,6 +185,7 @@ def _candidate(name: ModelName, entry: Entry) -> Candidate:
         entry.creator,
         entry.time,
         body["card"],
+        body.get("rejected", ""),  # entries of earlier releases do not say it
     )
 
 
@@ -200,4 +201,7 @@ def _record_origin(tx: Tx, name: DatasetName, entry: Entry) -> None:
     edges = [Edge(source, version, Relation.INPUT) for source in entry.body.get("inputs", ())]
     if run := entry.body.get("run"):
         edges.append(Edge(run, version, Relation.PRODUCED))
+    if label_project := entry.body.get("label_project"):
+        edges += [Edge(source, label_project, Relation.INPUT) for source in entry.body.get("inputs", ())]
+        edges.append(Edge(label_project, version, Relation.PRODUCED))
     lineage_store.add_edges(tx, name.project, edges)

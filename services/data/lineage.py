@@ -10,6 +10,7 @@ from aios.names import (
     DatasetVersionName,
     DeploymentName,
     JobName,
+    LabelProjectName,
     ModelVersionName,
     RevisionName,
     RunName,
@@ -19,7 +20,16 @@ from aios.names import (
 EDGES_MAX = 1_000  # in one answer: a graph that a person can still look at
 RECORD_MAX = 1_000  # in one call
 NAME_CHARS_MAX = 255  # three ids of full length fit
-KINDS = (DatasetVersionName, RunName, CheckpointName, ModelVersionName, DeploymentName, RevisionName, JobName)
+KINDS = (
+    DatasetVersionName,
+    LabelProjectName,
+    RunName,
+    CheckpointName,
+    ModelVersionName,
+    DeploymentName,
+    RevisionName,
+    JobName,
+)
 
 
 class Relation(StrEnum):
@@ -86,7 +96,8 @@ def check_node(name: str, project: str, path: str) -> str:
     """
     if not any(kind.matches(name) for kind in KINDS):
         raise InvalidArgument.of(
-            path, "must name a dataset version, run, checkpoint, model version, deployment or job"
+            path,
+            "must name a dataset version, label project, run, checkpoint, model version, deployment or job",
         )
     if len(name) > NAME_CHARS_MAX:
         raise InvalidArgument.of(path, f"must not be longer than {NAME_CHARS_MAX} characters")

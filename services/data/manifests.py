@@ -72,6 +72,7 @@ class Origin:
     schema: str = ""
     licence: str = ""
     privacy: Sequence[str] = ()
+    label_project: str = ""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def origin_from_proto(proto: dataset_pb2.Origin) -> Origin:
         schema=proto.schema,
         licence=proto.licence,
         privacy=tuple(proto.privacy),
+        label_project=proto.label_project,
     )
 
 
@@ -125,6 +126,7 @@ def model_version_to_proto(version: ModelVersion, files: Sequence[File] = ()) ->
         create_time=stamp(version.create_time),
         creator=version.creator,
         card=version.card,
+        rejected=version.rejected,
     )
 
 

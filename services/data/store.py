@@ -9,9 +9,9 @@ from sqlalchemy import insert, select
 
 from aios.records import Tx
 from services.data import blob_store
+from services.data.annotation.tables import metadata as metadata
 from services.data.manifests import Manifest
 from services.data.tables import manifests
-from services.data.tables import metadata as metadata
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class UploadRpcs(Rpcs):
                 parts += len(leaf.parts)
                 if answer.downloads and parts > PARTS_PER_PAGE_MAX:
                     break
-                answer.downloads.append(_made(leaf, url))
+                answer.downloads.append(download_of(leaf, url))
         else:
             files = _named(manifest, request.paths)
             total = len(files)
@@ -123,7 +123,8 @@ def _named(manifest: Manifest, paths: Iterable[str]) -> list[File]:
     return [file for file in manifest.files if not wanted or file.path in wanted]
 
 
-def _made(leaf: "Leaf", url: Callable[[str], str]) -> pb.Download:
+def download_of(leaf: "Leaf", url: Callable[[str], str]) -> pb.Download:
+    """Where a file's bytes are, alone or in parts of other blobs."""
     download = pb.Download(
         file=mapping.file_to_proto(File(leaf.path, leaf.sha256, leaf.size_bytes)), row_count=leaf.rows or 0
     )

@@ -31,10 +31,19 @@ def test_roles_of_the_platform_cannot_be_asked_for(role: str) -> None:
         tokens.member_role(role, "role")
 
 
-def test_each_role_includes_those_below() -> None:
-    ordered = sorted(tokens.RANK, key=lambda role: tokens.RANK[role])
-    for lower, higher in itertools.pairwise(ordered):
+@pytest.mark.parametrize(
+    "ladder", [("viewer", "editor", "admin"), ("annotator", "reviewer", "editor", "admin")]
+)
+def test_each_role_includes_those_below(ladder: tuple[str, ...]) -> None:
+    for lower, higher in itertools.pairwise(ladder):
         assert roles.ROLES[lower] < roles.ROLES[higher]
+        assert tokens.granted_role(lower, higher) == lower
+
+
+def test_who_only_looks_cannot_label_and_who_only_labels_cannot_look() -> None:
+    for asked, member in (("annotator", "viewer"), ("viewer", "annotator"), ("viewer", "reviewer")):
+        with pytest.raises(tokens.RoleTooHigh):
+            tokens.granted_role(asked, member)
 
 
 def test_a_lifetime_has_bounds() -> None:

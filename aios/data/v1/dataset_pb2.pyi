@@ -191,6 +191,7 @@ class Origin(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     LICENCE_FIELD_NUMBER: _builtins.int
     PRIVACY_FIELD_NUMBER: _builtins.int
+    LABEL_PROJECT_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """The run that made it: `projects/{project}/runs/{run}`."""
     code_sha256: _builtins.str
@@ -201,6 +202,10 @@ class Origin(_message.Message):
     """Of its records, as the writer states it."""
     licence: _builtins.str
     """SPDX expression where there is one."""
+    label_project: _builtins.str
+    """The label project whose accepted labels it holds: `projects/{project}/labelProjects/{label_project}`. The version that
+    was labelled is among `inputs`.
+    """
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -222,10 +227,11 @@ class Origin(_message.Message):
         schema: _builtins.str = ...,
         licence: _builtins.str = ...,
         privacy: _abc.Iterable[_builtins.str] | None = ...,
+        label_project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_sha256", b"code_sha256", "inputs", b"inputs", "licence", b"licence", "parameters", b"parameters", "privacy", b"privacy", "run", b"run", "schema", b"schema", "transform", b"transform"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_sha256", b"code_sha256", "inputs", b"inputs", "label_project", b"label_project", "licence", b"licence", "parameters", b"parameters", "privacy", b"privacy", "run", b"run", "schema", b"schema", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

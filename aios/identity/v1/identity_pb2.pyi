@@ -38,6 +38,10 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """A service of the platform. Issued at installation only."""
     ROLE_NODE: _Role.ValueType  # 6
     """A node agent. Issued at installation only."""
+    ROLE_ANNOTATOR: _Role.ValueType  # 7
+    """Labels what it is given in the project's label projects, and sees nothing else."""
+    ROLE_REVIEWER: _Role.ValueType  # 8
+    """Also sees what others said, and decides."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What a caller may do inside one project."""
@@ -56,6 +60,10 @@ ROLE_SERVICE: Role.ValueType  # 5
 """A service of the platform. Issued at installation only."""
 ROLE_NODE: Role.ValueType  # 6
 """A node agent. Issued at installation only."""
+ROLE_ANNOTATOR: Role.ValueType  # 7
+"""Labels what it is given in the project's label projects, and sees nothing else."""
+ROLE_REVIEWER: Role.ValueType  # 8
+"""Also sees what others said, and decides."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
@@ -100,7 +108,7 @@ class Member(_message.Message):
     name: _builtins.str
     """`projects/{project}/members/{member}`."""
     role: Global___Role.ValueType
-    """ROLE_VIEWER, ROLE_EDITOR or ROLE_ADMIN."""
+    """ROLE_VIEWER, ROLE_EDITOR, ROLE_ADMIN, ROLE_ANNOTATOR or ROLE_REVIEWER."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(

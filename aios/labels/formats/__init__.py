@@ -1,0 +1,45 @@
+"""Files of other tools: written from labelled items, and read back to the same.
+
+Reads what anybody may have made: sizes and depths are bounded, and a mistake is told with its file and row.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aios.errors import InvalidArgument
+from aios.labels.formats import tables
+from aios.labels.records import Labelled
+from aios.labels.values import Kind
+
+Files = Mapping[str, bytes]
+"""Content by path."""
+_ALL = frozenset(Kind)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a tool writes labels down."""
+
+    kinds: frozenset[Kind]
+    write: Callable[[Labelled], Files]
+    read: Callable[[Files, Labelled], Labelled]
+    """Of files, with the label project that they belong to."""
+
+
+_FORMATS: Mapping[str, Format] = {
+    "csv": Format(_ALL, tables.write_csv, tables.read_csv),
+    "jsonl": Format(_ALL, tables.write_jsonl, tables.read_jsonl),
+}
+NAMES = tuple(_FORMATS)
+
+
+def of(name: str, kind: Kind) -> Format:
+    """A format that can say labels of a kind.
+
+    Raises:
+        InvalidArgument
+    """
+    if name not in _FORMATS or kind not in _FORMATS[name].kinds:
+        able = [each for each, found in _FORMATS.items() if kind in found.kinds]
+        raise InvalidArgument.of("format", f"must be one of {', '.join(able)} for {kind}, not {name!r}")
+    return _FORMATS[name]
