@@ -19,6 +19,7 @@ VERSION: Columns = {
     "METRICS": lambda v: " ".join(f"{key}={figure(value)}" for key, value in sorted(v.metrics.items())),
     "SIZE": lambda v: size(v.size_bytes),
     "RUN": lambda v: short(v.run),
+    "REJECTED": lambda v: v.rejected,
     "AGE": lambda v: age(v.create_time),
 }
 PROMOTION: Columns = {

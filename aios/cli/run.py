@@ -199,8 +199,12 @@ def load(
     return override({**given, **(more or {})}, values)
 
 
-def follow(client: Any, name: str) -> int:
-    """Show a run until it has ended; returns its exit code. Ctrl-C leaves it running."""
+def follow(client: Any, name: str, *, quiet: bool = False) -> int:
+    """Show a run until it has ended; returns its exit code. Ctrl-C leaves it running.
+
+    Args:
+        quiet: One that succeeds is not shown itself: something else is the answer.
+    """
     last: Any = None
     try:
         with Bar() as bar:
@@ -219,8 +223,10 @@ def follow(client: Any, name: str) -> int:
         output.notice(f"\nThe run goes on. Follow it again with `aios run watch {leaf(name)}`; "
                       f"stop it with `aios run cancel {leaf(name)}`.")  # fmt: skip
         return INTERRUPTED
-    output.emit(last, DETAILS)
-    return exit_code(last)
+    code = exit_code(last)
+    if code or not quiet:
+        output.emit(last, DETAILS)
+    return code
 
 
 def exit_code(run: Any) -> int:

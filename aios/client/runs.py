@@ -9,6 +9,8 @@ from typing import Any
 from aios.client.connection import Connection, pages, request_id
 from aios.client.datasets import Datasets
 from aios.client.jobs import RECONNECT_SECONDS, RECONNECTS_MAX, Jobs
+from aios.client.models import Models
+from aios.client.optimizespec import optimization
 from aios.client.runspec import parse
 from aios.code import ARCHIVE, pack
 from aios.errors import Unavailable
@@ -57,6 +59,19 @@ class Runs:
                 request_id=request or request_id(),
             )
         )
+
+    async def optimize(
+        self, model_version: str, plan: Mapping[str, Any], *, request: str = ""
+    ) -> run_pb2.Run:
+        """Submit the optimisation of a model version, `digits/3`: what an optimize.yaml says, such as
+        `{"steps": ["int8_static"], "limits": {"points_lost": 0.5}}`. Where it names no dataset, it is judged on the one
+        that the version was trained on.
+        """
+        given = dict(plan)
+        base = await Models(self._connection).version(model_version)
+        if not given.get("dataset") and base.run:
+            given["dataset"] = (await self.get(base.run)).spec.dataset
+        return await self.submit(optimization(base.name, given), request=request)
 
     async def push_code(self, folder: Path) -> str:
         """Store a folder's code; the name of its dataset version. The same code is the same version."""

@@ -20,12 +20,13 @@ from aios.trainer.v1 import run_pb2
 
 KEYS = (
     "name", "recipe", "command", "entry", "code", "dataset", "datasets", "environment", "stop_grace", "hyperparameters", "resources", "seed", "model", "checkpoint_steps", "max_restarts",
-    "description", "priority", "queue", "scheduling",
+    "description", "priority", "queue", "scheduling", "base_model",
 )  # fmt: skip
 COMMAND_KEYS = ("command", "entry", "code", "datasets", "environment")
 SIMPLE_KEYS = ("recipe", "seed", "model", "checkpoint_steps", "max_restarts", "description")
 SCHEDULING_KEYS = (
-    "weight", "expected_duration", "max_run_time", "preemptible", "min_run_time", "deadline", "node_selector", "speeds",
+    "weight", "expected_duration", "max_run_time", "preemptible", "min_run_time", "deadline", "node_selector", "node_preference",
+    "tolerations", "speeds",
 )  # fmt: skip
 RESOURCE_KEYS = ("cpu", "memory", "accelerators")
 _UNITS = {
@@ -69,7 +70,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         }
     elif not command and not problems.keys() & {"command", "entry"}:
         problems["recipe"] = "is required, or a command: `command: python train.py`, `entry: train.py`"
-    for key in ("name", "recipe", "dataset", "model", "description", "code", "queue"):
+    for key in ("name", "recipe", "dataset", "model", "description", "code", "queue", "base_model"):
         if given.get(key) is not None and not isinstance(given[key], str):
             problems[key] = f"must be text, not {given[key]!r}"
     for key in ("seed", "checkpoint_steps", "max_restarts"):
@@ -100,6 +101,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         priority=priority,
         queue=queue_name(given.get("queue") or ""),
         scheduling=scheduling,
+        base_model=model_version_name(given.get("base_model") or ""),
     )
     if grace is not None:
         spec.stop_grace.FromMilliseconds(round(grace * 1000))
@@ -118,6 +120,14 @@ def dataset_name(text: str) -> str:
     if len(version) > 1 or dataset in ("datasets", "projects"):
         return text
     return f"datasets/{dataset}" + "".join(f"/versions/{each}" for each in version)
+
+
+def model_version_name(text: str) -> str:
+    """`digits/3` and `digits/@champion` as the contract spells them; longer names are left as they are."""
+    model, slash, version = text.partition("/")
+    if not slash or model in ("models", "projects") or "/" in version:
+        return text
+    return f"models/{model}/versions/{version}"
 
 
 def queue_name(text: str) -> str:
@@ -185,7 +195,7 @@ def _scheduling(given: object, problems: dict[str, str]) -> scheduling_pb2.Sched
                 f"must be a time such as 2030-01-31 18:00+01:00, not {given['deadline']!r}"
             )
     plain = {
-        name: given[name] for name in ("weight", "preemptible", "node_selector", "speeds") if name in given
+        name: given[name] for name in _WANTED if name in given
     }
     for name, value in plain.items():
         try:
@@ -199,6 +209,8 @@ _WANTED = {
     "weight": "must be a number",
     "preemptible": "must be true or false",
     "node_selector": "must be labels with text, such as {zone: a}",
+    "node_preference": "must be labels with text, such as {disk: ssd}",
+    "tolerations": "must be names of taints with text, such as {dedicated: lab}",
     "speeds": "must be types with steps a second, such as {gpu/H100: 4.5}",
 }
 

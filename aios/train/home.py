@@ -31,6 +31,9 @@ class Home(Protocol):
     def dataset(self, name: str, folder: Path) -> Path:
         """The folder with a dataset's files: those of the run's own, or of one of `datasets` by name."""
 
+    def base_model(self, folder: Path) -> tuple[Path, tensor_pb2.Signature]:
+        """The folder with the files of the run's base model, and what that takes and gives."""
+
     def restore(self) -> Checkpoint | None:
         """Take the run over, from its newest checkpoint where there is one."""
 
@@ -52,6 +55,8 @@ class Home(Protocol):
         signature: tensor_pb2.Signature | None,
         metrics: Mapping[str, float],
         outputs: Path | None,
+        card: str = "",
+        rejected: str = "",
     ) -> str:
         """Store what the run made; the model version's name, empty where none is registered."""
 

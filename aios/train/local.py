@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from aios import transfer
 from aios.common.v1 import tensor_pb2
@@ -49,6 +49,12 @@ class Local:
                 "dataset", f"without a platform, set {variable} to a folder with its files (now: {found})"
             )
         return found
+
+    def base_model(self, folder: Path) -> tuple[Path, tensor_pb2.Signature]:
+        """AIOS_DATA_BASE names the folder of the run that made it."""
+        made = self.dataset("base", folder)
+        described = json.loads((made / "model.json").read_text())
+        return made / "model", ParseDict(described["signature"], tensor_pb2.Signature())
 
     def restore(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; metrics after it are forgotten."""
@@ -100,12 +106,19 @@ class Local:
         signature: tensor_pb2.Signature | None,
         metrics: Mapping[str, float],
         outputs: Path | None,
+        card: str = "",
+        rejected: str = "",
     ) -> str:
         """Copy the result in."""
         for name, source in (("model", model), ("outputs", outputs)):
             if source is not None and source != self._folder / name:
                 shutil.copytree(source, self._folder / name, dirs_exist_ok=True)
-        described = {"metrics": dict(metrics), "signature": MessageToDict(signature) if signature else None}
+        described = {
+            "metrics": dict(metrics),
+            "signature": MessageToDict(signature) if signature else None,
+            "card": card,
+            "rejected": rejected,
+        }
         (self._folder / "model.json").write_text(json.dumps(described, indent=1))
         (self._folder / "completed").touch()
         return ""

@@ -89,6 +89,10 @@ class Platform:
         """Store every file of a folder, or files by their path, and say what they are."""
         return await push(self._store, files)
 
+    async def model_version(self, name: str) -> model_pb2.ModelVersion:
+        """One version of a model."""
+        return await self._data.GetModelVersion(data_service_pb2.GetModelVersionRequest(name=name))
+
     async def download(self, version: str, folder: Path) -> None:
         """Fetch every file of a dataset version, model version or checkpoint into a folder."""
         await pull(self._store, version, folder)

@@ -69,6 +69,13 @@ class Remote:
             partial.rename(folder)
         return folder
 
+    def base_model(self, folder: Path) -> tuple[Path, tensor_pb2.Signature]:
+        """Fetched once."""
+        name = f"{self.name.rpartition('/runs/')[0]}/{self.spec.base_model}"
+        version = self._network.call(self._platform.model_version(name))
+        self._network.call(self._platform.download(name, folder))
+        return folder, version.signature
+
     def restore(self) -> Checkpoint | None:
         """From the newest checkpoint; the platform forgets what was measured after it."""
         found = self._network.call(self._platform.newest_checkpoint())
@@ -105,12 +112,16 @@ class Remote:
         signature: tensor_pb2.Signature | None,
         metrics: Mapping[str, float],
         outputs: Path | None,
+        card: str = "",
+        rejected: str = "",
     ) -> str:
         """Upload and register. A model that is not to be registered is kept among the outputs."""
         output, others = None, {} if outputs is None else _files(outputs)
         if model is not None and self.spec.model:
             files = self._network.call(self._platform.upload(_files(model)))
-            output = run_pb2.ModelOutput(files=files, signature=signature, metrics=metrics)
+            output = run_pb2.ModelOutput(
+                files=files, signature=signature, metrics=metrics, card=card, rejected=rejected
+            )
         elif model is not None:
             others |= {f"model/{name}": path for name, path in _files(model).items()}
         kept = self._network.call(self._platform.upload(others)) if others else []

@@ -101,6 +101,7 @@ def _model(tx: Tx, row: Any) -> Iterable[tuple[Change, datetime, str, dict[str, 
             "metrics": version.metrics,
             "run": version.run or "",
             "card": version.card,
+            "rejected": version.rejected,
             "number": version.number,
         }
         yield Change.REGISTERED, version.create_time, version.creator, body

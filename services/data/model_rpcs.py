@@ -11,7 +11,7 @@ from services.data import blob_store, datasets, entry_store, mapping, model_stor
 from services.data.ledger import Draft
 from services.data.logs import Change, Log
 from services.data.manifests import Kind, Manifest
-from services.data.models import AliasNotFound, ModelVersionInUse, RunRegistered
+from services.data.models import AliasNotFound, ModelVersionInUse, ModelVersionRejected, RunRegistered
 from services.data.rpcs import Context, Rpcs, project_of, run_of
 
 
@@ -57,6 +57,7 @@ class ModelRpcs(Rpcs):
             "metrics": dict(models.check_metrics(dict(asked.metrics), f"{at}.metrics")),
             "run": run.run if run else "",
             "card": models.check_card(asked.card, f"{at}.card"),
+            "rejected": models.check_rejected(asked.rejected, f"{at}.rejected"),
         }
         content = await self._contents.publish(name.project, manifest)
         number = 0
@@ -102,7 +103,12 @@ class ModelRpcs(Rpcs):
         wanted = ModelVersionName.parse(f"{name}/versions/{request.version}", "version")
 
         def decide(tx: Tx) -> Draft | model_pb2.Model:
-            number = int(model_store.get_version(tx, wanted).name.version)
+            version = model_store.get_version(tx, wanted)
+            if version.rejected:
+                raise ModelVersionRejected(
+                    f"{version.name} must not be promoted: {version.rejected}", name=str(version.name)
+                )
+            number = int(version.name.version)
             before = model_store.get_model(tx, name).aliases.get(alias, 0)
             if before == number:
                 return _model(tx, name)

@@ -94,7 +94,8 @@ def register(tx: Tx, name: ModelName, number: int, content: Content, candidate: 
     """Fold: a model has a next version."""
     add_manifest(tx, name.project, content)
     mine = update(models).filter_by(project=name.project, id=name.model)
-    tx.execute(mine.values(latest=number, numbered=number))
+    newest = {} if candidate.rejected else {"latest": number}
+    tx.execute(mine.values(numbered=number, **newest))
     row = {
         "project": name.project,
         "model": name.model,
@@ -103,6 +104,7 @@ def register(tx: Tx, name: ModelName, number: int, content: Content, candidate: 
         "signature": mapping.signature_to_proto(candidate.signature),
         "metrics": dict(candidate.metrics),
         "card": candidate.card,
+        "rejected": candidate.rejected,
         "run": candidate.run.run if candidate.run else None,
         "creator": candidate.creator,
         "create_time": candidate.create_time,
@@ -167,7 +169,7 @@ def delete_version(tx: Tx, name: ModelName, number: int) -> None:
     """Fold: a version is gone. Its manifest is released by the caller."""
     mine = {"project": name.project, "model": name.model}
     tx.execute(delete(model_versions).filter_by(**mine, number=number))
-    newest = tx.execute(select(func.max(model_versions.c.number)).filter_by(**mine)).scalar_one()
+    newest = tx.execute(select(func.max(model_versions.c.number)).filter_by(**mine, rejected="")).scalar_one()
     tx.execute(update(models).filter_by(project=name.project, id=name.model).values(latest=newest or 0))
 
 
@@ -193,4 +195,5 @@ def _version(row: Row[Any]) -> ModelVersion:
         creator=row.creator,
         create_time=row.create_time,
         card=row.card,
+        rejected=row.rejected,
     )

@@ -18,6 +18,7 @@ LABELS_MAX = 10_000
 METRICS_MAX = 200
 BATCH_MAX = 1 << 16
 CARD_BYTES_MAX = 64 * 1024
+REJECTED_CHARS_MAX = 1_000
 
 
 class ModelNotFound(NotFound):
@@ -48,6 +49,12 @@ class ModelVersionInUse(FailedPrecondition):
     """An alias names the version or a deployment serves it. Move or delete that first."""
 
     reason = "MODEL_VERSION_IN_USE"
+
+
+class ModelVersionRejected(FailedPrecondition):
+    """The version missed what was asked of it. No alias may name it."""
+
+    reason = "MODEL_VERSION_REJECTED"
 
 
 class RunRegistered(AlreadyExists):
@@ -105,6 +112,8 @@ class Candidate:
     create_time: datetime
     card: str = ""
     """What people should know before they use it: Markdown."""
+    rejected: str = ""
+    """Why it must not be promoted; empty for most."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,8 @@ class ModelVersion:
     create_time: datetime
     card: str = ""
     """What people should know before they use it: Markdown."""
+    rejected: str = ""
+    """Why it must not be promoted; empty for most."""
 
 
 def check_signature(signature: Signature, path: str) -> Signature:
@@ -167,6 +178,17 @@ def check_card(card: str, path: str) -> str:
     if len(card.encode()) > CARD_BYTES_MAX:
         raise InvalidArgument.of(path, f"must not be longer than {CARD_BYTES_MAX} bytes")
     return card
+
+
+def check_rejected(reason: str, path: str) -> str:
+    """Return a reason that is not too long.
+
+    Raises:
+        InvalidArgument: naming `path`.
+    """
+    if len(reason) > REJECTED_CHARS_MAX:
+        raise InvalidArgument.of(path, f"must not be longer than {REJECTED_CHARS_MAX} characters")
+    return reason
 
 
 def check_alias(alias: str, path: str) -> str:

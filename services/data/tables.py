@@ -152,6 +152,7 @@ model_versions = Table(
     Column("signature", Proto(tensor_pb2.Signature), nullable=False),
     Column("metrics", Json, nullable=False),
     Column("card", Text, nullable=False, server_default=""),
+    Column("rejected", Text, nullable=False, server_default=""),
     Column("run", String(63)),  # null for an uploaded model, and nulls never collide
     Column("creator", String(255), nullable=False),
     Column("create_time", UtcTime, nullable=False),

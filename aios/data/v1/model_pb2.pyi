@@ -117,6 +117,7 @@ class ModelVersion(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
     CARD_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`; {version} counts from 1."""
     manifest_sha256: _builtins.str
@@ -126,6 +127,10 @@ class ModelVersion(_message.Message):
     creator: _builtins.str
     card: _builtins.str
     """What people should know before they use it: Markdown, at most 64 KiB."""
+    rejected: _builtins.str
+    """Why it must not be promoted; empty for most. A rejected version has a number and can be looked at and served by it,
+    but it is never `latest`, and no alias may name it.
+    """
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_file_pb2.File]:
         """Filled by GetModelVersion, left out elsewhere."""
@@ -151,10 +156,11 @@ class ModelVersion(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         creator: _builtins.str = ...,
         card: _builtins.str = ...,
+        rejected: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "create_time", b"create_time", "creator", b"creator", "files", b"files", "manifest_sha256", b"manifest_sha256", "metrics", b"metrics", "name", b"name", "run", b"run", "signature", b"signature", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "create_time", b"create_time", "creator", b"creator", "files", b"files", "manifest_sha256", b"manifest_sha256", "metrics", b"metrics", "name", b"name", "rejected", b"rejected", "run", b"run", "signature", b"signature", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

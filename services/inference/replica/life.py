@@ -115,7 +115,7 @@ class Replica:
                 self.triton, model.parent, spec.deployment_id, self.ports, environment
             )
             try:
-                return server, check, await _first_answer(server, check)
+                return server, check, await first_answer(server, check)
             except BaseException:
                 await server.stop(0)
                 await check.close()
@@ -155,7 +155,7 @@ class Replica:
         )
 
 
-async def _first_answer(server: Server, check: Probe) -> float:
+async def first_answer(server: Server, check: Probe) -> float:
     """Wait until the model answers; returns the seconds that a warm inference takes."""
     ended = asyncio.create_task(server.wait())
     deadline = time.monotonic() + START_SECONDS_MAX

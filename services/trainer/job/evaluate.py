@@ -64,7 +64,7 @@ def classification(
     labels = np.asarray(labels_N)
     count = len(labels)
     guesses = p.argmax(axis=1)
-    figures = {"accuracy": _wilson(int((guesses == labels).sum()), count)}
+    figures = {"accuracy": wilson(int((guesses == labels).sum()), count)}
     figures |= _bootstrapped(
         count,
         {
@@ -154,7 +154,8 @@ def roc_auc(p_NC: Array, labels_N: Array) -> float:
     return float(np.mean(areas)) if areas else 0.5
 
 
-def _wilson(right: int, count: int) -> Figure:
+def wilson(right: int, count: int) -> Figure:
+    """A share with its interval."""
     share, z2 = right / count, Z95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z95 / (1 + z2 / count) * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from aios.common.v1 import tensor_pb2
@@ -13,6 +14,7 @@ from services.trainer.job import export, plots
 from services.trainer.job.evaluate import Evaluation, Figure
 
 MAX_BATCH_SIZE = 256  # of a served model
+NETWORK_FILE, WEIGHTS_FILE = "network.json", "network.safetensors"
 
 
 def keep(
@@ -25,12 +27,14 @@ def keep(
     output_name: str,
     labels: Sequence[str] = (),
     files: Mapping[str, object] | None = None,
+    network: Mapping[str, object] | None = None,
 ) -> None:
     """Export a torch model, and hand it over with its evaluation.
 
     Args:
         example: Some inputs; the first dimension is the batch.
         files: More of the model, by name, as JSON: a vocabulary, the names of its features.
+        network: What `services.trainer.optimize.networks` builds the model from, where it can be optimised.
     """
     with run.phase("export"):
         folder = run.folder("model")
@@ -45,7 +49,18 @@ def keep(
         )
         for name, content in (files or {}).items():
             (folder / name).write_text(json.dumps(content, indent=1))
+        if network is not None:
+            save_network(folder, model, network)
     hand_over(run, folder, signature, evaluation)
+
+
+def save_network(folder: Path, model: nn.Module, network: Mapping[str, object]) -> None:
+    """Weights that can be trained on, and what they are the weights of."""
+    (folder / NETWORK_FILE).write_text(json.dumps(network, indent=1))
+    save_file(
+        {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
+        folder / WEIGHTS_FILE,
+    )
 
 
 def hand_over(

@@ -7,6 +7,7 @@ Training images are shifted by a few pixels at random, and mirrored where `mirro
 Shapes: N samples, B batch, C classes, H height, W width.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,24 +27,25 @@ def train(run: Run) -> None:
     settings = loop.prepare(run)
     device = loop.device()
     with run.phase("load data"):
-        images_NHW, labels_N = _load(run.dataset(), "train")
-        test_images_NHW, test_labels_N = _load(run.dataset(), "test")
+        images_NHW, labels_N = load(run.dataset(), "train")
+        test_images_NHW, test_labels_N = load(run.dataset(), "test")
         classes = int(max(labels_N.max(), test_labels_N.max())) + 1
-    model = Network(classes, images_NHW.shape[1:]).to(device)
+    size = list(images_NHW.shape[1:])
+    model = Network(classes, size).to(device)
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16")
 
     def loss(chosen_B: torch.Tensor) -> torch.Tensor:
-        images_BHW = _shifted(images_NHW[chosen_B], settings["shift_pixels"])
+        images_BHW = shifted(images_NHW[chosen_B], settings["shift_pixels"])
         if settings["mirror"]:
-            images_BHW = _mirrored(images_BHW)
+            images_BHW = mirrored(images_BHW)
         with autocast():
-            logits_BC = model(_scaled(images_BHW).to(device))
+            logits_BC = model(scaled(images_BHW).to(device))
         return functional.cross_entropy(logits_BC.float(), labels_N[chosen_B].to(device))
 
     def logits() -> torch.Tensor:
-        parts = [model(_scaled(part).to(device)).cpu() for part in test_images_NHW.split(EVALUATE_BATCH)]
+        parts = [model(scaled(part).to(device)).cpu() for part in test_images_NHW.split(EVALUATE_BATCH)]
         return torch.cat(parts)
 
     loop.fit(
@@ -62,36 +64,46 @@ def train(run: Run) -> None:
     result.keep(
         run,
         model,
-        _scaled(test_images_NHW[:8]),
+        scaled(test_images_NHW[:8]),
         evaluation,
         input_name="image",
         output_name="logits",
         labels=names,
+        network={"recipe": "image_classifier", "classes": classes, "size": size},
     )
 
 
 class Network(nn.Module):
-    """Convolutions of 3x3 with pooling, then two linear layers. 28x28 and 10 classes: 459 thousand parameters."""
+    """Convolutions of 3x3 with pooling, then two linear layers. 28x28 and 10 classes: 459 thousand parameters.
 
-    def __init__(self, classes: int, size: torch.Size) -> None:
+    Args:
+        size: Height and width of an image.
+        channels: Of the three convolutions.
+        hidden: Outputs of the first linear layer.
+    """
+
+    def __init__(
+        self, classes: int, size: Sequence[int], channels: Sequence[int] = (32, 64, 64), hidden: int = 128
+    ) -> None:
         super().__init__()
         height, width = size[0] // 4, size[1] // 4
+        first, second, third = channels
         self.features = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1, bias=False),
-            nn.BatchNorm2d(32),
+            nn.Conv2d(1, first, 3, padding=1, bias=False),
+            nn.BatchNorm2d(first),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1, bias=False),
-            nn.BatchNorm2d(64),
+            nn.Conv2d(first, second, 3, padding=1, bias=False),
+            nn.BatchNorm2d(second),
             nn.ReLU(),
-            nn.Conv2d(64, 64, 3, padding=1, bias=False),
-            nn.BatchNorm2d(64),
+            nn.Conv2d(second, third, 3, padding=1, bias=False),
+            nn.BatchNorm2d(third),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
         )
         self.head = nn.Sequential(
-            nn.Linear(64 * height * width, 128), nn.ReLU(), nn.Dropout(0.25), nn.Linear(128, classes)
+            nn.Linear(third * height * width, hidden), nn.ReLU(), nn.Dropout(0.25), nn.Linear(hidden, classes)
         )
 
     def forward(self, image_B1HW: torch.Tensor) -> torch.Tensor:
@@ -99,7 +111,12 @@ class Network(nn.Module):
         return logits_BC
 
 
-def _load(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+def load(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images and labels of a split. Shapes: [N, H, W], [N].
+
+    Raises:
+        InvalidArgument: they are not what the recipe takes.
+    """
     images, labels = (
         np.load(folder / split / f"{name}.npy", allow_pickle=False) for name in ("images", "labels")
     )
@@ -114,11 +131,12 @@ def _load(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
 
 
-def _scaled(images_BHW: torch.Tensor) -> torch.Tensor:
+def scaled(images_BHW: torch.Tensor) -> torch.Tensor:
+    """Images as the network takes them."""
     return images_BHW.unsqueeze(1).float() / 255
 
 
-def _shifted(images_BHW: torch.Tensor, pixels: int) -> torch.Tensor:
+def shifted(images_BHW: torch.Tensor, pixels: int) -> torch.Tensor:
     """Each image moved by up to `pixels` each way; what comes in at the edge is black."""
     if not pixels:
         return images_BHW
@@ -129,7 +147,7 @@ def _shifted(images_BHW: torch.Tensor, pixels: int) -> torch.Tensor:
     return padded[torch.arange(size).view(-1, 1, 1), rows, columns]
 
 
-def _mirrored(images_BHW: torch.Tensor) -> torch.Tensor:
+def mirrored(images_BHW: torch.Tensor) -> torch.Tensor:
     """Half of the images, left for right."""
     chosen_B11 = torch.rand(len(images_BHW), 1, 1) < 0.5
     return torch.where(chosen_B11, images_BHW.flip(2), images_BHW)

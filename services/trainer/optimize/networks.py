@@ -1,0 +1,135 @@
+"""Networks from what recipes leave beside a model, `network.json` and `network.safetensors`, and back.
+
+    {"recipe": "image_classifier", "classes": 10, "size": [28, 28], "channels": [32, 64, 64], "hidden": 128,
+     "ranks": {"head.0": 16}}
+
+`ranks` names the layers that are products of two thin ones.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from services.trainer.job.result import NETWORK_FILE, WEIGHTS_FILE, save_network
+from services.trainer.optimize.task import NotOptimizable
+from services.trainer.recipes import image_classifier
+
+RECIPES = ("image_classifier",)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network, and what it can be built from."""
+
+    module: nn.Module
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def copy(self) -> "Net":
+        """Another with the same weights."""
+        return Net(copy.deepcopy(self.module), dict(self.description))
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it has learnt."""
+        return sum(each.numel() for each in self.module.parameters())
+
+    def save(self, folder: Path) -> None:
+        """Write both files."""
+        save_network(folder, self.module, self.description)
+
+
+def load(folder: Path) -> Net:
+    """The network of a model version's files.
+
+    Raises:
+        NotOptimizable: its recipe left none.
+    """
+    if not (folder / NETWORK_FILE).is_file():
+        raise NotOptimizable(
+            f"This model version holds no weights that can be trained on: those of {', '.join(RECIPES)} do. "
+            "Techniques that change the exported file alone can take it: int8_static, int8_dynamic, float16."
+        )
+    net = build(json.loads((folder / NETWORK_FILE).read_text()))
+    net.module.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    net.module.eval()
+    return net
+
+
+def build(description: Mapping[str, Any]) -> Net:
+    """An untrained network.
+
+    Raises:
+        NotOptimizable: of a recipe that this release cannot build.
+    """
+    if description.get("recipe") not in RECIPES:
+        raise NotOptimizable(f"Networks of {description.get('recipe')!r} cannot be built.")
+    shape = {key: description[key] for key in ("channels", "hidden") if key in description}
+    module = image_classifier.Network(description["classes"], description["size"], **shape)
+    for name, rank in description.get("ranks", {}).items():
+        factor(module, name, rank)
+    return Net(module, description)
+
+
+def widths(description: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The same kind of network with every width multiplied; each is at least 1."""
+    channels, hidden = description.get("channels", (32, 64, 64)), description.get("hidden", 128)
+    return {
+        **{key: value for key, value in description.items() if key != "ranks"},
+        "channels": [max(1, round(width * factor)) for width in channels],
+        "hidden": max(1, round(hidden * factor)),
+    }
+
+
+def factor(module: nn.Module, name: str, rank: int) -> tuple[nn.Module, nn.Module]:
+    """Put two thin layers in place of one; returns them, not yet filled in."""
+    layer = module.get_submodule(name)
+    first: nn.Module
+    second: nn.Module
+    bias = getattr(layer, "bias", None) is not None
+    if isinstance(layer, nn.Linear):
+        first = nn.Linear(layer.in_features, rank, bias=False)
+        second = nn.Linear(rank, layer.out_features, bias=bias)
+    elif isinstance(layer, nn.Conv2d):
+        first = nn.Conv2d(
+            layer.in_channels,
+            rank,
+            pair(layer.kernel_size),
+            pair(layer.stride),
+            pair(layer.padding),
+            bias=False,
+        )
+        second = nn.Conv2d(rank, layer.out_channels, 1, bias=bias)
+    else:
+        raise NotOptimizable(f"{name} is no linear layer and no convolution.")
+    if bias:
+        second.load_state_dict({"bias": layer.bias}, strict=False)
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, nn.Sequential(first, second))
+    return first, second
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A convolution's setting, down and across."""
+    return int(value[0]), int(value[1])
+
+
+def layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Every linear layer and plain convolution, by name, in the order in which they are defined."""
+    return {
+        name: each
+        for name, each in module.named_modules()
+        if isinstance(each, nn.Linear)
+        or (isinstance(each, nn.Conv2d) and each.groups == 1 and pair(each.dilation) == (1, 1))
+    }
+
+
+def matrix(layer: nn.Linear | nn.Conv2d) -> torch.Tensor:
+    """A layer's weights, one row an output; a convolution's are reshaped. Shape: [M, N]."""
+    return layer.weight.detach().flatten(1)

@@ -1,0 +1,139 @@
+"""What a classifier is judged and tuned on: the samples of a dataset as the model takes them.
+
+A tenth of the training part is set aside by the seed: what is chosen along the way (the better of before and after
+fine-tuning, the rank of a layer, the winner of a search) is chosen there, so that the test part judges the end alone.
+
+Shapes: N samples, C classes.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from aios.common.v1 import tensor_pb2
+from aios.errors import FailedPrecondition
+from services.trainer.job import tables
+from services.trainer.recipes import image_classifier
+
+VALIDATION = 0.1
+EVALUATE_BATCH = 500
+SHIFT_PIXELS = 2  # of images while a network is trained on
+Array = NDArray[Any]
+
+
+class NotOptimizable(FailedPrecondition):
+    """The model or its dataset is of a kind that this technique cannot take."""
+
+    reason = "NOT_OPTIMIZABLE"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some samples, as the model takes them."""
+
+    inputs: torch.Tensor
+    """Shape: [N, ...]."""
+    labels_N: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model does, and samples of it."""
+
+    signature: tensor_pb2.Signature
+    train: Split
+    validation: Split
+    test: Split
+    images: bool
+    seed: int
+
+    @property
+    def classes(self) -> list[str]:
+        """Names, by index."""
+        count = int(max(self.train.labels_N.max(), self.test.labels_N.max())) + 1
+        return list(self.signature.labels) or [str(index) for index in range(count)]
+
+    def batch(self, chosen_B: torch.Tensor) -> torch.Tensor:
+        """Training inputs with these indices; images are moved by up to two pixels each way."""
+        inputs = self.train.inputs[chosen_B]
+        if self.images:
+            inputs = image_classifier.shifted(inputs[:, 0], SHIFT_PIXELS).unsqueeze(1)
+        return inputs
+
+    def calibration(self, samples: int) -> torch.Tensor:
+        """Some of the training inputs, always the same."""
+        order = torch.randperm(len(self.train.inputs), generator=torch.Generator().manual_seed(self.seed))
+        return self.train.inputs[order[:samples]]
+
+
+def load(folder: Path, signature: tensor_pb2.Signature, seed: int) -> Task:
+    """The task of a classifier: images, or a table whose last column is the class.
+
+    Raises:
+        NotOptimizable: the model is no classifier of one input, or the dataset is none of these.
+    """
+    if len(signature.inputs) != 1 or signature.inputs[0].datatype != "FP32" or not signature.max_batch_size:
+        raise NotOptimizable("Only classifiers with one FP32 input and a batch dimension can be optimised.")
+    images = (folder / "test" / "images.npy").is_file()
+    if images:
+        train, test = (_images(folder, split) for split in ("train", "test"))
+    else:
+        train, test = (
+            Split(torch.from_numpy(part.x_ND).float(), torch.from_numpy(part.y_N))
+            for part in tables.load(folder, "", classes=True, seed=seed)
+        )
+    wanted = list(signature.inputs[0].shape)
+    if list(train.inputs.shape[1:]) != wanted:
+        raise NotOptimizable(
+            f"The model takes {wanted}, and the dataset holds {list(train.inputs.shape[1:])}."
+        )
+    order = torch.randperm(len(train.inputs), generator=torch.Generator().manual_seed(seed + 1))
+    cut = max(1, round(len(order) * VALIDATION))
+    held, rest = order[:cut], order[cut:]
+    return Task(
+        signature=signature,
+        train=Split(train.inputs[rest], train.labels_N[rest]),
+        validation=Split(train.inputs[held], train.labels_N[held]),
+        test=test,
+        images=images,
+        seed=seed,
+    )
+
+
+def _images(folder: Path, split: str) -> Split:
+    images_NHW, labels_N = image_classifier.load(folder, split)
+    return Split(image_classifier.scaled(images_NHW), labels_N)
+
+
+def logits(network: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """A network's answers, without a gradient. Shape: [N, C]."""
+    network.eval()
+    with torch.no_grad():
+        return torch.cat([network(part) for part in inputs.split(EVALUATE_BATCH)])
+
+
+def accuracy(network: torch.nn.Module, split: Split) -> float:
+    """Share of samples that a network gets right."""
+    return float((logits(network, split.inputs).argmax(1) == split.labels_N).float().mean())
+
+
+def answers(model: Path, inputs: torch.Tensor, threads: int) -> Array:
+    """What an exported model answers to all inputs: its first output. Shape: [N, C]."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: part.numpy()})[0] for part in inputs.split(EVALUATE_BATCH)]
+    found: Array = np.concatenate(parts)
+    return found
+
+
+def digest(samples: torch.Tensor) -> str:
+    """What identifies a calibration set: sha256 of its values as little-endian float32."""
+    return hashlib.sha256(samples.contiguous().numpy().astype("<f4").tobytes()).hexdigest()
