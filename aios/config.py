@@ -94,11 +94,18 @@ class Settings:
     """Memory that jobs may use; 0 offers nine tenths of what the machine has."""
     node_labels: str = ""
     """What jobs may select this machine by, beside `os` and `arch`: `zone=a,disk=ssd`."""
+    sandbox: str = "auto"
+    """Whether jobs are isolated: `auto` where this machine can, `require` (the agent does not start where it cannot), `off`."""
+    sandbox_paths: str = ""
+    """More folders of this machine that jobs may read, with a colon between."""
     lease_seconds: float = 10.0
     """How long a silent node keeps its jobs. Five heartbeats."""
 
     otlp_endpoint: str = ""
     """Where spans go, as `host:port` of an OTLP/gRPC receiver; the gateway's own where unset."""
+    collector_address: str = ""
+    """An OpenTelemetry Collector, as `host:port` of its OTLP/gRPC receiver: services send their metrics there, and the
+    gateway passes every span on. None where unset."""
     telemetry: bool = True
     """Whether spans are sent at all."""
     triton_home: Path | None = None

@@ -30,6 +30,10 @@ NODE: Columns = {
         f"{kind}:{n.allocated.accelerators.get(kind, 0)}/{count}"
         for kind, count in sorted(n.capacity.accelerators.items())
     ),
+    "SANDBOX": lambda n: n.labels.get("sandbox", ""),
+    "LABELS": lambda n: " ".join(
+        f"{name}={value}" for name, value in sorted(n.labels.items()) if name != "sandbox"
+    ),
     "HEARD": lambda n: age(n.heartbeat_time),
 }
 

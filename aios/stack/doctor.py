@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from aios.runtime import bubblewrap
 from aios.stack import control, ports
 from aios.stack.layout import Layout, program
 
@@ -60,6 +61,7 @@ def examine(layout: Layout, given: Mapping[str, str]) -> list[Finding]:
         lambda: _ports(running),
         _machine,
         _kernel,
+        lambda: _sandbox(given),
     )
     return [finding for check in checks for finding in check()]
 
@@ -160,3 +162,14 @@ def _kernel() -> Iterator[Finding]:
     yield Finding(
         "shared memory", good, f"{free >> 20} MiB in /dev/shm", "give /dev/shm 256 MiB (docker: --shm-size)"
     )
+
+
+def _sandbox(given: Mapping[str, str]) -> Iterator[Finding]:
+    mode = given.get("AIOS_SANDBOX", "auto")
+    if mode == "off":
+        yield Finding("sandbox", True, "off: jobs run as any process of this account")
+        return
+    found = bubblewrap.find()
+    fix = "install bubblewrap, and allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_*)"
+    seen = f"jobs are isolated by {found.program}" if found.program else f"jobs are not isolated: {found.why}"
+    yield Finding("sandbox", bool(found.program), seen, fix, fatal=mode == "require")

@@ -62,7 +62,8 @@ def test_a_job_inherits_nothing_but_what_is_listed(tmp_path: Path) -> None:
 def test_devices_are_named_and_only_training_yields_and_is_fenced(tmp_path: Path) -> None:
     for kind, nice, fenced in ((Kind.BATCH, sandbox.BATCH_NICE, True), (Kind.SERVICE, 0, False)):
         spec = JobSpec(("sh",), Resources(1), kind)
-        told = sandbox.launch(spec, place(tmp_path, "GPU-1", "GPU-2"), Settings(), OWN, tmp_path / "lease")
+        node = sandbox.Node(Settings(), OWN, tmp_path / "lease")
+        told = sandbox.launch(spec, place(tmp_path, "GPU-1", "GPU-2"), node)
         assert (told["nice"], told["fenced"]) == (nice, fenced)
         assert told["environment"]["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
         assert told["command"][0].endswith("/sh")

@@ -161,7 +161,8 @@ def test_two_shims_never_hold_one_attempt(tmp_path: Path) -> None:
 
 def test_it_imports_the_standard_library_alone() -> None:
     shim = Path(sys.modules[Directory.__module__].__file__ or "").with_name("shim.py")
-    code = f"import runpy, sys; runpy.run_path({str(shim)!r}); print([m for m in sys.modules if 'site-packages' in str(getattr(sys.modules[m], '__file__', ''))])"
+    root = Path(__file__).parents[2]
+    code = f"import runpy, sys; sys.path.insert(0, {str(root)!r}); runpy.run_path({str(shim)!r}); print([m for m in sys.modules if 'site-packages' in str(getattr(sys.modules[m], '__file__', ''))])"
     done = subprocess.run([PYTHON, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

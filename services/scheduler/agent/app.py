@@ -18,7 +18,7 @@ from aios.runtime.app import App
 from aios.runtime.channel import service_channel
 from aios.scheduler.v1 import agent_service_pb2
 from services.scheduler import mapping
-from services.scheduler.agent import capacity, gpus
+from services.scheduler.agent import bounds, capacity, gpus, isolation, sandbox
 from services.scheduler.agent.agent import Agent, Outbox
 from services.scheduler.agent.attempts import DRAIN_GRACE_MAX, Attempts
 from services.scheduler.agent.directory import Directory
@@ -50,11 +50,21 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     stack.push_async_callback(gateway.close)
     logs = LogPusher(scheduler)
     tokens = WorkerTokens(gateway)
-    attempts = Attempts(root, settings, os.environ, devices, tokens, logs, outbox.report, rng)
+    jail = await asyncio.to_thread(isolation.find, settings.sandbox)
+    groups = await asyncio.to_thread(bounds.find) if settings.sandbox != isolation.OFF else None
+    machine = sandbox.Node(
+        settings,
+        os.environ,
+        root / "lease",
+        jail,
+        groups,
+        {gpu.uuid: gpu.node for gpu in devices if gpu.node},
+    )
+    attempts = Attempts(root, machine, devices, tokens, logs, outbox.report, rng)
     node = agent_service_pb2.Register(
         node=str(NodeName(settings.node)),
         capacity=mapping.resources_to_proto(capacity.measure(settings, devices)),
-        labels=capacity.labels(settings),
+        labels={**capacity.labels(settings), isolation.LABEL: jail.label},
         host=settings.listen_host,
     )
     verifier = Verifier(settings.scheduler_public_key_file)

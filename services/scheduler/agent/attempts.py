@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from aios.config import Settings
 from aios.errors import AiosError
 from aios.names import JobName, NodeName
 from aios.runtime import telemetry
 from aios.scheduler.v1 import agent_service_pb2, job_pb2
 from services.scheduler import mapping
-from services.scheduler.agent import ports, sandbox
+from services.scheduler.agent import isolation, ports, sandbox
 from services.scheduler.agent.directory import Directory
 from services.scheduler.agent.gpus import Gpu
 from services.scheduler.agent.log_pusher import LogPusher, Tail
@@ -65,16 +64,14 @@ class Attempts:
     """Everything that runs here.
 
     Args:
-        root: The agent's directory. `root/lease` is the deadline that all shims obey.
+        root: The agent's directory.
         changed: Called with the report of each change.
-        own: The agent's environment.
     """
 
     def __init__(
         self,
         root: Path,
-        settings: Settings,
-        own: Mapping[str, str],
+        node: sandbox.Node,
         gpus: Sequence[Gpu],
         tokens: WorkerTokens,
         logs: LogPusher,
@@ -82,9 +79,8 @@ class Attempts:
         rng: random.Random,
     ) -> None:
         self._root = root / "attempts"
-        self._lease_file = root / "lease"
-        self._settings = settings
-        self._own = own
+        self._node = node
+        self._settings = node.settings
         self._gpus = gpus
         self._tokens = tokens
         self._logs = logs
@@ -228,7 +224,8 @@ class Attempts:
             attempt.ports,
             attempt.devices,
         )
-        directory.write("launch", sandbox.launch(spec, place, self._settings, self._own, self._lease_file))
+        (directory.path / "hosts").write_text(isolation.hosts(isolation.doors(self._settings)))
+        directory.write("launch", sandbox.launch(spec, place, self._node))
         if directory.has("stop"):
             directory.write("exit", {"end_reason": "NOT_STARTED"})
         else:

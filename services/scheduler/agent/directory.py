@@ -2,7 +2,7 @@
 
 {root}/{project}.{job}.{epoch}/          mode 0700; ids have no dots
     assignment   AssignmentSpec, as signed        node        JSON: ports and devices the node chose
-    launch lock started stop exit                 see shim.py
+    launch lock started stop exit hosts           see shim.py
     log          stdout and stderr, as they come  token       the job's credential, 0600
     scratch/     the job's working directory
 """
@@ -142,6 +142,8 @@ class Directory:
 
         A model server is given little of its job's environment, but always where its temporary files go.
         """
+        bounds = (self.read("launch") or {}).get("bounds", {})
+        shim.dissolve(bounds.get("groups", {}).get("paths", []))
         marks = {f"AIOS_SCRATCH={self.scratch}".encode(), f"TMPDIR={self.scratch}".encode()}
         while found := [pid for pid in psutil.pids() if marks.intersection(_environment_of(pid))]:
             for pid in found:

@@ -18,6 +18,8 @@ class Gpu(NamedTuple):
     """Accelerator type: `gpu/H100`."""
     uuid: str
     """What CUDA_VISIBLE_DEVICES takes; stays with the device across restarts."""
+    node: str = ""
+    """Its file: `/dev/nvidia0`."""
 
 
 def find() -> list[Gpu]:
@@ -50,10 +52,12 @@ def _devices(nvml: ctypes.CDLL) -> Iterator[Gpu]:
         return
     for index in range(count.value):
         device = ctypes.c_void_p()
+        minor = ctypes.c_uint()
         name, uuid = (ctypes.create_string_buffer(_TEXT_BYTES) for _ in range(2))
         if (
             nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0
             and nvml.nvmlDeviceGetName(device, name, _TEXT_BYTES) == 0
             and nvml.nvmlDeviceGetUUID(device, uuid, _TEXT_BYTES) == 0
+            and nvml.nvmlDeviceGetMinorNumber(device, ctypes.byref(minor)) == 0
         ):
-            yield Gpu(kind_of(name.value.decode()), uuid.value.decode())
+            yield Gpu(kind_of(name.value.decode()), uuid.value.decode(), f"/dev/nvidia{minor.value}")

@@ -1,15 +1,19 @@
-"""What a job's process gets to see: its command, its environment, its place. The one file that decides it."""
+"""What a job's process is given: its command, its environment, its place. What it sees of the machine: isolation.py."""
 
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aios.config import Settings, variable_of
 from aios.names import JobName
+from services.scheduler.agent import isolation
+from services.scheduler.agent.bounds import PROCESSES, PROCESSES_PER_CORE, Bounds, Groups
+from services.scheduler.agent.isolation import NO_ISOLATION, Isolation
 from services.scheduler.specs import JobSpec, Kind
 
 PASSED_ON = ("LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH")
@@ -18,6 +22,25 @@ NODE_SETTINGS = ("listen_host", "triton_home", "triton_server", "otlp_endpoint",
 """Settings that jobs share: this machine's address in the pool, where it keeps programs for them, where spans go."""
 BATCH_NICE = 5
 """Training yields the processor to servers, and to the platform itself."""
+BATCH_WEIGHT = 0.33
+"""The same among groups: what the kernel gives to one that is nicer by BATCH_NICE."""
+SERVICE_MEMORY = 2
+"""A replica is killed at twice what it asked for: what a model needs with a full batch is seen only under load."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What is the same for every attempt of a machine."""
+
+    settings: Settings
+    own: Mapping[str, str]
+    """The agent's environment."""
+    lease_file: Path
+    isolation: Isolation = NO_ISOLATION
+    groups: Groups | None = None
+    """None where the kernel makes none for this agent."""
+    device_nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Files of GPUs, by id."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +66,38 @@ class Place:
         return self.directory / "token"
 
 
-def launch(
-    spec: JobSpec, place: Place, settings: Settings, own: Mapping[str, str], lease_file: Path
-) -> dict[str, Any]:
-    """What the shim is told to run. `own` is the agent's environment."""
+def launch(spec: JobSpec, place: Place, node: Node) -> dict[str, Any]:
+    """What the shim is told to run.
+
+    Raises:
+        OSError: the kernel refuses its group.
+    """
+    batch, network = spec.kind is Kind.BATCH, spec.kind is Kind.SERVICE
+    cores = spec.resources.cpu_millis / 1000
+    bounds = Bounds(
+        spec.resources.memory_bytes * (1 if batch else SERVICE_MEMORY),
+        PROCESSES + round(cores * PROCESSES_PER_CORE),
+        cores * (BATCH_WEIGHT if batch else 1.0),
+    )
+    devices = [node.device_nodes[device] for device in place.devices if device in node.device_nodes]
+    doors = [] if network else isolation.doors(node.settings)
     return {
         "command": _command(spec),
-        "environment": environment(spec, place, settings, own),
+        "environment": environment(spec, place, node.settings, node.own),
         "directory": str(place.scratch),
-        "nice": BATCH_NICE if spec.kind is Kind.BATCH else 0,
-        "fenced": spec.kind is Kind.BATCH,
-        "lease": str(lease_file),
+        "nice": BATCH_NICE if batch else 0,
+        "fenced": batch,
+        "lease": str(node.lease_file),
+        "sandbox": node.isolation.command(
+            place.directory,
+            node.settings,
+            bounds.memory_bytes,
+            [*devices, *(isolation.DEVICES if devices else ())],
+            network=network,
+        ),
+        "doors": isolation.as_launch(doors),
+        "bounds": {"memory_bytes": bounds.memory_bytes, "processes": bounds.processes}
+        | ({"groups": node.groups.make(place.directory, bounds)} if node.groups else {}),
     }
 
 

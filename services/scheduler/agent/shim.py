@@ -6,7 +6,7 @@ Every attempt has its own shim, in a session of its own, so that a job survives 
 library alone and no package: it must start in milliseconds. It talks to the agent through files in DIRECTORY, each
 written whole; signals only wake it early:
 
-    launch   (read)     JSON: command, environment, directory, nice, fenced, lease
+    launch   (read)     JSON: command, environment, directory, nice, fenced, lease; sandbox, doors and bounds
     lock     (held)     an exclusive flock for as long as this process lives: free means dead
     started  (written)  JSON: pid of this process, start_time. The command runs
     stop     (read)     JSON: deadline, reason. SIGTERM to the command's group at once, SIGKILL to all at the deadline
@@ -14,10 +14,13 @@ written whole; signals only wake it early:
 
 Deadlines are on the monotonic clock, which all processes of a machine share. `lease` is a file that the agent renews.
 When it passes, a fenced attempt is killed: its node may have been given up, and another may be running the job.
+
+With a sandbox the command is started by bubblewrap and inside.py, and relay.py serves its doors. With groups the kernel
+keeps the bounds; without, this process measures, and ends an attempt that has passed one.
 """
 
 # Importing pathlib would take as long as all the rest; running a program is the point.
-# ruff: noqa: PTH104, PTH110, PTH123, PTH208, S606
+# ruff: noqa: PTH100, PTH104, PTH106, PTH110, PTH123, PTH208
 
 import contextlib
 import ctypes
@@ -30,12 +33,16 @@ import sys
 import time
 from typing import Any
 
-DISK_SECONDS = 0.5  # between looks whether there is room again
-POLL_SECONDS = 0.5  # how late a passed lease or a missed signal is seen
-REAP_SECONDS = 0.01
-OOM_SCORE = "500"  # a job that eats the machine's memory is killed before the platform is
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.abspath(f"{__file__}/../../../.."))  # nothing else is on it
 
-_PR_SET_PDEATHSIG = 1
+from services.scheduler.agent import meter
+from services.scheduler.agent.start import Job, start
+
+DISK_SECONDS = 0.5  # between looks whether there is room again
+POLL_SECONDS = 0.5  # how late a passed lease, a passed bound or a missed signal is seen
+REAP_SECONDS = 0.01
+
 _PR_SET_CHILD_SUBREAPER = 36
 _WAKES = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -52,15 +59,19 @@ def main(directory: str) -> int:
     with open("launch") as file:
         launch = json.load(file)
     started = time.time()
-    child, problem = _start(launch, libc)
-    if problem:
-        _end(127 if problem == errno.ENOENT else 126, "START_FAILED", started)
+    job = start(launch, libc)
+    if job.problem:
+        _leave_nothing(launch)
+        _end(*job.never_started(), started)
         return 0
     with open(".started", "w") as file:
         json.dump({"pid": os.getpid(), "start_time": started}, file)
     os.rename(".started", "started")
-    status, reason = _watch(child, launch)
-    _leave_nothing()
+    status, reason = _watch(job, launch)
+    if not reason and status != 0:
+        reason = meter.passed(launch, [])
+        meter.say(reason, launch)
+    _leave_nothing(launch)
     _end(_exit_code(status), reason, started)
     return 0
 
@@ -75,50 +86,12 @@ def _lock() -> bool:
     return not os.path.exists("exit")
 
 
-def _start(launch: dict[str, Any], libc: ctypes.CDLL) -> tuple[int, int]:
-    """Fork and execute the command. Returns its pid and 0, or an errno."""
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    shim = os.getpid()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            # If this shim is killed, so is the command; the agent finds what it forked.
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != shim:
-                os._exit(1)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            for number in (
-                signal.SIGPIPE,
-                signal.SIGXFSZ,
-            ):  # Python ignores them; the command must not inherit that
-                signal.signal(number, signal.SIG_DFL)
-            os.chdir(launch["directory"])
-            os.nice(launch["nice"])
-            with open("/proc/self/oom_score_adj", "w") as file:
-                file.write(OOM_SCORE)
-            os.execvpe(launch["command"][0], launch["command"], launch["environment"])
-        except OSError as error:
-            sys.stderr.write(f"aios: cannot start {launch['command'][0]!r}: {error.strerror}\n")
-            sys.stderr.flush()
-            os.write(write_end, str(error.errno or errno.EIO).encode())
-        finally:
-            os._exit(127)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        problem = pipe.read()
-    if problem:
-        os.waitpid(child, 0)
-        return 0, int(problem)
-    return child, 0
-
-
-def _watch(child: int, launch: dict[str, Any]) -> tuple[int, str]:
+def _watch(job: Job, launch: dict[str, Any]) -> tuple[int, str]:
     """Wait for the command to end, and end it when told to. Returns its wait status, and the reason if not its own."""
     reason, termed = "", False
     kill_at: float | None = None
     while True:
-        status = _reap(child)
+        status = _reap(job.child)
         if status is not None:
             return status, reason
         stop = _read("stop")
@@ -127,11 +100,14 @@ def _watch(child: int, launch: dict[str, Any]) -> tuple[int, str]:
             reason = reason or stop["reason"]
             if not termed:
                 termed = True
-                _signal_group(child, signal.SIGTERM)
+                _signal_group(job.group, signal.SIGTERM)
         if launch["fenced"] and _lease_is_over(launch["lease"]):
             reason, kill_at = "LEASE_EXPIRED", time.monotonic()
+        elif passed := meter.passed(launch, [] if meter.groups(launch) else _descendants()):
+            meter.say(passed, launch)
+            reason, kill_at = reason or passed, time.monotonic()
         if kill_at is not None and time.monotonic() >= kill_at:
-            _kill_all()
+            _kill_all(launch)
         wait = (
             POLL_SECONDS
             if kill_at is None
@@ -154,18 +130,45 @@ def _reap(child: int | None) -> int | None:
             found = status
 
 
-def _leave_nothing() -> None:
-    """Kill and collect until no descendant is left."""
+def _leave_nothing(launch: dict[str, Any]) -> None:
+    """Kill and collect until no descendant is left, nor its group."""
     while _descendants():
-        _kill_all()
+        _kill_all(launch)
         _reap(None)
         time.sleep(REAP_SECONDS)
+    dissolve(meter.groups(launch))
 
 
-def _kill_all() -> None:
-    for pid in _descendants():
+def dissolve(groups: list[str]) -> None:
+    """Kill whatever is in these groups, and remove them."""
+    for group in groups:
+        while os.path.exists(group):
+            _kill(_members(group))
+            with contextlib.suppress(OSError):  # the last of them is on its way out
+                os.rmdir(group)
+                break
+            time.sleep(REAP_SECONDS)
+
+
+def _kill_all(launch: dict[str, Any]) -> None:
+    # By group first: who forks faster than we look is in it all the same.
+    for group in meter.groups(launch):
+        _kill(_members(group))
+    _kill(_descendants())
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _members(group: str) -> list[int]:
+    try:
+        with open(f"{group}/cgroup.procs") as file:
+            return [int(line) for line in file]
+    except OSError:
+        return []
 
 
 def _descendants() -> list[int]:
@@ -205,7 +208,7 @@ def _exit_code(status: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def _end(exit_code: int, reason: str, started: float) -> None:
+def _end(exit_code: int | None, reason: str, started: float) -> None:
     """Write the end, however long the disk stays full: hours of work may hang on these bytes."""
     end = {"exit_code": exit_code, "end_reason": reason, "start_time": started, "end_time": time.time()}
     while True:
