@@ -23,6 +23,7 @@ from gateway.identity import store as identity_store
 from gateway.identity.identity import Identity
 from gateway.identity.servicer import IdentityServicer
 from gateway.telemetry import servicer as telemetry
+from gateway.telemetry.collector import Collector
 from gateway.telemetry.events import EventServicer
 from gateway.telemetry.sampling import Sampler
 from gateway.telemetry.store import SpanStore
@@ -63,6 +64,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     stopping = asyncio.Event()
     web = http_app.build(channels, stopping)
     sampler = Sampler()
+    collector = Collector(settings.collector_address) if settings.collector_address else None
     edge = Edge(settings, who, sampler.wanted)
 
     async def serve_http() -> None:
@@ -77,11 +79,22 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
                 trace_service_pb2_grpc.add_TraceServiceServicer_to_server, telemetry.TraceServicer(spans)
             ),
             Service(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventServicer(dead)),
-            Service(otlp_grpc.add_TraceServiceServicer_to_server, telemetry.OtlpServicer(spans, sampler)),
+            Service(
+                otlp_grpc.add_TraceServiceServicer_to_server,
+                telemetry.OtlpServicer(spans, sampler, collector),
+            ),
             Service(inference_server.add_to, http.release()),
         ],
         door=serve_http,
-        loops=[edge.publish, edge.follow_routes, edge.follow_revocations, Relay(db, bus).run, dead.collect],
+        loops=[
+            edge.publish,
+            edge.follow_routes,
+            edge.follow_counts,
+            edge.follow_revocations,
+            Relay(db, bus).run,
+            dead.collect,
+            *([collector.run] if collector else []),
+        ],
         healthy=db.answers,
         foreign=telemetry.FOREIGN | inference_server.FOREIGN,
         # Envoy sends all reflection here, and knows every service.

@@ -22,6 +22,7 @@ from aios.bus.streams import ADVISORIES, DEAD, EVENTS, EVENTS_NAME
 from aios.config import Settings
 from aios.errors import FailedPrecondition, Unavailable
 from aios.records.events import Event
+from aios.runtime import meters
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Bus:
         """
         user, password = _credentials(settings)
         bus = cls()
+        meters.observe("aios.bus.connected", "Whether the event bus answers.", lambda: bus.connected)
         connect = bus._client.connect(
             settings.nats_url,
             name=f"aios-{service}",

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from aios.config import Settings, unknown_variables, variable_of
 from aios.errors import AiosError, InvalidArgument
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
-from aios.runtime import logs, telemetry, turn
+from aios.runtime import logs, meters, telemetry, turn
 from aios.runtime.channel import service_channel
 from aios.runtime.server import MESSAGE_BYTES_MAX, Server, Service
 from aios.runtime.tokens import Verifier, token_file
@@ -72,13 +72,17 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
     if settings.telemetry:
         endpoint = settings.otlp_endpoint or settings.gateway_address
         telemetry.setup(service, endpoint, token_file(settings.token_file))
+    if settings.collector_address:
+        meters.setup(service, settings.collector_address)
     async with AsyncExitStack() as stack:
         stack.callback(telemetry.shutdown)
+        stack.callback(meters.shutdown)
         ours = await turn.take(settings.home, service, stop)
         if ours is None:
             return
         stack.enter_context(ours)
         app = await build(settings, stack)
+        meters.observe("aios.serving", "Whether the service can answer; its database included.", app.healthy)
         loops = [asyncio.create_task(_keep_running(loop, loop.__qualname__)) for loop in app.loops]
         door = asyncio.create_task(_keep_running(app.door, app.door.__qualname__)) if app.door else None
         server, reporting = None, None

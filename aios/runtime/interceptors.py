@@ -6,6 +6,7 @@ with INVALID_ARGUMENT by us and not with INTERNAL by the library.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2
 from grpc_status import rpc_status
+from opentelemetry.metrics import Histogram
 from opentelemetry.trace import SpanKind, Status, StatusCode, get_current_span
 
 from aios.errors import (
@@ -26,7 +29,7 @@ from aios.errors import (
     Unauthenticated,
 )
 from aios.names import ANY_PROJECT, project_of
-from aios.runtime import contract, roles, telemetry
+from aios.runtime import contract, meters, roles, telemetry
 from aios.runtime.context import Call, Principal, current_call
 from aios.runtime.gate import Gate
 from aios.runtime.status import to_status
@@ -52,6 +55,7 @@ class Chain:
     streams: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
     """Calls that answer with a stream, which may last for days."""
     others: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
+    _calls: Histogram = field(default_factory=meters.calls)
     _ended: dict[asyncio.Task[Any], AiosError] = field(default_factory=dict)
     _sending: set[asyncio.Task[Any]] = field(default_factory=set)
     """Streams whose message is on its way: cancelled there, the library would end them without a word to the caller."""
@@ -161,7 +165,7 @@ class Chain:
         task = asyncio.current_task()
         assert task is not None
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
-        status = None
+        status, left, began = None, False, time.perf_counter()
         with telemetry.span(
             path.removeprefix("/"),
             traceparent=str(metadata.get("traceparent", "")) or None,
@@ -180,11 +184,13 @@ class Chain:
                 status = to_status(error)
             except (asyncio.CancelledError, GeneratorExit):
                 if task not in self._ended:
+                    left = True
                     raise
                 task.uncancel()
                 status = to_status(self._ended[task])
             except Exception as error:
                 if isinstance(error, grpc.aio.AbortError):
+                    left = True
                     raise
                 _log.exception("unexpected error in %s", path)
                 get_current_span().set_status(Status(StatusCode.ERROR, type(error).__name__))
@@ -198,6 +204,8 @@ class Chain:
             finally:
                 (self.streams if stream else self.others).pop(task, None)
                 self._ended.pop(task, None)
+                if not stream and not left:
+                    self._calls.record(time.perf_counter() - began, _about(path, status))
         if status is not None:
             await _abort(context, rpc_status.to_status(status))
 
@@ -253,6 +261,12 @@ class Chain:
         else:
             async with self.gate.inside():
                 yield
+
+
+def _about(path: str, status: Any) -> dict[str, str]:
+    service, _, method = path.removeprefix("/").partition("/")
+    code = "OK" if status is None else code_pb2.Code.Name(status.code)
+    return {"rpc.service": service, "rpc.method": method, "rpc.response.status_code": code}
 
 
 async def _abort(context: Context, status: Any) -> None:

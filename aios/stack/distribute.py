@@ -36,6 +36,7 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
         "postgres": ("password",),
         "object-store": ("user", "password", "s3.json"),
         "operator": ("operator.token",),
+        "grafana": ("grafana.password",),
     }
 )
 """What each container reads; the names that official images take from files are theirs."""
@@ -58,9 +59,11 @@ def distribute(vault: Path = VAULT, volumes: Path = VOLUMES) -> None:
 def _content(layout: Layout, service: str, file: str) -> str:
     match service, file:
         case _, "pgpass":
-            return f"*:*:*:aios:{_password(layout)}\n"
+            return f"*:*:*:aios:{_password(layout, 'postgres')}\n"
         case "postgres", "password":
-            return _password(layout)
+            return _password(layout, service)
+        case "grafana", "grafana.password":
+            return _password(layout, service)
         case "nats", "nats.conf":
             return nats.server_config(
                 config_file=layout.secrets / "nats.conf",
@@ -81,8 +84,8 @@ def _content(layout: Layout, service: str, file: str) -> str:
             return (layout.secrets / file).read_text()
 
 
-def _password(layout: Layout) -> str:
-    path = layout.secrets / "postgres.password"
+def _password(layout: Layout, service: str) -> str:
+    path = layout.secrets / f"{service}.password"
     if not path.exists():
         write_secret(path, token_urlsafe(32))
     return path.read_text()

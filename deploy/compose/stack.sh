@@ -1,5 +1,5 @@
 #!/bin/sh
-# The compose stack's chores, behind `make up`, `down`, `logs`, `token`, `backup`, `restore` and `upgrade`.
+# The compose stack's chores, behind `make up`, `down`, `logs`, `token`, `grafana`, `backup`, `restore` and `upgrade`.
 #
 # A backup is cold: everything stops, every volume is copied, everything starts again. So it is one moment of all
 # stores together, secrets included: keep it as you keep the keys. Runs that were going on go on from their checkpoints.
@@ -101,6 +101,7 @@ up) up ;;
 down) compose down ;;
 logs) compose logs --follow --tail 100 ;;
 token) token ;;
+grafana) in_volume "${project}_grafana-secrets" :ro cat /volume/grafana.password ;;
 backup) backup ${2:+"$2"} ;;
 restore) restore ${2:+"$2"} ;;
 upgrade) upgrade ;;

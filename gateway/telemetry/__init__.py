@@ -1,5 +1,5 @@
 """Traces: takes spans from every process as OTLP over gRPC, keeps the newest, and gives traces back.
 
-Owns one bounded file of spans, which is a cache and no record: it may be deleted at any time. Emits nothing. Where a
-collector is set, processes send their spans there instead and this stays empty.
+Owns one bounded file of spans, which is a cache and no record: it may be deleted at any time. Emits nothing, and passes
+spans on to a collector where an operator names one.
 """

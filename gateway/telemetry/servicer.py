@@ -12,6 +12,7 @@ from aios.runtime.context import principal
 from aios.telemetry.v1 import trace_service_pb2 as pb
 from aios.telemetry.v1 import trace_service_pb2_grpc
 from gateway.telemetry import mapping, otlp
+from gateway.telemetry.collector import Collector
 from gateway.telemetry.sampling import Sampler
 from gateway.telemetry.spans import check_trace_id
 from gateway.telemetry.store import SpanStore
@@ -23,17 +24,24 @@ PAGE_SIZE, PAGE_SIZE_MAX = 20, 200
 
 
 class OtlpServicer(otlp_grpc.TraceServiceServicer):
-    """The receiver. A worker's spans are its project's, whatever they say. Under load it keeps a part of the traces."""
+    """The receiver. A worker's spans are its project's, whatever they say. Under load it keeps a part of the traces;
+    a collector gets all."""
 
-    def __init__(self, store: SpanStore, sampler: Sampler | None = None) -> None:
+    def __init__(
+        self, store: SpanStore, sampler: Sampler | None = None, collector: Collector | None = None
+    ) -> None:
         self._store = store
         self._sampler = sampler or Sampler()
+        self._collector = collector
 
     async def Export(
         self, request: otlp_pb.ExportTraceServiceRequest, context: Context
     ) -> otlp_pb.ExportTraceServiceResponse:
         caller = principal()
-        found = list(otlp.read(request, None if caller.everywhere else caller.project, self._sampler.keeps))
+        project = None if caller.everywhere else caller.project
+        if self._collector is not None:
+            self._collector.offer(request, project)
+        found = list(otlp.read(request, project, self._sampler.keeps))
         spans = [span for span in found if span is not None]
         self._store.add(spans)
         response = otlp_pb.ExportTraceServiceResponse()

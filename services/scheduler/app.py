@@ -11,7 +11,7 @@ from aios.runtime.app import App
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
 from aios.scheduler.v1 import agent_service_pb2_grpc, queue_service_pb2_grpc, scheduler_service_pb2_grpc
-from services.scheduler import store
+from services.scheduler import meters, store
 from services.scheduler.agent_servicer import AgentServicer
 from services.scheduler.journal import Journal, JournalPool
 from services.scheduler.logs import Logs
@@ -45,6 +45,6 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             Service(queue_service_pb2_grpc.add_QueueServiceServicer_to_server, queues),
             Service(agent_service_pb2_grpc.add_AgentServiceServicer_to_server, agents),
         ],
-        loops=[reconciler.run, Relay(db, bus).run],
+        loops=[reconciler.run, Relay(db, bus).run, *(level.run for level in meters.levels(db, reconciler))],
         healthy=db.answers,
     )

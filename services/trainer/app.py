@@ -13,7 +13,7 @@ from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
 from aios.scheduler.v1 import scheduler_service_pb2_grpc
 from aios.trainer.v1 import sweep_service_pb2_grpc, trainer_service_pb2_grpc
-from services.trainer import store
+from services.trainer import meters, store
 from services.trainer.reconciler import Reconciler
 from services.trainer.service import Trainer
 from services.trainer.servicer import TrainerServicer
@@ -42,6 +42,12 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     add = trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server
     return App(
         services=[Service(add, TrainerServicer(trainer)), Service(add_sweeps, SweepServicer(sweeps))],
-        loops=[reconciler.run, Loop(db, clock).run, jobs.run, Relay(db, bus).run],
+        loops=[
+            reconciler.run,
+            Loop(db, clock).run,
+            jobs.run,
+            Relay(db, bus).run,
+            *(level.run for level in meters.levels(db)),
+        ],
         healthy=db.answers,
     )

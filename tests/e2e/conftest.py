@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from aios.client import Client
+from tests.collector import Receiver, receiving
 from tests.e2e import digits, stack
 from tests.e2e.stack import Stack
 
@@ -25,9 +26,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def aios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def collector() -> Iterator[Receiver]:
+    """What an operator's collector gets."""
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def aios(tmp_path_factory: pytest.TempPathFactory, collector: Receiver) -> Iterator[Stack]:
     """The running stack."""
-    with stack.stack(tmp_path_factory.mktemp("aios")) as running:
+    with stack.stack(
+        tmp_path_factory.mktemp("aios"), {"AIOS_COLLECTOR_ADDRESS": collector.address}
+    ) as running:
         yield running
 
 
