@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "model": ("model", "The model registry: versions, aliases, log, rm."),
     "optimize": ("optimize", "Make a model version smaller or faster, with a measured verdict."),
     "deploy": ("serve", "Serve a model version under a name."),
-    "deployment": ("serve", "Deployments: list, history, delete."),
+    "deployment": ("serve", "Deployments: list, status, history, scale, promote, rollback."),
     "predict": ("predict", "Ask a deployment."),
     "trace": ("trace", "Traces: the newest ones, or one as a waterfall."),
     "data": ("data", "Upkeep of the data service: reindex."),

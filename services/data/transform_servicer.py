@@ -27,6 +27,7 @@ from services.data.lineage import Direction, Edge, Relation
 from services.data.logs import Change, Log
 from services.data.manifests import Origin
 from services.data.rpcs import Context, Parts, Rpcs, project_of
+from services.data.transform_types import TYPES, Type
 from services.data.transforms import NotATransform, Spec, TransformNotFound
 
 COMMAND = ("python", "-m", "services.data.job")
@@ -122,7 +123,7 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         self, request: pb.ListTransformTypesRequest, context: Context
     ) -> pb.ListTransformTypesResponse:
         return pb.ListTransformTypesResponse(
-            types=[_type_to_proto(name, each) for name, each in transforms.TYPES.items()]
+            types=[_type_to_proto(name, each) for name, each in TYPES.items()]
         )
 
     async def CompleteTransform(
@@ -265,7 +266,7 @@ def _id_of(request: pb.CreateTransformRequest) -> str:
     if request.transform_id:
         return check_id(request.transform_id, "transform_id")
     kind = request.transform.spec.type
-    prefix = kind if kind in transforms.TYPES else "transform"
+    prefix = kind if kind in TYPES else "transform"
     if not request.request_id:
         return new_id(prefix)
     return f"{prefix}-{uuid.uuid5(uuid.NAMESPACE_URL, f'{request.parent}/{request.request_id}').hex[:12]}"
@@ -306,7 +307,7 @@ def _spec_to_proto(spec: Spec) -> transform_pb2.TransformSpec:
     return proto
 
 
-def _type_to_proto(name: str, each: transforms.Type) -> transform_pb2.TransformType:
+def _type_to_proto(name: str, each: Type) -> transform_pb2.TransformType:
     proto = transform_pb2.TransformType(
         type=name, version=each.version, summary=each.summary, inputs=each.inputs
     )

@@ -1,43 +1,181 @@
-"""Rows that are there already: the same, nearly the same, or in another part."""
+"""Rows that are there already: the same, nearly the same, or in another part.
+
+Sources: Broder, On the Resemblance and Containment of Documents, 1997 (MinHash); Indyk and Motwani, Approximate Nearest
+Neighbors, STOC 1998 (banding). The hash of an image is the sign of the difference of neighbouring pixels.
+"""
 
 import hashlib
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
+from services.data.job.columns import Kind, images, kind_of, texts
+from services.data.job.parts import Array
 from services.data.job.rejects import Rejects
 
-ROWS_AT_ONCE = 4096
+PERMUTATIONS = 128
+SHINGLE_CHARS = 5
+PRIME = (1 << 61) - 1
+GRID = (8, 9)  # of an image's hash: 64 differences
+THUMBNAIL = (16, 16)
+THUMBNAIL_DISTANCE_MAX = (
+    0.08  # of grey values, 0 to 1: flat images have like hashes and are told apart by this
+)
+BUCKET_MAX = (
+    200  # rows of one bucket that are compared with each other: more says that the bucket tells nothing
+)
+
+Pair = tuple[int, int, float]
 
 
-def exact(parts: Mapping[str, "pa.Table"], rejects: Rejects) -> None:
-    """Put aside rows of a part that stand in it before, in all columns but one that numbers them."""
-    for name, table in parts.items():
+def exact(parts: Mapping[str, "pa.Table"], rejects: Rejects, apart: Sequence[str] = ()) -> None:
+    """Put aside rows of a part that stand in it before, in all columns but those that number them."""
+    for name, digests in _digests(parts, apart).items():
         seen: dict[bytes, int] = {}
-        digests = row_digests(table.drop_columns([each for each in ("path",) if each in table.column_names]))
         for row in rejects.kept(name).tolist():
             first = seen.setdefault(digests[row], row)
             if first != row:
                 rejects.add(name, [row], f"duplicate: of row {first}")
 
 
+def leaked(parts: Mapping[str, "pa.Table"], training: str, rejects: Rejects, apart: Sequence[str]) -> None:
+    """Put aside rows of the training part that another part has too, whatever their label."""
+    digests = _digests(parts, apart)
+    elsewhere: dict[bytes, str] = {}
+    for name in parts:
+        if name != training:
+            for row in rejects.kept(name).tolist():
+                elsewhere.setdefault(digests[name][row], f"row {row} of {name}")
+    for row in rejects.kept(training).tolist():
+        if where := elsewhere.get(digests[training][row]):
+            rejects.add(training, [row], f"leakage: is {where}")
+
+
+def near(
+    parts: Mapping[str, "pa.Table"], columns: Sequence[str], likeness: float, training: str, rejects: Rejects
+) -> None:
+    """Put aside the later one of rows that are alike in a text or an image; across parts the one of the training part.
+
+    Args:
+        likeness: From which two are taken for the same, 0 to 1.
+    """
+    order = sorted(parts, key=lambda name: name == training)  # what the others have is known before
+    places = [(name, row) for name in order for row in rejects.kept(name).tolist()]
+    for column in columns:
+        chosen = [parts[name].select([column]).take(pa.array(rejects.kept(name))) for name in order]
+        whole = pa.concat_tables(chosen).combine_chunks()
+        reasons: dict[int, str] = {}
+        for one, other, alike in sorted(_alike(whole, column, likeness)):
+            if one not in reasons and other not in reasons:
+                name, row = places[one]
+                reasons[other] = f"near duplicate: {column} is {alike:.0%} like row {row} of {name}"
+        for position, reason in reasons.items():
+            name, row = places[position]
+            rejects.add(name, [row], reason)
+
+
 def row_digests(table: "pa.Table") -> list[bytes]:
     """A digest of each row: equal rows have the same."""
-    sink = []
     columns = [_bytes_of(table[name]) for name in table.column_names]
-    for row in range(table.num_rows):
-        digest = hashlib.blake2b(digest_size=16)
-        for column in columns:
-            digest.update(column[row])
-        sink.append(digest.digest())
-    return sink
+    return [
+        hashlib.blake2b(b"".join(values), digest_size=16).digest() for values in zip(*columns, strict=True)
+    ]
+
+
+def alike_texts(values: Sequence[str | None], likeness: float) -> Iterator[Pair]:
+    """Pairs whose sets of character sequences overlap by at least that share (Jaccard's)."""
+    shingles = [_shingles(value or "") for value in values]
+    signatures = (
+        np.stack([_signature(each) for each in shingles]) if shingles else np.empty((0, PERMUTATIONS))
+    )
+    rows = _rows_of_a_band(likeness)
+    for one, other in _candidates(
+        signatures[:, start : start + rows] for start in range(0, PERMUTATIONS, rows)
+    ):
+        both = len(np.intersect1d(shingles[one], shingles[other], assume_unique=True))
+        union = len(shingles[one]) + len(shingles[other]) - both
+        if union and both / union >= likeness:
+            yield one, other, both / union
+
+
+def alike_images(table: "pa.Table", column: str, likeness: float) -> Iterator[Pair]:
+    """Pairs whose hashes differ in few of 64 bits, and whose thumbnails are close."""
+    thumbnails = [small.astype(np.float32) / 255 for small in images(table, column, THUMBNAIL)]
+    hashes = [np.diff(grid.astype(np.int16), axis=1).ravel() > 0 for grid in images(table, column, GRID)]
+    bits = np.array(hashes).reshape(-1, 64)
+    allowed = int((1 - likeness) * 64)
+    # Of so many bands more than bits may differ, one is the same in both.
+    bands = np.array_split(np.arange(64), min(64, allowed + 1))
+    for one, other in _candidates(bits[:, band] for band in bands):
+        distance = int((bits[one] != bits[other]).sum())
+        close = float(np.abs(thumbnails[one] - thumbnails[other]).mean()) <= THUMBNAIL_DISTANCE_MAX
+        if distance <= allowed and close:
+            yield one, other, 1 - distance / 64
+
+
+def _alike(table: "pa.Table", column: str, likeness: float) -> Iterator[Pair]:
+    if kind_of(table, column) is Kind.IMAGE:
+        return alike_images(table, column, likeness)
+    return alike_texts(texts(table, column), likeness)
+
+
+def _digests(parts: Mapping[str, "pa.Table"], apart: Sequence[str]) -> dict[str, list[bytes]]:
+    found = {}
+    for name, table in parts.items():
+        kept = [each for each in table.column_names if each not in ("path", *apart)]
+        found[name] = row_digests(table.select(kept)) if kept else [b""] * table.num_rows
+    return found
 
 
 def _bytes_of(column: "pa.ChunkedArray") -> list[bytes]:
     """Each value in a form that no other value has, with its length ahead so that neighbours do not run together."""
     made = []
     for value in column.to_pylist():
-        data = value if isinstance(value, bytes) else repr(value).encode()
+        data = value if isinstance(value, bytes) else repr(value).encode(errors="surrogatepass")
         kind = b"b" if isinstance(value, bytes) else b"v"
         made.append(kind + len(data).to_bytes(8, "big") + data)
     return made
+
+
+def _shingles(text: str) -> Array:
+    """Hashes of every sequence of some characters, each once; white space and case do not count."""
+    plain = " ".join(text.lower().split()).encode(errors="replace")
+    last = max(1, len(plain) - SHINGLE_CHARS + 1)
+    found = {zlib.crc32(plain[start : start + SHINGLE_CHARS]) for start in range(last)} if plain else set()
+    return np.array(sorted(found), dtype=np.uint64)
+
+
+_GENERATOR = np.random.default_rng(20_240_229)  # of the permutations: any, and always the same
+_A = _GENERATOR.integers(1, 1 << 31, PERMUTATIONS, dtype=np.uint64)
+_B = _GENERATOR.integers(0, 1 << 31, PERMUTATIONS, dtype=np.uint64)
+
+
+def _signature(shingles: Array) -> Array:
+    if not len(shingles):
+        return np.full(PERMUTATIONS, PRIME, dtype=np.uint64)
+    made: Array = ((shingles[:, None] * _A + _B) % np.uint64(PRIME)).min(axis=0)
+    return made
+
+
+def _rows_of_a_band(likeness: float) -> int:
+    """So many rows to a band that pairs of half the allowed distance more are still found with certainty near 1."""
+    for rows in (16, 8, 4, 2):
+        if (1 - max(0.05, likeness) ** rows) ** (PERMUTATIONS / rows) < 0.02:
+            return rows
+    return 1
+
+
+def _candidates(bands: Iterable[Array]) -> Iterator[tuple[int, int]]:
+    """Pairs of rows that are the same in a band, each pair once, the earlier row first."""
+    seen: set[tuple[int, int]] = set()
+    for band in bands:
+        buckets: dict[bytes, list[int]] = {}
+        for row, value in enumerate(np.ascontiguousarray(band)):
+            bucket = buckets.setdefault(value.tobytes(), [])
+            for other in bucket[:BUCKET_MAX]:
+                if (other, row) not in seen:
+                    seen.add((other, row))
+                    yield other, row
+            bucket.append(row)

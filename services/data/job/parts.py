@@ -6,6 +6,7 @@ NPZ files (`train.csv`, or several below `train/`), IDX, `{part}/images.npy` wit
 """
 
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,6 +23,8 @@ from aios.formats import idx, images, tables
 
 WHOLE = "data"
 """The part of a version that has only one."""
+TRAINING = "train"
+"""The part that is learnt from, where there are several."""
 QUARANTINE = "quarantine"
 """Folder of rows that were put aside. Feather files: neither recipes nor the reader of shards take them for data."""
 REPORTS = ("report.json", "report.html")
@@ -38,6 +41,9 @@ _TABLES: Mapping[str, Callable[[Path], Iterator["pa.RecordBatch"]]] = {
     ".arrow": tables.read_arrow,
 }
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp"})
+
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What numpy raises of a file that is none of its own."""
 
 Array = NDArray[Any]
 
@@ -155,6 +161,8 @@ def with_column(table: "pa.Table", name: str, values: Any, kind: "pa.Field | Non
     if isinstance(values, np.ndarray):
         kind, values = column_of(values)
     made = kind.with_name(name) if kind is not None else pa.field(name, values.type)
+    if not table.column_names:
+        return pa.table([values], schema=pa.schema([made]))
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), made, values)
     return table.append_column(made, values)
@@ -212,7 +220,7 @@ def _npz(name: str, path: Path) -> "pa.Table":
     try:
         with np.load(path, allow_pickle=False) as stored:
             x, y = stored["x"], stored["y"]
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise InvalidArgument.of("input", f"{name!r} must hold arrays `x` and `y`: {error}") from error
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise InvalidArgument.of("input", f"{name!r} must hold `x` [N, D] and `y` [N]")
@@ -239,7 +247,7 @@ def _read_npy(folder: Path, files: Mapping[str, Path]) -> Source | None:
         try:
             pixels = np.load(path, allow_pickle=False)
             numbers = np.load(labels, allow_pickle=False) if labels.is_file() else None
-        except (OSError, ValueError, EOFError) as error:
+        except _UNREADABLE as error:
             raise InvalidArgument.of("input", f"{name!r} cannot be read: {error}") from error
         if pixels.ndim < 2 or (numbers is not None and numbers.shape != pixels.shape[:1]):
             raise InvalidArgument.of("input", f"{name!r} has not one label for each image")

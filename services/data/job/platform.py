@@ -19,7 +19,13 @@ from services.data.transforms import Spec
 
 COMPLETE_SECONDS = 60.0  # a version of many files is checked meanwhile
 _CODE = Path(__file__).resolve().parents[3]
-_CODE_OF = ("aios/formats", "services/data/job", "services/data/transforms.py")
+_CODE_OF = (
+    "aios/formats",
+    "aios/train/augment.py",
+    "services/data/job",
+    "services/data/transform_types.py",
+    "services/data/transforms.py",
+)
 
 
 class Platform:

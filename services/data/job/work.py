@@ -1,5 +1,6 @@
 """What a transform is given and what it makes. No platform in sight: a test calls one with tables."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from aios.errors import InvalidArgument
-from services.data.job import charts
+from services.data.job import charts, parts
 from services.data.job.parts import Form, Source
 
 
@@ -30,6 +31,11 @@ class Work:
     @property
     def seed(self) -> int:
         return int(self.parameters["seed"])
+
+    @property
+    def training(self) -> str:
+        """The part that everything is fitted on: `train`, or the first."""
+        return parts.TRAINING if parts.TRAINING in self.source.parts else next(iter(self.source.parts))
 
     def columns(self, name: str = "columns") -> Sequence[str]:
         """The columns that a parameter names; all of them where it is empty.
@@ -69,6 +75,8 @@ class Result:
     """Of the report, as HTML."""
     parts: Mapping[str, "pa.Table"] = field(default_factory=dict)
     quarantine: Mapping[str, "pa.Table"] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+    """More of the version, by name, as JSON: what was fitted, a vocabulary."""
     form: Form | None = None
     """That of the input where it is None."""
     privacy: frozenset[str] | None = None
@@ -80,15 +88,12 @@ class Result:
 
 
 def folder_of(result: Result, target: Path, form: Form) -> None:
-    """Write everything that is to be in the version."""
-    import json
-
-    from services.data.job import parts
-
+    """Write everything that is to be in the version. The same result is the same bytes."""
     target.mkdir(parents=True, exist_ok=True)
     parts.write(target, result.parts, result.form or form)
     parts.write_quarantine(target, result.quarantine)
-    (target / "report.json").write_text(
-        json.dumps(result.summary, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    for name, content in {**result.files, "report.json": result.summary}.items():
+        (target / name).write_text(
+            json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        )
     (target / "report.html").write_text(result.page())

@@ -7,13 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.data.job import charts, duplicates, schema
-from services.data.job.columns import Kind, kind_of, numbers
-from services.data.job.parts import Array
+from services.data.job import charts, duplicates, labels, schema
+from services.data.job.columns import Kind, class_names, kind_of, numbers, of_kind
+from services.data.job.parts import TRAINING, Array
 from services.data.job.rejects import Rejects
 from services.data.job.work import Result, Work
-
-TRAINING = "train"
 
 
 def run(work: Work) -> Result:
@@ -29,6 +27,13 @@ def run(work: Work) -> Result:
         repaired[name] = {**filled, **clipped}
     if work.parameters["duplicates"] == "quarantine":
         duplicates.exact(parts, rejects)
+    label = work.parameters["label_errors"]
+    if work.parameters["leakage"] and TRAINING in parts and len(parts) > 1:
+        duplicates.leaked(parts, TRAINING, rejects, [label] if label else [])
+    if likeness := float(work.parameters["near_duplicates"]):
+        duplicates.near(parts, _near_columns(work), likeness, TRAINING, rejects)
+    if label:
+        _mislabelled(work, parts, work.require("label_errors", label), rejects)
     kept, quarantine = rejects.divide(parts)
     summary: dict[str, Any] = {
         "rows": {name: part.num_rows for name, part in parts.items()},
@@ -47,6 +52,31 @@ def run(work: Work) -> Result:
     ]
     title = f"Clean: {total} of {work.source.rows} rows put aside"
     return Result(title, summary, sections, kept, quarantine)
+
+
+def _near_columns(work: Work) -> list[str]:
+    first = next(iter(work.source.parts.values()))
+    return (
+        list(work.columns("near_columns"))
+        if work.parameters["near_columns"]
+        else of_kind(first, Kind.TEXT, Kind.IMAGE)
+    )
+
+
+def _mislabelled(work: Work, parts: Mapping[str, "pa.Table"], label: str, rejects: Rejects) -> None:
+    """Look for wrong labels among what is left of all parts together."""
+    places = [(name, row) for name in parts for row in rejects.kept(name).tolist()]
+    left = [parts[name].take(pa.array(rejects.kept(name))) for name in parts]
+    whole = pa.concat_tables(left, promote_options="default").combine_chunks()
+    whole = whole.drop_columns([each for each in ("path",) if each in whole.column_names])
+    found = labels.suspects(whole, label, work.seed)
+    names = class_names(whole, label)
+    for position, proposed in zip(found.rows.tolist(), found.proposed, strict=True):
+        name, row = places[position]
+        stated = parts[name][label][row].as_py()
+        if names:
+            stated, proposed = names[stated], names[proposed]
+        rejects.add(name, [row], f"label error: {stated!r} is probably {proposed!r}")
 
 
 def _missing(
@@ -86,7 +116,7 @@ def _lacks(table: "pa.Table", name: str) -> Array:
 
 def _filler(work: Work, name: str, how: str) -> Any:
     """What stands for a missing value: as the training part has it, so that nothing of another part leaks into it."""
-    table = work.source.parts.get(TRAINING) or next(iter(work.source.parts.values()))
+    table = work.source.parts[work.training]
     column = table[name].filter(pa.array(~_lacks(table, name)))
     if not len(column):
         return None
@@ -112,7 +142,7 @@ def _outliers(
     how, reach = work.parameters["outliers"], float(work.parameters["outlier_bound"])
     if how == "keep":
         return table, {}
-    model = work.source.parts.get(TRAINING) or next(iter(work.source.parts.values()))
+    model = work.source.parts[work.training]
     moved = {}
     for name in [each for each in table.column_names if each in columns]:
         if kind_of(table, name) is not Kind.NUMBER or pa.types.is_boolean(table.schema.field(name).type):
