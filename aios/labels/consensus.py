@@ -13,6 +13,7 @@ from aios.labels.values import Kind, Label, similarity_of
 ROUNDS_MAX = 100
 CHANGE_MIN = 1e-7
 SMOOTHING = 0.01  # answers that nobody gave, so that no mistake is impossible
+TRUST = 1.0  # right answers that nobody gave: without other evidence, people are believed
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def dawid_skene(votes: Mapping[int, Mapping[str, int]], classes: int) -> DawidSk
     truth_IC /= np.maximum(truth_IC.sum(axis=1, keepdims=True), 1.0)
     mistakes_PCC = np.zeros((len(people), classes, classes))
     for _ in range(ROUNDS_MAX if len(items) else 0):
-        mistakes_PCC = np.full((len(people), classes, classes), SMOOTHING)
+        mistakes_PCC = np.tile(
+            np.full((classes, classes), SMOOTHING) + TRUST * np.eye(classes), (len(people), 1, 1)
+        )
         np.add.at(mistakes_PCC.transpose(0, 2, 1), (person_V, said_V), truth_IC[item_V])
         mistakes_PCC /= mistakes_PCC.sum(axis=2, keepdims=True)
         prior_C = (truth_IC.sum(axis=0) + SMOOTHING) / (len(items) + SMOOTHING * classes)

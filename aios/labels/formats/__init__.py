@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aios.errors import InvalidArgument
-from aios.labels.formats import tables
+from aios.labels.formats import coco, conll, label_studio, tables, yolo
 from aios.labels.records import Labelled
 from aios.labels.values import Kind
 
 Files = Mapping[str, bytes]
 """Content by path."""
 _ALL = frozenset(Kind)
+_SHAPES = frozenset([Kind.BOXES, Kind.POLYGONS, Kind.KEYPOINTS])
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,15 @@ class Format:
     """Of files, with the label project that they belong to."""
 
 
-_FORMATS: Mapping[str, Format] = {
+FORMATS: Mapping[str, Format] = {
     "csv": Format(_ALL, tables.write_csv, tables.read_csv),
     "jsonl": Format(_ALL, tables.write_jsonl, tables.read_jsonl),
+    "label-studio": Format(_ALL, label_studio.write, label_studio.read),
+    "coco": Format(_SHAPES, coco.write, coco.read),
+    "yolo": Format(frozenset([Kind.BOXES, Kind.POLYGONS]), yolo.write, yolo.read),
+    "conll": Format(frozenset([Kind.SPANS]), conll.write, conll.read),
 }
-NAMES = tuple(_FORMATS)
+NAMES = tuple(FORMATS)
 
 
 def of(name: str, kind: Kind) -> Format:
@@ -39,7 +44,7 @@ def of(name: str, kind: Kind) -> Format:
     Raises:
         InvalidArgument
     """
-    if name not in _FORMATS or kind not in _FORMATS[name].kinds:
-        able = [each for each, found in _FORMATS.items() if kind in found.kinds]
+    if name not in FORMATS or kind not in FORMATS[name].kinds:
+        able = [each for each, found in FORMATS.items() if kind in found.kinds]
         raise InvalidArgument.of("format", f"must be one of {', '.join(able)} for {kind}, not {name!r}")
-    return _FORMATS[name]
+    return FORMATS[name]
