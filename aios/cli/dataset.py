@@ -1,4 +1,4 @@
-"""`aios dataset`: push, import, pull, checkout, list, get, versions, diff, log, branch, tag, rm."""
+"""`aios dataset`: push, import, pull, checkout, list, get, show, versions, diff, log, branch, tag, rm."""
 
 from pathlib import Path
 
@@ -153,6 +153,22 @@ def get(name: str) -> None:
             [[file.path, size(file.size_bytes), file.sha256] for file in version.files],
             ["FILE", "SIZE", "SHA-256"],
         )
+
+
+@dataset.command()
+@click.argument("name")
+@click.option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Put the report with its plots into a file.",
+)
+@common
+def show(name: str, page: Path | None) -> None:
+    """What is in NAME, or in one version NAME/VERSION, as its newest profile says it."""
+    from aios.cli.transform import report
+
+    with connected() as client:
+        report(client, client.transforms.profile_of(name), page)
 
 
 @dataset.command()

@@ -200,6 +200,7 @@ def open(  # noqa: A001 - it is `data.open` where it is used
     cache: str | Path | None = None,
     cache_bytes: int = CACHE_BYTES,
     shuffle: bool = True,
+    part: str = "",
 ) -> Records:
     """The records of a dataset version, `digits` or `digits/{version}`, fetched as they are needed.
 
@@ -207,19 +208,25 @@ def open(  # noqa: A001 - it is `data.open` where it is used
 
     Args:
         cache: Where shards are kept; AIOS_SCRATCH of a job, else a folder in the user's cache.
+        part: Only the shards in this folder, such as `train`.
     """
     from aios.client import Client
 
     with Client() as client:
         credentials, version = client.credentials, client.datasets.version(dataset)
-        listed = [each for each in client.datasets.downloads(version.name) if each.row_count]
+        listed = [
+            each
+            for each in client.datasets.downloads(version.name)
+            if each.row_count and each.file.path.startswith(f"{part}/" if part else "")
+        ]
     shards = [
         Shard(each.file.path, each.file.sha256, each.file.size_bytes, each.row_count) for each in listed
     ]
     fetch = HttpFetch(credentials, version.name, {each.file.path: each.url for each in listed})
     folder = Path(cache or os.environ.get("AIOS_SCRATCH") or Path.home() / ".cache" / "aios") / "shards"
     shard_cache = ShardCache(folder, fetch, cache_bytes)
-    return Records(version.manifest_sha256, shards, shard_cache, seed, shuffle=shuffle)
+    named = f"{version.manifest_sha256}/{part}" if part else version.manifest_sha256
+    return Records(named, shards, shard_cache, seed, shuffle=shuffle)
 
 
 def open_folder(

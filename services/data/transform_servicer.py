@@ -34,7 +34,7 @@ COMMAND = ("python", "-m", "services.data.job")
 VARIABLE = "AIOS_JOB_TRANSFORM"
 """Of the job: its spec, the request that made it and the trace it belongs to, as JSON."""
 CPU_MILLIS = 1000
-MAX_RESTARTS = 1  # one that fails mostly fails again
+MAX_RESTARTS = 0  # what fails is the data or the parameters; an attempt that a node lost is followed by another anyway
 _STATES: Mapping[int, "transform_pb2.Transform.State.ValueType"] = {
     job_pb2.Job.STATE_QUEUED: transform_pb2.Transform.STATE_QUEUED,
     job_pb2.Job.STATE_SUCCEEDED: transform_pb2.Transform.STATE_SUCCEEDED,

@@ -111,7 +111,7 @@ def test_findings_say_where_and_how_many_and_show_only_the_form() -> None:
         "example": "aaaa@aaaaaaa.aaa",
     }
     assert made.summary["flags"] == ["pii:email", "pii:name"]
-    assert made.privacy == {"pii:email", "pii:name"}
+    assert set(made.privacy or ()) == {"pii:email", "pii:name"}
     assert "jane" not in made.page()
 
 
@@ -121,8 +121,8 @@ def test_masked_texts_hold_nothing_any_more_and_the_flags_say_what_is_left() -> 
     made = do(mask, table, privacy=frozenset({"pii:email", "pii:name", "licensed"}))
 
     assert made.parts["data"]["note"].to_pylist() == ["[EMAIL], [CARD]", "x"]
-    assert made.privacy == {"pii:name", "licensed", "masked"}
-    assert do(mask, table, drop=["last_name"]).privacy == {"masked"}
+    assert set(made.privacy or ()) == {"pii:name", "licensed", "masked"}
+    assert set(do(mask, table, drop=["last_name"]).privacy or ()) == {"masked"}
     last4 = do(mask, table, style="last4").parts["data"]["note"][0].as_py()
     assert last4.endswith("1111")
     assert "jane" not in last4

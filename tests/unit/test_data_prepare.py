@@ -3,6 +3,8 @@
 import io
 import tempfile
 from contextlib import suppress
+from datetime import date
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from services.data.job.transforms import (
     tokenise,
 )
 from services.data.job.work import Result, Work, folder_of
+from services.data.transform_types import TYPES
 
 MODULES = {
     "anonymity": anonymity,
@@ -367,20 +370,57 @@ def test_no_content_brings_a_reader_down(content: bytes, suffix: str) -> None:
             do("profile", dict(parts.read(Path(scratch)).parts))
 
 
-@pytest.mark.parametrize("name", list(transforms.TYPES))
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("profile", {}),
+        ("clean", {"missing": "mean", "outliers": "clip", "near_duplicates": 0.8}),
+        ("clean", {"missing": "quarantine", "outliers": "quarantine"}),
+        ("clean", {"missing": "mode"}),
+        ("split", {}),
+        ("normalise", {"method": "robust"}),
+        ("encode", {}),
+        ("anonymity", {"columns": ["bool", "list"]}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_columns_of_every_kind_with_every_odd_value_go_through(
+    name: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    table = pa.table(
+        {
+            "big": [1e308, -1e308, None, float("nan"), float("inf")],
+            "null": pa.nulls(5),
+            "bool": [True, False, None, True, True],
+            "decimal": [Decimal("1.5"), None, Decimal("2.5"), Decimal("1.5"), Decimal("9.5")],
+            "date": [date(2020, 1, day + 1) for day in range(5)],
+            "list": [[1], [2, 3], None, [], [4]],
+            "struct": [{"a": 1}, {"a": 2}, None, {"a": 3}, {"a": 4}],
+            "bytes": [b"a", b"b", None, b"", b"x"],
+            "whole": pa.array([2**63 - 1, -(2**63), 0, None, 5]),
+            "text": ["a@b.ch", "", None, "x" * 10, "z"],
+        }
+    )
+    for some in (table, table.slice(0, 1), {"train": table, "test": table.slice(2, 3)}):
+        with suppress(AiosError):
+            folder_of(do(name, some, **given), tmp_path, Form.TABLE)
+
+
+@pytest.mark.parametrize("name", list(TYPES))
 def test_every_type_has_a_module_that_can_be_run(name: str) -> None:
     assert callable(import_module(f"services.data.job.transforms.{name}").run)
-    assert transforms.TYPES[name].summary.endswith(".")
+    assert TYPES[name].summary.endswith(".")
 
 
 def test_parameters_are_read_as_their_kind_with_every_default_filled_in() -> None:
     found = transforms.parameters_of("mask", {"columns": "a, b"})
     assert (found["columns"], found["style"]) == (("a", "b"), "label")
-    for name, given_ in {
+    wrong: dict[str, dict[str, Any]] = {
         "split": {"parts": {"train": 1}},
         "clean": {"near_duplicates": 2},
         "pii": {"kinds": ["emial"]},
         "profile": {"bins": True},
-    }.items():
+    }
+    for name, given_ in wrong.items():
         with pytest.raises(InvalidArgument, match=f"parameters.{next(iter(given_))}"):
             transforms.parameters_of(name, given_)

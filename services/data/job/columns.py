@@ -38,7 +38,7 @@ def kind_of(table: "pa.Table", name: str) -> Kind:
         return Kind.NUMBER
     if pa.types.is_decimal(kind):
         return Kind.NUMBER
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return Kind.TEXT
     if pa.types.is_temporal(kind):
         return Kind.TIME
@@ -62,12 +62,19 @@ def numbers(table: "pa.Table", name: str) -> Array:
     return made
 
 
+def histogram(values: Array, bins: int) -> tuple[Array, Array]:
+    """Counts and edges; one bin where the values are too far apart, or too close, to be divided."""
+    low, high = float(values.min()), float(values.max())
+    width = high / bins - low / bins
+    if not (np.isfinite(high - low) and low + width > low and high - width < high):
+        return np.array([len(values)]), np.array([low, high])
+    counts, edges = np.histogram(values, bins)
+    return counts, edges
+
+
 def texts(table: "pa.Table", name: str) -> list[str | None]:
     """A column of texts."""
-    column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(pa.string())
-    found: list[str | None] = column.to_pylist()
+    found: list[str | None] = table[name].to_pylist()
     return found
 
 

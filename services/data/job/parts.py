@@ -211,9 +211,18 @@ def _table(name: str, path: Path, reader: Callable[[Path], Iterator["pa.RecordBa
 
 def _joined(name: str, some: Sequence["pa.Table"]) -> "pa.Table":
     try:
-        return pa.concat_tables(some, promote_options="default").combine_chunks()
+        return _plain(pa.concat_tables(some, promote_options="default")).combine_chunks()
     except pa.ArrowException as error:
         raise InvalidArgument.of("input", f"the files of {name!r} do not fit together: {error}") from error
+
+
+def _plain(table: "pa.Table") -> "pa.Table":
+    """The same values without dictionaries: one form for each kind of value."""
+    for index, each in enumerate(table.schema):
+        if pa.types.is_dictionary(each.type):
+            plain = each.with_type(each.type.value_type)
+            table = table.set_column(index, plain, table[each.name].cast(plain.type))
+    return table
 
 
 def _npz(name: str, path: Path) -> "pa.Table":

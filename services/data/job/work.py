@@ -1,6 +1,7 @@
 """What a transform is given and what it makes. No platform in sight: a test calls one with tables."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,15 @@ def folder_of(result: Result, target: Path, form: Form) -> None:
     parts.write_quarantine(target, result.quarantine)
     for name, content in {**result.files, "report.json": result.summary}.items():
         (target / name).write_text(
-            json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+            json.dumps(_finite(content), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         )
     (target / "report.html").write_text(result.page())
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can say: a number that is none is null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,6 +4,7 @@ Source: Sweeney, k-Anonymity, 2002; Machanavajjhala et al., l-Diversity, 2007.
 """
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def run(work: Work) -> Result:
     sensitive = work.parameters["sensitive"]
     k = int(work.parameters["k"])
     keys = {
-        name: list(zip(*(table[each].to_pylist() for each in known), strict=True))
+        name: list(zip(*(_hashable(table[each].to_pylist()) for each in known), strict=True))
         for name, table in work.source.parts.items()
     }
     sizes = Counter(key for each in keys.values() for key in each)
@@ -50,11 +51,15 @@ def run(work: Work) -> Result:
     return Result(title, summary, sections, kept, aside)
 
 
+def _hashable(values: list[Any]) -> list[Any]:
+    return [repr(value) if isinstance(value, list | dict) else value for value in values]
+
+
 def _diversity(work: Work, keys: dict[str, list[tuple[object, ...]]], sensitive: str) -> int:
     """The least number of different secrets in a group."""
     values: dict[tuple[object, ...], set[object]] = {}
     for name, table in work.source.parts.items():
-        for key, value in zip(keys[name], table[sensitive].to_pylist(), strict=True):
+        for key, value in zip(keys[name], _hashable(table[sensitive].to_pylist()), strict=True):
             values.setdefault(key, set()).add(value)
     return min(map(len, values.values()), default=0)
 

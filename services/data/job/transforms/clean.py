@@ -98,11 +98,8 @@ def _missing(
             rejects.add(part, lacking, f"{name} is missing, and nothing can stand for it")
             continue
         kind = table.schema.field(name)
-        scalar = pa.scalar(
-            value, kind.type if how == "mode" or not pa.types.is_integer(kind.type) else pa.float64()
-        )
-        if pa.types.is_integer(kind.type) and how != "mode":
-            scalar = pa.scalar(round(value), kind.type)
+        whole = pa.types.is_integer(kind.type) and isinstance(value, float)
+        scalar = pa.scalar(round(value) if whole else value).cast(kind.type, safe=False)
         column = pc.if_else(pa.array(lacking), scalar, table[name].combine_chunks())
         table = table.set_column(table.column_names.index(name), kind, column)
         filled[f"{name} filled"] = int(lacking.sum())
@@ -120,12 +117,9 @@ def _filler(work: Work, name: str, how: str) -> Any:
     column = table[name].filter(pa.array(~_lacks(table, name)))
     if not len(column):
         return None
-    if how == "mode" or kind_of(table, name) is not Kind.NUMBER:
-        if kind_of(table, name) not in (Kind.NUMBER, Kind.TEXT, Kind.TIME):
-            return None
-        return (
-            pc.mode(column)[0]["mode"].as_py() if kind_of(table, name) is Kind.NUMBER else _commonest(column)
-        )
+    if how == "mode" or kind_of(table, name) is not Kind.NUMBER or pa.types.is_boolean(column.type):
+        known = kind_of(table, name) in (Kind.NUMBER, Kind.TEXT, Kind.TIME)
+        return _commonest(column) if known else None
     values = column.cast(pa.float64(), safe=False).to_numpy()
     return float(np.mean(values) if how == "mean" else np.median(values))
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from aios.errors import InvalidArgument
 from services.data.job import charts
-from services.data.job.columns import Kind, images, kind_of, numbers, texts
+from services.data.job.columns import Kind, histogram, images, kind_of, numbers, texts
 from services.data.job.parts import Array, array_of
 from services.data.job.transforms.split import together
 from services.data.job.work import Result, Work
@@ -122,7 +122,7 @@ def _of_numbers(before: Array, now: Array, bins: int, column: str) -> tuple[dict
     ]
     test = ks_2samp(x, y, method="asymp")
     figures |= {"psi": psi(*counts), "ks": float(test.statistic), "ks_p": float(test.pvalue)}
-    shown = np.histogram_bin_edges(np.concatenate([x, y]), 20)
+    shown = histogram(np.concatenate([x, y]), 20)[1]
     plot = charts.histogram(
         column, shown.tolist(), *(np.histogram(each, shown)[0].tolist() for each in (x, y))
     )

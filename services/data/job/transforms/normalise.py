@@ -46,6 +46,8 @@ def run(work: Work) -> Result:
 
 def fit(values: Array, method: str) -> tuple[Array, Array]:
     """Shift and scale of numbers, column by column; the scale of a constant is 1."""
+    if not len(values):
+        return np.zeros(values.shape[1:]), np.ones(values.shape[1:])
     with np.errstate(all="ignore"):
         match method:
             case "standard":

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from services.data.job import charts
-from services.data.job.columns import Kind, class_names, images, kind_of, numbers, texts
+from services.data.job.columns import Kind, class_names, histogram, images, kind_of, numbers, texts
 from services.data.job.parts import Array, array_of
 from services.data.job.work import Result, Work
 
@@ -36,7 +36,7 @@ def run(work: Work) -> Result:
             matrix = correlations(table, numeric)
             summary.setdefault("correlations", {})[part] = {
                 "columns": numeric,
-                "pearson": [[_finite(each) for each in line] for line in matrix.tolist()],
+                "pearson": matrix.tolist(),
             }
             sections.append(charts.heat("Correlation (Pearson)", numeric, np.nan_to_num(matrix).tolist()))
     if work.source.left_out:
@@ -96,7 +96,7 @@ def _of_numbers(values: Array, bins: int) -> dict[str, Any]:
     found: dict[str, Any] = {"nan_or_infinite": int(len(values) - len(known))}
     if not len(known):
         return found
-    counts, edges = np.histogram(known, bins)
+    counts, edges = histogram(known, bins)
     quantiles = np.quantile(known, QUANTILES)
     return found | {
         "mean": float(known.mean()),
@@ -170,7 +170,3 @@ def _plot(name: str, each: Mapping[str, Any]) -> str:
         return ""
     what = {"text": " (characters)", "image": " (brightness)"}.get(each["kind"], "")
     return charts.histogram(f"{name}{what}", inner["histogram"]["edges"], inner["histogram"]["counts"])
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -47,8 +47,10 @@ def run(work: Work) -> Result:
         parts[name] = table
     left = scan(parts, tuple(each for part in parts.values() for each in part.column_names))
     for found in left.values():
-        for column in columns:
-            found.pop(column, None)  # its name speaks of people, and it holds none of theirs any more
+        for column in (*columns, *texts):
+            # Its name speaks of people, and it holds none of theirs any more.
+            found[column] = {k: v for k, v in found.get(column, {}).items() if v["by"] != "name"}
+    left = {part: {c: kinds for c, kinds in found.items() if kinds} for part, found in left.items()}
     flags = flags_of(left)
     summary = {"replaced": counts, "still_there": left, "flags": sorted(flags)}
     kept = {each for each in work.privacy if not each.startswith(FLAG)}
