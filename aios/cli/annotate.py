@@ -1,74 +1,17 @@
-"""`aios label`: create, list, get, add, tasks, next, submit, skip, review, resolve, report, import, export, rm."""
+"""`aios label`: from create and add over next, submit and review to report and export."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from aios.cli import output
-from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, state
-
-if TYPE_CHECKING:
-    from aios.labels import Kind, Label
+from aios.cli.annotate_views import ANNOTATOR, FIGURES, LEASE, PROJECT, TASK, VERSION, kind_of, parse
+from aios.cli.output import Noun, common, connected
 
 KINDS = ("classification", "multi_label", "spans", "boxes", "polygons", "keypoints")
 STATES = ("open", "labelled", "disputed", "reviewed", "accepted")
 FORMATS = ("csv", "jsonl", "label-studio", "coco", "yolo", "conll")
-
-
-def _kind(project: Any) -> "Kind":
-    from aios.labels import wire
-
-    return wire.kind_from_proto(project.kind, "kind")
-
-
-PROJECT: Columns = {
-    "NAME": lambda p: leaf(p.name),
-    "KIND": lambda p: str(_kind(p)),
-    "OVER": lambda p: short(p.dataset_version),
-    "OVERLAP": lambda p: p.overlap,
-    "OPEN": lambda p: p.counts.get("open", 0),
-    "DISPUTED": lambda p: p.counts.get("disputed", 0),
-    "LABELLED": lambda p: p.counts.get("labelled", 0) + p.counts.get("reviewed", 0),
-    "ACCEPTED": lambda p: p.counts.get("accepted", 0),
-    "GOLD": lambda p: p.gold_count,
-    "AGE": lambda p: age(p.create_time),
-}
-TASK: Columns = {
-    "TASK": lambda t: short(t.name).removeprefix("labelProjects/").replace("/tasks/", "/"),
-    "ITEM": lambda t: _item(t.item),
-    "STATE": state,
-    "LABEL": lambda t: _shown(t.label) if t.HasField("label") else "",
-    "CONFIDENCE": lambda t: output.figure(t.confidence) if t.HasField("label") else "",
-    "SAID": lambda t: " ".join(
-        f"{each.annotator}={_shown(each.label) if each.HasField('label') else 'skipped'}"
-        for each in t.annotations
-    ),
-}
-LEASE: Columns = {
-    "TASK": lambda t: short(t.task).removeprefix("labelProjects/").replace("/tasks/", "/"),
-    "FENCE": lambda t: t.fence,
-    "ITEM": lambda t: _item(t.item),
-    "PROPOSED": lambda t: _shown(t.prelabel.label) if t.HasField("prelabel") else "",
-    "SHOWN": lambda t: _data(t),
-}
-ANNOTATOR: Columns = {
-    "ANNOTATOR": lambda a: a.annotator,
-    "LABELLED": lambda a: a.labelled,
-    "SKIPPED": lambda a: a.skipped,
-    "GOLD": lambda a: f"{a.gold_accuracy:.3f} of {a.gold_count}" if a.gold_count else "",
-    "RIGHT": lambda a: f"{a.accepted_accuracy:.3f}" if a.HasField("accepted_accuracy") else "",
-    "TAKEN": lambda a: a.prelabels_accepted,
-    "EDITED": lambda a: a.prelabels_edited,
-    "MEDIAN": lambda a: f"{a.median_duration.ToTimedelta().total_seconds():.1f}s",
-}
-FIGURES = ("agreement", "krippendorff_alpha", "fleiss_kappa", "cohen_kappa")
-VERSION: Columns = {
-    "VERSION": lambda v: short(v.name),
-    "FILES": lambda v: v.file_count,
-    "SIZE": lambda v: output.size(v.size_bytes),
-}
+STRATEGIES = ("entropy", "margin", "least-confidence", "k-center", "k-means")
 
 
 @click.group(cls=Noun)
@@ -187,7 +130,7 @@ def submit(task: str, fence: int, value: str) -> None:
     """Label TASK, NAME/NUMBER, that you have: VALUE is a class, or JSON for other kinds."""
     with connected() as client:
         project = client.labels.get(task.rpartition("/")[0])
-        client.labels.submit(task, fence, parse(value, _kind(project)))
+        client.labels.submit(task, fence, parse(value, kind_of(project)))
 
 
 @label.command()
@@ -210,8 +153,37 @@ def review(task: str, verdict: str, value: str) -> None:
     """Decide on TASK: accept its label, correct it to VALUE, or reopen the task for everybody."""
     with connected() as client:
         project = client.labels.get(task.rpartition("/")[0])
-        given = parse(value, _kind(project)) if value else None
+        given = parse(value, kind_of(project)) if value else None
         output.emit(client.labels.review(task, verdict, given), TASK)
+
+
+@label.command()
+@click.argument("name")
+@click.argument("deployment")
+@click.option(
+    "-c", "--column", "columns", multiple=True, help="That the model takes, in its order; repeat it."
+)
+@common
+def prelabel(name: str, deployment: str, columns: tuple[str, ...]) -> None:
+    """Propose labels for open tasks, rows of tables, by a deployed model of their columns of numbers."""
+    with connected() as client:
+        count = client.labels.prelabel(name, deployment, columns)
+    output.emit_data({"proposed": count}, [["proposed", count]])
+
+
+@label.command()
+@click.argument("name")
+@click.argument("strategy", type=click.Choice(STRATEGIES))
+@click.option(
+    "-n", "--count", type=click.IntRange(1), default=100, show_default=True, help="For k-center and k-means."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For k-means.")
+@common
+def rank(name: str, strategy: str, count: int, seed: int) -> None:
+    """Put those open tasks first that a model would learn most from."""
+    with connected() as client:
+        ranked = client.labels.rank(name, strategy, count, seed)
+    output.emit_data({"ranked": ranked}, [["ranked", ranked]])
 
 
 @label.command()
@@ -300,34 +272,3 @@ def rm(name: str) -> None:
     """Delete a label project with everything said in it. Versions made from it stay."""
     with connected() as client:
         client.labels.delete(name)
-
-
-def parse(value: str, kind: "Kind") -> "Label":
-    """A label as people type it."""
-    from aios.errors import InvalidArgument
-    from aios.labels.plain import from_plain
-
-    try:
-        return from_plain(value if kind == KINDS[0] else json.loads(value), kind)
-    except ValueError as error:
-        raise InvalidArgument.of("value", str(error)) from None
-
-
-def _item(item: Any) -> str:
-    return f"{item.path}#{item.row}" if item.HasField("row") else str(item.path)
-
-
-def _data(lease: Any) -> str:
-    from google.protobuf.json_format import MessageToDict
-
-    shown = (
-        json.dumps(MessageToDict(lease.item.data), ensure_ascii=False)
-        if lease.item.data.fields
-        else lease.download.url
-    )
-    return shown if len(shown) <= 200 else shown[:197] + "..."
-
-
-def _shown(found: Any) -> str:
-    marks = [*found.spans, *found.boxes, *found.polygons, *found.keypoints]
-    return ", ".join(found.choices) or f"{len(marks)} ({', '.join(sorted({each.label for each in marks}))})"

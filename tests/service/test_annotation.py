@@ -24,6 +24,7 @@ from aios.errors import (
     PermissionDenied,
 )
 from aios.labels import Box, Label
+from aios.labels.records import Record
 from tests.servers import S3Server, s3_server
 from tests.service.data_service import PROJECT, Platform, running, settings_at, token_of
 
@@ -290,6 +291,47 @@ async def test_proposals_are_shown_and_what_becomes_of_them_is_counted(
 
     report = await boss.labels.report("mood")
     assert (report.prelabels_accepted, report.prelabels_edited) == (2, 1)
+
+
+async def test_what_a_model_is_least_sure_of_comes_first(boss: AsyncClient, people: Open) -> None:
+    await project(boss)
+    sure = {0: 0.9, 1: 0.55, 2: 0.7}
+
+    def model(record: Record) -> dict[str, float]:
+        share = sure.get(record.row or 0, 1.0)
+        return {"good": share, "bad": 1 - share}
+
+    assert await boss.labels.propose("mood", model, "a model") == 6
+    assert await boss.labels.rank("mood", "margin") == 3
+
+    taken = await people("ann").labels.lease("mood", 4)
+    assert [lease.item.row for lease in taken] == [1, 2, 0, 3]
+    with pytest.raises(FailedPrecondition, match="no column of numbers"):
+        await boss.labels.rank("mood", "k-center")
+    with pytest.raises(InvalidArgument, match="classes that the project lacks"):
+        await boss.labels.propose("mood", lambda record: {"meh": 1.0}, "another model")
+
+
+async def test_labels_of_other_tools_come_in_and_go_out(
+    boss: AsyncClient, people: Open, tmp_path: Path
+) -> None:
+    await project(boss, overlap=2)
+    theirs = tmp_path / "theirs.csv"
+    theirs.write_text("path,row,annotator,label\n" + "".join(f"texts.csv,{n},bob,bad\n" for n in range(6)))
+
+    assert await boss.labels.import_labels("mood", "csv", theirs) == (0, 6)
+    assert await boss.labels.import_labels("mood", "csv", theirs) == (0, 0)
+    await say(people("ann"), BAD, 6)
+    await boss.labels.resolve("mood", confidence_min=1)
+
+    for form in ("csv", "jsonl", "label-studio"):
+        await boss.labels.export("mood", form, tmp_path / form)
+        await boss.labels.create(f"again-{form}", "texts", "classification", ["good", "bad"], overlap=2)
+        (file,) = (tmp_path / form).iterdir()
+        assert (await boss.labels.import_labels(f"again-{form}", form, file))[1] == 12
+        assert await states(boss, f"again-{form}") == {"labelled": 6}
+    version = await boss.labels.export_version("mood", "as-files", "label-studio")
+    assert [file.path for file in (await boss.datasets.version(version.name)).files] == ["tasks.json"]
 
 
 async def test_changes_are_watched_without_a_gap(boss: AsyncClient, people: Open) -> None:
