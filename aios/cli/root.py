@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "label": ("annotate", "Labels by people: create, add, next, review, report, export."),
     "run": ("run", "Training runs: submit, list, watch, logs, cancel."),
     "sweep": ("sweep", "Searches for good hyperparameters: create, watch, best, report."),
+    "automl": ("automl", "The best model for a dataset within a time, beside a baseline."),
     "job": ("job", "Jobs on the pool: list, explain, logs, cancel."),
     "explain": ("explain", "Why a job waits, until when, and what would start it sooner."),
     "top": ("top", "The pool now: nodes, queues, jobs with progress and reasons."),

@@ -1,32 +1,22 @@
-"""Predictions over the Open Inference Protocol v2, REST: JSON with the tensors' bytes behind it.
+"""Predictions: arrays over the Open Inference Protocol, and plain values over the JSON API."""
 
-Source: the protocol's binary tensor data extension. A batch of images is ten times smaller and faster than as JSON.
-"""
-
-import json
+import base64
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import numpy as np
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Value
 from numpy.typing import ArrayLike, NDArray
 
 from aios.client.connection import Connection
-from aios.errors import AiosError, Code, DeadlineExceeded, Internal, InvalidArgument, Unavailable, error_class
+from aios.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from aios.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from aios.names import DeploymentName
-
-LENGTH = "inference-header-content-length"
-DTYPES: Mapping[str, str] = {
-    "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
-    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
-}  # fmt: skip
-BY_STATUS = {
-    400: Code.INVALID_ARGUMENT, 401: Code.UNAUTHENTICATED, 403: Code.PERMISSION_DENIED, 404: Code.NOT_FOUND,
-    413: Code.INVALID_ARGUMENT, 429: Code.RESOURCE_EXHAUSTED, 502: Code.UNAVAILABLE, 503: Code.UNAVAILABLE,
-    504: Code.DEADLINE_EXCEEDED,
-}  # fmt: skip
+from aios.tensors import BYTES, DTYPES, LENGTH, decode, encode, error_of, head_bytes
 
 
 @dataclass(frozen=True)
@@ -46,6 +36,7 @@ class Predictions:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._stub = inference_service_pb2_grpc.InferenceServiceStub(connection.channel)
         self._known: dict[str, Mapping[str, Any]] = {}
 
     async def metadata(self, deployment: str) -> Mapping[str, Any]:
@@ -76,7 +67,7 @@ class Predictions:
             headers={LENGTH: str(len(head)), "content-type": "application/octet-stream"},
             timeout=timeout,
         )
-        answer, outputs = decode(response.content, int(response.headers.get(LENGTH, len(response.content))))
+        answer, outputs = decode(response.content, head_bytes(response))
         return Prediction(
             outputs,
             str(answer.get("model_version", "")),
@@ -84,6 +75,21 @@ class Predictions:
             str(answer.get("id", "")),
             answer.get("parameters") or {},
         )
+
+    async def ask(
+        self, deployment: str, instances: Sequence[Any], *, timeout: float = 30.0
+    ) -> inference_service_pb2.PredictResponse:
+        """Labelled predictions for plain values: what a web page sends, checked by the platform.
+
+        Args:
+            instances: What JSON has: numbers, texts, lists of them, objects by input name, and `image(...)`.
+            timeout: Seconds.
+        """
+        request = inference_service_pb2.PredictRequest(
+            name=str(self._connection.name(DeploymentName, deployment)),
+            instances=[ParseDict(each, Value()) for each in instances],
+        )
+        return await self._stub.Predict(request, timeout=timeout)
 
     async def _send(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any
@@ -111,56 +117,9 @@ class Predictions:
         return response
 
 
-def encode(tensors: Mapping[str, tuple[str, NDArray[Any]]]) -> tuple[bytes, bytes]:
-    """The JSON head and the bytes of a request."""
-    parts = [np.ascontiguousarray(array, DTYPES[datatype]).tobytes() for datatype, array in tensors.values()]
-    head = {
-        "inputs": [
-            {
-                "name": name,
-                "shape": list(array.shape),
-                "datatype": datatype,
-                "parameters": {"binary_data_size": len(part)},
-            }
-            for (name, (datatype, array)), part in zip(tensors.items(), parts, strict=True)
-        ],
-        "parameters": {"binary_data_output": True},
-    }
-    return json.dumps(head).encode(), b"".join(parts)
-
-
-def decode(content: bytes, head_bytes: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The JSON head of an answer, and its outputs. Tensors may be in either part."""
-    head = json.loads(content[:head_bytes])
-    outputs, at = {}, head_bytes
-    for output in head.get("outputs", []):
-        size = (output.get("parameters") or {}).get("binary_data_size")
-        dtype = DTYPES.get(output["datatype"])
-        if size is None:
-            flat = np.asarray(output["data"], dtype)
-        elif dtype is None:
-            raise Internal(
-                f"Output {output['name']} has datatype {output['datatype']}, which this client cannot read."
-            )
-        else:
-            flat = np.frombuffer(content, dtype, count=size // np.dtype(dtype).itemsize, offset=at)
-            at += size
-        outputs[output["name"]] = flat.reshape(output["shape"])
-    return head, outputs
-
-
-def error_of(response: httpx.Response) -> AiosError:
-    """The catalogue's error in an HTTP answer: our problem JSON, or what Envoy and Triton say."""
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = {}
-    problem = problem if isinstance(problem, dict) else {}
-    status = response.status_code
-    message = problem.get("detail") or problem.get("error") or problem.get("title") or response.text.strip()
-    code = BY_STATUS.get(status, Code.INTERNAL)
-    reason = str(problem.get("reason") or code.name)
-    return error_class(code, reason)(str(message or f"HTTP {status}"), reason=reason)
+def image(content: bytes) -> dict[str, str]:
+    """A PNG, JPEG or WebP image as `ask` takes it, scaled to what the model takes."""
+    return {"b64": base64.b64encode(content).decode()}
 
 
 def _arrays(
@@ -181,6 +140,8 @@ def _arrays(
 
 
 def _convert(name: str, value: ArrayLike, datatype: str) -> NDArray[Any]:
+    if datatype == BYTES:
+        return np.asarray(value, dtype="O")
     if datatype not in DTYPES:
         raise InvalidArgument.of(f"inputs.{name}", f"datatype {datatype} cannot be sent by this client")
     dtype = np.dtype(DTYPES[datatype])

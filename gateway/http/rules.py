@@ -1,6 +1,6 @@
 """The HTTP routes of the API, read from the `google.api.http` rules of method descriptors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from aios.common.v1 import options_pb2
 from gateway.http.problems import MethodNotAllowed, PathNotFound
 from gateway.http.templates import PathTemplate
 
@@ -41,6 +42,18 @@ class Binding:
     @cached_property
     def response_class(self) -> type[Message]:
         return GetMessageClass(self.method.output_type)
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """Fields of the response that the answer's headers carry too, with the header of each."""
+        fields = self.method.output_type.fields
+        named = {field.name: field.GetOptions().Extensions[options_pb2.header] for field in fields}
+        return {name: header for name, header in named.items() if header}
+
+    @cached_property
+    def dialect(self) -> str:
+        """How its JSON is spelled: `gateway.http.dialects`; empty for the standard form."""
+        return str(self.method.containing_service.GetOptions().Extensions[options_pb2.dialect])
 
     @property
     def domain(self) -> str:

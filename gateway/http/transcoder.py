@@ -19,10 +19,11 @@ from opentelemetry.trace import SpanKind, get_current_span
 from starlette.types import Receive, Scope, Send
 
 from aios.errors import AiosError, Internal, InvalidArgument, Unavailable, Unimplemented
-from aios.runtime import telemetry
+from aios.runtime import contract, telemetry
 from aios.runtime.gate import Gate
 from aios.runtime.status import RETRY_SOON
-from gateway.http import problems, requests, streams
+from gateway.envoy import limits
+from gateway.http import dialects, problems, requests, streams
 from gateway.http.exchange import ClientGone, Exchange, authorization
 from gateway.http.rules import Binding, Routes
 
@@ -31,6 +32,8 @@ DEADLINE_SECONDS_MAX = 24 * 3600.0
 DEADLINE_HEADER = "x-aios-timeout"
 """Seconds that the client will wait, such as `2.5`. Streams have no deadline without it."""
 FIRST_RECORD_SECONDS = 1.0  # how long a stream may fail with an HTTP status of its own before 200 is sent
+PREDICTIONS = "predictions.create"
+"""Permission of the methods that ask a model."""
 LARGE_BYTES = 64 * 1024  # more is converted in a thread: 10 ms and up, which other requests must not wait for
 
 _log = logging.getLogger(__name__)
@@ -52,8 +55,10 @@ class Transcoder:
     ) -> None:
         self._routes = routes
         self._stopping = stopping
-        # One for each service: those who wait for one that is away hold up nobody else.
+        # One for each service: those who wait for one that is away hold up nobody else. One for predictions, which
+        # wait for models.
         self._gates = {domain: Gate(lends=False) for domain in channels}
+        self._predictions = Gate(limits.PREDICTIONS_AT_ONCE, lends=False)
         self._stubs = {
             binding.rpc: _stub(channels[binding.domain], binding)
             for binding in routes
@@ -74,6 +79,7 @@ class Transcoder:
             await self._answer(exchange, trace_id)
 
     async def _answer(self, exchange: Exchange, trace_id: str) -> None:
+        binding: Binding | None = None
         try:
             binding, path_values = self._routes.find(exchange.method, exchange.path)
             get_current_span().update_name(f"HTTP {exchange.method} {binding.template.text}")
@@ -81,15 +87,22 @@ class Transcoder:
                 start = await self._prepare(exchange, binding, path_values)
                 await _until_gone(exchange, _write_stream(exchange, binding, start, trace_id, self._stopping))
             else:
-                async with self._gates[binding.domain].inside():
+                async with self._gate(binding).inside():
                     start = await self._prepare(exchange, binding, path_values)
                     await _until_gone(exchange, _write_one(exchange, binding, start))
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 - the one place that turns the unknown into 500
             known = _known(error)
-            body = problems.encode(problems.problem(known, trace_id))
-            await exchange.answer(problems.status(known), problems.headers(known), body)
+            problem = problems.problem(known, trace_id)
+            if binding is not None and binding.dialect:
+                problem |= dialects.problem(known)
+            await exchange.answer(problems.status(known), problems.headers(known), problems.encode(problem))
+
+    def _gate(self, binding: Binding) -> Gate:
+        declared = contract.method(binding.rpc)
+        predicts = declared is not None and declared.permission == PREDICTIONS
+        return self._predictions if predicts else self._gates[binding.domain]
 
     async def _prepare(self, exchange: Exchange, binding: Binding, path_values: Mapping[str, str]) -> Start:
         """Everything that can be wrong with the request is found here, before the call."""
@@ -117,6 +130,8 @@ async def _request(exchange: Exchange, binding: Binding, path_values: Mapping[st
         )
     except ValueError:
         raise InvalidArgument("the query is not of the form key=value&key=value in UTF-8") from None
+    if binding.dialect:
+        return dialects.build(binding, query, body)
     if len(body) > LARGE_BYTES:
         return await asyncio.to_thread(requests.build, binding, path_values, query, body)
     return requests.build(binding, path_values, query, body)
@@ -143,7 +158,10 @@ async def _write_one(exchange: Exchange, binding: Binding, start: Start) -> None
         body = await asyncio.to_thread(_encoded, binding, response)
     else:
         body = _encoded(binding, response)
-    await exchange.answer(200, {"content-type": "application/json"}, body)
+    headers = {
+        name: str(getattr(response, field)).rpartition("/")[2] for field, name in binding.headers.items()
+    }
+    await exchange.answer(200, {"content-type": "application/json"} | headers, body)
 
 
 async def _write_stream(
@@ -215,6 +233,8 @@ async def _until_gone(exchange: Exchange, work: Coroutine[Any, Any, None]) -> No
 
 
 def _encoded(binding: Binding, message: Message) -> bytes:
+    if binding.dialect:
+        return dialects.encoded(message)
     return problems.encode(_json(binding, message))
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from aios.client import predictions
-from aios.client.predictions import DTYPES, decode, encode, error_of
 from aios.errors import InvalidArgument, NotFound, Unavailable
+from aios.tensors import DTYPES, decode, encode, error_of
 
 IMAGE = [{"name": "image", "datatype": "FP32", "shape": [-1, 2]}]
 
@@ -34,6 +34,12 @@ def test_every_tensor_comes_back_as_it_was(
     _, outputs = decode(*echo(*encode({"a": (datatype, first), "b": ("INT64", second)})))
     np.testing.assert_array_equal(outputs["a"], first)
     np.testing.assert_array_equal(outputs["b"], second)
+
+
+def test_texts_come_back_as_bytes() -> None:
+    texts = np.array([["héllo", ""], [b"\xff", "x"]], dtype="O")
+    _, outputs = decode(*echo(*encode({"text": ("BYTES", texts)})))
+    assert outputs["text"].tolist() == [["héllo".encode(), b""], [b"\xff", b"x"]]
 
 
 def test_an_answer_in_plain_json_is_read_too() -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61ios/common/v1/options.proto\x12\x0e\x61ios.common.v1\x1a google/protobuf/descriptor.proto:4\n\npermission\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\tBM\n\x12\x64\x65v.aios.common.v1P\x01Z$aios.dev/gen/aios/common/v1;commonv1\xaa\x02\x0e\x41ios.Common.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61ios/common/v1/options.proto\x12\x0e\x61ios.common.v1\x1a google/protobuf/descriptor.proto:4\n\npermission\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\t:/\n\x06header\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\t:2\n\x07\x64ialect\x12\x1f.google.protobuf.ServiceOptions\x18\xb6\x87\x03 \x01(\tBM\n\x12\x64\x65v.aios.common.v1P\x01Z$aios.dev/gen/aios/common/v1;commonv1\xaa\x02\x0e\x41ios.Common.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

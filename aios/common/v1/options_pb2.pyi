@@ -11,7 +11,13 @@ import builtins as _builtins
 DESCRIPTOR: _descriptor.FileDescriptor
 
 PERMISSION_FIELD_NUMBER: _builtins.int
+HEADER_FIELD_NUMBER: _builtins.int
+DIALECT_FIELD_NUMBER: _builtins.int
 permission: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]
 """The permission a caller needs, as `noun.verb`. Every method states one; a server refuses to start when a method
 lacks it. `public` is the one word that needs no token. What each role may do is listed in `aios.runtime.auth`.
 """
+header: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.str]
+"""A header of the HTTP answer that carries this text field of a response too, of a resource name its last part."""
+dialect: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, _builtins.str]
+"""How a service's JSON is spelled where another API sets it: `mlflow`. The standard JSON form where unset."""

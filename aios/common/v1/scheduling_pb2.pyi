@@ -66,6 +66,46 @@ class Scheduling(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class NodePreferenceEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TolerationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WEIGHT_FIELD_NUMBER: _builtins.int
     EXPECTED_DURATION_FIELD_NUMBER: _builtins.int
     MAX_RUN_TIME_FIELD_NUMBER: _builtins.int
@@ -74,6 +114,8 @@ class Scheduling(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     NODE_SELECTOR_FIELD_NUMBER: _builtins.int
     SPEEDS_FIELD_NUMBER: _builtins.int
+    NODE_PREFERENCE_FIELD_NUMBER: _builtins.int
+    TOLERATIONS_FIELD_NUMBER: _builtins.int
     weight: _builtins.float
     """Its weight among others under policies that share: 0.01 to 100, 1 when unset."""
     preemptible: _builtins.bool
@@ -104,6 +146,16 @@ class Scheduling(_message.Message):
     def speeds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Steps in a second that it makes on each type of accelerator, such as `gpu/H100`. What is seen counts more."""
 
+    @_builtins.property
+    def node_preference(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that its node had better have: of the nodes that have room, those with most of them come first."""
+
+    @_builtins.property
+    def tolerations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Taints of nodes that it puts up with, by name; an empty value stands for any. A node that has the label
+        `taint/{name}` takes no job that does not.
+        """
+
     def __init__(
         self,
         *,
@@ -115,10 +167,12 @@ class Scheduling(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         node_selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         speeds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        node_preference: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tolerations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "deadline", b"deadline", "expected_duration", b"expected_duration", "max_run_time", b"max_run_time", "min_run_time", b"min_run_time", "preemptible", b"preemptible"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "deadline", b"deadline", "expected_duration", b"expected_duration", "max_run_time", b"max_run_time", "min_run_time", b"min_run_time", "node_selector", b"node_selector", "preemptible", b"preemptible", "speeds", b"speeds", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "deadline", b"deadline", "expected_duration", b"expected_duration", "max_run_time", b"max_run_time", "min_run_time", b"min_run_time", "node_preference", b"node_preference", "node_selector", b"node_selector", "preemptible", b"preemptible", "speeds", b"speeds", "tolerations", b"tolerations", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
     _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015

@@ -40,13 +40,15 @@ class Deployment(_message.Message):
         STATE_READY: Deployment._State.ValueType  # 2
         """The newest revision answers."""
         STATE_UPDATING: Deployment._State.ValueType  # 3
-        """A newer revision is on its way; the one before answers."""
+        """A newer revision is on its way or on trial; the one before answers."""
         STATE_DEGRADED: Deployment._State.ValueType  # 4
-        """The newest revision could not start, or no replica answers. `state_message` says why; an older revision still
-        answers if there was one.
+        """The newest revision could not start or was rolled back, or no replica answers. `state_message` says why; an older
+        revision still answers if there was one.
         """
         STATE_DELETING: Deployment._State.ValueType  # 5
         """Being taken down."""
+        STATE_ASLEEP: Deployment._State.ValueType  # 6
+        """At zero replicas. A request wakes it and is held until a replica answers."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where it stands."""
@@ -58,13 +60,15 @@ class Deployment(_message.Message):
     STATE_READY: Deployment.State.ValueType  # 2
     """The newest revision answers."""
     STATE_UPDATING: Deployment.State.ValueType  # 3
-    """A newer revision is on its way; the one before answers."""
+    """A newer revision is on its way or on trial; the one before answers."""
     STATE_DEGRADED: Deployment.State.ValueType  # 4
-    """The newest revision could not start, or no replica answers. `state_message` says why; an older revision still
-    answers if there was one.
+    """The newest revision could not start or was rolled back, or no replica answers. `state_message` says why; an older
+    revision still answers if there was one.
     """
     STATE_DELETING: Deployment.State.ValueType  # 5
     """Being taken down."""
+    STATE_ASLEEP: Deployment.State.ValueType  # 6
+    """At zero replicas. A request wakes it and is held until a replica answers."""
 
     NAME_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
@@ -75,6 +79,9 @@ class Deployment(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    TRAFFIC_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/deployments/{deployment}`; {deployment} is the model name of the Open Inference Protocol."""
     state: Global___Deployment.State.ValueType
@@ -84,12 +91,20 @@ class Deployment(_message.Message):
     latest_revision: _builtins.str
     """The newest revision."""
     etag: _builtins.str
+    paused: _builtins.bool
+    """No trial is promoted by itself. A gate that fails still rolls it back."""
+    traffic_reason: _builtins.str
+    """Why the requests are shared so."""
     @_builtins.property
     def spec(self) -> Global___DeploymentSpec: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]:
+        """Who gets which share of the requests, by the newest routing table."""
+
     def __init__(
         self,
         *,
@@ -102,14 +117,258 @@ class Deployment(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        traffic: _abc.Iterable[Global___TrafficShare] | None = ...,
+        traffic_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "latest_revision", b"latest_revision", "live_revision", b"live_revision", "name", b"name", "spec", b"spec", "state", b"state", "state_message", b"state_message", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "latest_revision", b"latest_revision", "live_revision", b"live_revision", "name", b"name", "paused", b"paused", "spec", b"spec", "state", b"state", "state_message", b"state_message", "traffic", b"traffic", "traffic_reason", b"traffic_reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class TrafficShare(_message.Message):
+    """What one revision gets of a deployment's requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    MIRROR_PERCENT_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """`projects/{project}/deployments/{deployment}/revisions/{revision}`."""
+    percent: _builtins.int
+    """Of the requests that it answers."""
+    mirror_percent: _builtins.int
+    """Of the requests that it gets a copy of; nobody sees what it answers to them."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.str = ...,
+        percent: _builtins.int = ...,
+        mirror_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mirror_percent", b"mirror_percent", "percent", b"percent", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficShare: _TypeAlias = TrafficShare  # noqa: Y015
+
+@_typing.final
+class TrafficChange(_message.Message):
+    """One change of how a deployment's requests were shared out: what was live when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    EFFECT_TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Who or what asked for it."""
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]: ...
+    @_builtins.property
+    def request_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def effect_time(self) -> _timestamp_pb2.Timestamp:
+        """When Envoy had it; unset until then, and where a later change came before."""
+
+    def __init__(
+        self,
+        *,
+        shares: _abc.Iterable[Global___TrafficShare] | None = ...,
+        reason: _builtins.str = ...,
+        request_time: _timestamp_pb2.Timestamp | None = ...,
+        effect_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effect_time", b"effect_time", "request_time", b"request_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect_time", b"effect_time", "reason", b"reason", "request_time", b"request_time", "shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficChange: _TypeAlias = TrafficChange  # noqa: Y015
+
+@_typing.final
+class RolloutPolicy(_message.Message):
+    """How a new revision takes over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RolloutPolicy._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: RolloutPolicy._Kind.ValueType  # 0
+        """Rolling."""
+        KIND_ROLLING: RolloutPolicy._Kind.ValueType  # 1
+        """The new revision gets all requests as soon as all of its replicas answer."""
+        KIND_BLUE_GREEN: RolloutPolicy._Kind.ValueType  # 2
+        """The new revision stands ready beside the old one until it is promoted, then gets all requests at once."""
+        KIND_CANARY: RolloutPolicy._Kind.ValueType  # 3
+        """The new revision gets growing shares of the requests for as long as its gates hold."""
+        KIND_SHADOW: RolloutPolicy._Kind.ValueType  # 4
+        """The new revision gets copies of requests, and answers nobody, until it is promoted."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """The way."""
+
+    KIND_UNSPECIFIED: RolloutPolicy.Kind.ValueType  # 0
+    """Rolling."""
+    KIND_ROLLING: RolloutPolicy.Kind.ValueType  # 1
+    """The new revision gets all requests as soon as all of its replicas answer."""
+    KIND_BLUE_GREEN: RolloutPolicy.Kind.ValueType  # 2
+    """The new revision stands ready beside the old one until it is promoted, then gets all requests at once."""
+    KIND_CANARY: RolloutPolicy.Kind.ValueType  # 3
+    """The new revision gets growing shares of the requests for as long as its gates hold."""
+    KIND_SHADOW: RolloutPolicy.Kind.ValueType  # 4
+    """The new revision gets copies of requests, and answers nobody, until it is promoted."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    MIRROR_PERCENT_FIELD_NUMBER: _builtins.int
+    AFFINITY_HEADER_FIELD_NUMBER: _builtins.int
+    kind: Global___RolloutPolicy.Kind.ValueType
+    step_seconds: _builtins.int
+    """How long a canary's step lasts, at the least; 30 where unset. The others are promoted by themselves after this time
+    where it is set, else by PromoteDeployment.
+    """
+    mirror_percent: _builtins.int
+    """Of a shadow: share of the requests that are copied; 100 where unset."""
+    affinity_header: _builtins.str
+    """Of a canary: requests with the same value of this header go to the same revision for as long as shares only grow."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a canary: its shares in percent, growing, each between 1 and 99; 10 and 50 where unset."""
+
+    @_builtins.property
+    def gates(self) -> Global___Gates: ...
+    def __init__(
+        self,
+        *,
+        kind: Global___RolloutPolicy.Kind.ValueType = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
+        step_seconds: _builtins.int = ...,
+        gates: Global___Gates | None = ...,
+        mirror_percent: _builtins.int = ...,
+        affinity_header: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gates", b"gates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_header", b"affinity_header", "gates", b"gates", "kind", b"kind", "mirror_percent", b"mirror_percent", "step_seconds", b"step_seconds", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutPolicy: _TypeAlias = RolloutPolicy  # noqa: Y015
+
+@_typing.final
+class Gates(_message.Message):
+    """What a revision on trial must keep to. One that fails is rolled back, with the reason, without anybody's help."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class QualityMinEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUESTS_MIN_FIELD_NUMBER: _builtins.int
+    ERRORS_PERCENT_MAX_FIELD_NUMBER: _builtins.int
+    P99_MILLIS_MAX_FIELD_NUMBER: _builtins.int
+    SLOWDOWN_MAX_FIELD_NUMBER: _builtins.int
+    QUALITY_MIN_FIELD_NUMBER: _builtins.int
+    requests_min: _builtins.int
+    """Answers that it must have given in a step before it is promoted; 50 where unset. Without clients a trial waits."""
+    errors_percent_max: _builtins.float
+    """How much greater its share of failed requests may be than the live revision's, in percent of all; 1 where unset.
+    Decided as soon as it is 95% certain.
+    """
+    p99_millis_max: _builtins.float
+    """Of its 99th percentile, in milliseconds; no limit where unset."""
+    slowdown_max: _builtins.float
+    """Its 99th percentile over the live revision's; no limit where unset."""
+    @_builtins.property
+    def quality_min(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Quality figures by name, as reported by ReportQuality, and the least that each must be. A trial waits for them."""
+
+    def __init__(
+        self,
+        *,
+        requests_min: _builtins.int = ...,
+        errors_percent_max: _builtins.float = ...,
+        p99_millis_max: _builtins.float = ...,
+        slowdown_max: _builtins.float = ...,
+        quality_min: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors_percent_max", b"errors_percent_max", "p99_millis_max", b"p99_millis_max", "quality_min", b"quality_min", "requests_min", b"requests_min", "slowdown_max", b"slowdown_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gates: _TypeAlias = Gates  # noqa: Y015
+
+@_typing.final
+class ScalingPolicy(_message.Message):
+    """How many replicas there are, by how much there is to do. Without `max_replicas` there are always `replicas`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    TARGET_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    TARGET_P99_MILLIS_FIELD_NUMBER: _builtins.int
+    IDLE_SECONDS_FIELD_NUMBER: _builtins.int
+    min_replicas: _builtins.int
+    """0 lets the deployment sleep after `idle_seconds` without a request."""
+    max_replicas: _builtins.int
+    target_concurrency: _builtins.float
+    """Requests at the same time that one replica should have; 8 where unset."""
+    target_p99_millis: _builtins.float
+    """99th percentile above which a replica is added, in milliseconds; not looked at where unset."""
+    idle_seconds: _builtins.int
+    """300 where unset."""
+    def __init__(
+        self,
+        *,
+        min_replicas: _builtins.int = ...,
+        max_replicas: _builtins.int = ...,
+        target_concurrency: _builtins.float = ...,
+        target_p99_millis: _builtins.float = ...,
+        idle_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_seconds", b"idle_seconds", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "target_concurrency", b"target_concurrency", "target_p99_millis", b"target_p99_millis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalingPolicy: _TypeAlias = ScalingPolicy  # noqa: Y015
 
 @_typing.final
 class DeploymentSpec(_message.Message):
@@ -121,6 +380,8 @@ class DeploymentSpec(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     BATCH_DELAY_MICROS_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    SCALING_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`; {version} may be `latest` or `@alias`, stored as the number
     it meant.
@@ -133,6 +394,12 @@ class DeploymentSpec(_message.Message):
     def resources(self) -> _resources_pb2.Resources:
         """Of one replica: 0.5 cpu and 512 MiB where unset."""
 
+    @_builtins.property
+    def rollout(self) -> Global___RolloutPolicy:
+        """How it takes over from the revision before it. Of the first revision nothing is asked."""
+
+    @_builtins.property
+    def scaling(self) -> Global___ScalingPolicy: ...
     def __init__(
         self,
         *,
@@ -140,10 +407,12 @@ class DeploymentSpec(_message.Message):
         replicas: _builtins.int = ...,
         resources: _resources_pb2.Resources | None = ...,
         batch_delay_micros: _builtins.int = ...,
+        rollout: Global___RolloutPolicy | None = ...,
+        scaling: Global___ScalingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "rollout", b"rollout", "scaling", b"scaling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_delay_micros", b"batch_delay_micros", "model_version", b"model_version", "replicas", b"replicas", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_delay_micros", b"batch_delay_micros", "model_version", b"model_version", "replicas", b"replicas", "resources", b"resources", "rollout", b"rollout", "scaling", b"scaling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -172,7 +441,9 @@ class Revision(_message.Message):
         STATE_RETIRED: Revision._State.ValueType  # 4
         """Holds nothing."""
         STATE_FAILED: Revision._State.ValueType  # 5
-        """Never answered."""
+        """Never answered, or failed its trial."""
+        STATE_TRIAL: Revision._State.ValueType  # 6
+        """Gets a share of the requests, or copies of them, and is watched: promoted or rolled back."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What it does now."""
@@ -188,7 +459,29 @@ class Revision(_message.Message):
     STATE_RETIRED: Revision.State.ValueType  # 4
     """Holds nothing."""
     STATE_FAILED: Revision.State.ValueType  # 5
-    """Never answered."""
+    """Never answered, or failed its trial."""
+    STATE_TRIAL: Revision.State.ValueType  # 6
+    """Gets a share of the requests, or copies of them, and is watched: promoted or rolled back."""
+
+    @_typing.final
+    class QualityEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
@@ -198,10 +491,15 @@ class Revision(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LIVE_TIME_FIELD_NUMBER: _builtins.int
     RETIRE_TIME_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    REPLICAS_WANTED_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/deployments/{deployment}/revisions/{revision}`; {revision} counts from 1."""
     state: Global___Revision.State.ValueType
     state_message: _builtins.str
+    replicas_wanted: _builtins.int
+    """How many replicas it should have now."""
     @_builtins.property
     def spec(self) -> Global___DeploymentSpec: ...
     @_builtins.property
@@ -214,6 +512,14 @@ class Revision(_message.Message):
 
     @_builtins.property
     def retire_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def traffic(self) -> Global___TrafficShare:
+        """Of the requests, by the newest routing table."""
+
+    @_builtins.property
+    def quality(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Quality figures that were reported of it, the newest of each name."""
+
     def __init__(
         self,
         *,
@@ -225,14 +531,79 @@ class Revision(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         live_time: _timestamp_pb2.Timestamp | None = ...,
         retire_time: _timestamp_pb2.Timestamp | None = ...,
+        traffic: Global___TrafficShare | None = ...,
+        replicas_wanted: _builtins.int = ...,
+        quality: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "live_time", b"live_time", "retire_time", b"retire_time", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "live_time", b"live_time", "retire_time", b"retire_time", "spec", b"spec", "traffic", b"traffic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "live_time", b"live_time", "name", b"name", "replicas", b"replicas", "retire_time", b"retire_time", "spec", b"spec", "state", b"state", "state_message", b"state_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "live_time", b"live_time", "name", b"name", "quality", b"quality", "replicas", b"replicas", "replicas_wanted", b"replicas_wanted", "retire_time", b"retire_time", "spec", b"spec", "state", b"state", "state_message", b"state_message", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Revision: _TypeAlias = Revision  # noqa: Y015
+
+@_typing.final
+class RevisionFigures(_message.Message):
+    """What a revision did in the last while, as Envoy saw it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    P50_MILLIS_FIELD_NUMBER: _builtins.int
+    P95_MILLIS_FIELD_NUMBER: _builtins.int
+    P99_MILLIS_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    REPLICAS_READY_FIELD_NUMBER: _builtins.int
+    REPLICAS_WANTED_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """`projects/{project}/deployments/{deployment}/revisions/{revision}`."""
+    seconds: _builtins.float
+    """The time that the figures are of."""
+    requests: _builtins.int
+    requests_per_second: _builtins.float
+    errors: _builtins.int
+    """Answers that are no prediction: HTTP 4xx and 5xx, over gRPC all but OK and CANCELLED. What clients send wrong is among
+    them, of every revision alike.
+    """
+    p50_millis: _builtins.float
+    p95_millis: _builtins.float
+    p99_millis: _builtins.float
+    in_flight: _builtins.int
+    """Requests under way now."""
+    replicas_ready: _builtins.int
+    """Replicas that answer, and how many there should be."""
+    replicas_wanted: _builtins.int
+    @_builtins.property
+    def traffic(self) -> Global___TrafficShare: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        requests: _builtins.int = ...,
+        requests_per_second: _builtins.float = ...,
+        errors: _builtins.int = ...,
+        p50_millis: _builtins.float = ...,
+        p95_millis: _builtins.float = ...,
+        p99_millis: _builtins.float = ...,
+        in_flight: _builtins.int = ...,
+        replicas_ready: _builtins.int = ...,
+        replicas_wanted: _builtins.int = ...,
+        traffic: Global___TrafficShare | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["traffic", b"traffic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "in_flight", b"in_flight", "p50_millis", b"p50_millis", "p95_millis", b"p95_millis", "p99_millis", b"p99_millis", "replicas_ready", b"replicas_ready", "replicas_wanted", b"replicas_wanted", "requests", b"requests", "requests_per_second", b"requests_per_second", "revision", b"revision", "seconds", b"seconds", "traffic", b"traffic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevisionFigures: _TypeAlias = RevisionFigures  # noqa: Y015
 
 @_typing.final
 class Replica(_message.Message):

@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from aios.common.v1 import options_pb2 as aios_dot_common_dot_v1_dot_options__pb2
 from aios.common.v1 import tensor_pb2 as aios_dot_common_dot_v1_dot_tensor__pb2
 from aios.inference.v1 import deployment_pb2 as aios_dot_inference_dot_v1_dot_deployment__pb2
+from aios.inference.v1 import prediction_pb2 as aios_dot_inference_dot_v1_dot_prediction__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)aios/inference/v1/inference_service.proto\x12\x11\x61ios.inference.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x1b\x61ios/common/v1/tensor.proto\x1a\"aios/inference/v1/deployment.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"\x9f\x01\n\x17\x43reateDeploymentRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rdeployment_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x37\n\ndeployment\x18\x03 \x01(\x0b\x32\x1d.aios.inference.v1.DeploymentB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"*\n\x14GetDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"a\n\x16ListDeploymentsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"x\n\x17ListDeploymentsResponse\x12\x32\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x1d.aios.inference.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xa3\x01\n\x17UpdateDeploymentRequest\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32\x1d.aios.inference.v1.DeploymentB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"-\n\x17\x44\x65leteDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"M\n\x17WatchDeploymentsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0estart_revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"`\n\x18WatchDeploymentsResponse\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\".aios.inference.v1.DeploymentEvent\x12\x10\n\x08revision\x18\x02 \x01(\x03\"d\n\x0f\x44\x65ploymentEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x31\n\ndeployment\x18\x02 \x01(\x0b\x32\x1d.aios.inference.v1.Deployment\x12\x10\n\x08revision\x18\x03 \x01(\x03\"_\n\x14ListRevisionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x15ListRevisionsResponse\x12.\n\trevisions\x18\x01 \x03(\x0b\x32\x1b.aios.inference.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x15GetReplicaSpecRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xb0\x01\n\x0bReplicaSpec\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12,\n\tsignature\x18\x04 \x01(\x0b\x32\x19.aios.common.v1.Signature\x12\x1a\n\x12\x62\x61tch_delay_micros\x18\x05 \x01(\x05\x12\x17\n\x0fmanifest_sha256\x18\x06 \x01(\t\"\xd2\x01\n\x14ReportReplicaRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x35\n\x05state\x18\x03 \x01(\x0e\x32 .aios.inference.v1.Replica.StateB\x04\xe2\x41\x01\x02\x12\x15\n\x07message\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04host\x18\x05 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\thttp_port\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12\x17\n\tgrpc_port\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x02\"\x17\n\x15ReportReplicaResponse\"\x14\n\x12WatchRoutesRequest\"`\n\x13WatchRoutesResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x37\n\x0b\x64\x65ployments\x18\x02 \x03(\x0b\x32\".aios.inference.v1.DeploymentRoute\"Z\n\x0f\x44\x65ploymentRoute\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x33\n\trevisions\x18\x02 \x03(\x0b\x32 .aios.inference.v1.RevisionRoute\"_\n\rRevisionRoute\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12,\n\x08replicas\x18\x03 \x03(\x0b\x32\x1a.aios.inference.v1.Replica\".\n\x14\x43onfirmRoutesRequest\x12\x16\n\x08revision\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\x32\xc2\x0e\n\x10InferenceService\x12\xac\x01\n\x10\x43reateDeployment\x12*.aios.inference.v1.CreateDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"M\xa2\xbb\x18\x12\x64\x65ployments.create\x82\xd3\xe4\x93\x02\x31\"#/v1/{parent=projects/*}/deployments:\ndeployment\x12\x9a\x01\n\rGetDeployment\x12\'.aios.inference.v1.GetDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"A\x90\x02\x01\xa2\xbb\x18\x0f\x64\x65ployments.get\x82\xd3\xe4\x93\x02%\x12#/v1/{name=projects/*/deployments/*}\x12\xac\x01\n\x0fListDeployments\x12).aios.inference.v1.ListDeploymentsRequest\x1a*.aios.inference.v1.ListDeploymentsResponse\"B\x90\x02\x01\xa2\xbb\x18\x10\x64\x65ployments.list\x82\xd3\xe4\x93\x02%\x12#/v1/{parent=projects/*}/deployments\x12\xb7\x01\n\x10UpdateDeployment\x12*.aios.inference.v1.UpdateDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"X\xa2\xbb\x18\x12\x64\x65ployments.update\x82\xd3\xe4\x93\x02<2./v1/{deployment.name=projects/*/deployments/*}:\ndeployment\x12\x9c\x01\n\x10\x44\x65leteDeployment\x12*.aios.inference.v1.DeleteDeploymentRequest\x1a\x16.google.protobuf.Empty\"D\x90\x02\x02\xa2\xbb\x18\x12\x64\x65ployments.delete\x82\xd3\xe4\x93\x02%*#/v1/{name=projects/*/deployments/*}\x12\xb8\x01\n\x10WatchDeployments\x12*.aios.inference.v1.WatchDeploymentsRequest\x1a+.aios.inference.v1.WatchDeploymentsResponse\"I\x90\x02\x01\xa2\xbb\x18\x11\x64\x65ployments.watch\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*}/deployments:watch0\x01\x12\xb2\x01\n\rListRevisions\x12\'.aios.inference.v1.ListRevisionsRequest\x1a(.aios.inference.v1.ListRevisionsResponse\"N\x90\x02\x01\xa2\xbb\x18\x10\x64\x65ployments.list\x82\xd3\xe4\x93\x02\x31\x12//v1/{parent=projects/*/deployments/*}/revisions\x12\xa3\x01\n\x0eGetReplicaSpec\x12(.aios.inference.v1.GetReplicaSpecRequest\x1a\x1e.aios.inference.v1.ReplicaSpec\"G\x90\x02\x01\xa2\xbb\x18\x11replicas.get_spec\x82\xd3\xe4\x93\x02)\x12\'/v1/{job=projects/*/jobs/*}/replicaSpec\x12\xae\x01\n\rReportReplica\x12\'.aios.inference.v1.ReportReplicaRequest\x1a(.aios.inference.v1.ReportReplicaResponse\"J\x90\x02\x02\xa2\xbb\x18\x0freplicas.report\x82\xd3\xe4\x93\x02.\")/v1/{job=projects/*/jobs/*}:reportReplica:\x01*\x12\x8b\x01\n\x0bWatchRoutes\x12%.aios.inference.v1.WatchRoutesRequest\x1a&.aios.inference.v1.WatchRoutesResponse\"+\x90\x02\x01\xa2\xbb\x18\x0croutes.watch\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/routes:watch0\x01\x12\x84\x01\n\rConfirmRoutes\x12\'.aios.inference.v1.ConfirmRoutesRequest\x1a\x16.google.protobuf.Empty\"2\x90\x02\x02\xa2\xbb\x18\x0eroutes.confirm\x82\xd3\xe4\x93\x02\x17\"\x12/v1/routes:confirm:\x01*BY\n\x15\x64\x65v.aios.inference.v1P\x01Z*aios.dev/gen/aios/inference/v1;inferencev1\xaa\x02\x11\x41ios.Inference.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)aios/inference/v1/inference_service.proto\x12\x11\x61ios.inference.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x1b\x61ios/common/v1/tensor.proto\x1a\"aios/inference/v1/deployment.proto\x1a\"aios/inference/v1/prediction.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x9f\x01\n\x17\x43reateDeploymentRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rdeployment_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x37\n\ndeployment\x18\x03 \x01(\x0b\x32\x1d.aios.inference.v1.DeploymentB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"*\n\x14GetDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"a\n\x16ListDeploymentsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"x\n\x17ListDeploymentsResponse\x12\x32\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x1d.aios.inference.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xa3\x01\n\x17UpdateDeploymentRequest\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32\x1d.aios.inference.v1.DeploymentB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"-\n\x17\x44\x65leteDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"M\n\x17WatchDeploymentsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0estart_revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"`\n\x18WatchDeploymentsResponse\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\".aios.inference.v1.DeploymentEvent\x12\x10\n\x08revision\x18\x02 \x01(\x03\"d\n\x0f\x44\x65ploymentEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x31\n\ndeployment\x18\x02 \x01(\x0b\x32\x1d.aios.inference.v1.Deployment\x12\x10\n\x08revision\x18\x03 \x01(\x03\"_\n\x14ListRevisionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x15ListRevisionsResponse\x12.\n\trevisions\x18\x01 \x03(\x0b\x32\x1b.aios.inference.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x19ListTrafficChangesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x1aListTrafficChangesResponse\x12\x31\n\x07\x63hanges\x18\x01 \x03(\x0b\x32 .aios.inference.v1.TrafficChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x12ListFiguresRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"J\n\x13ListFiguresResponse\x12\x33\n\x07\x66igures\x18\x01 \x03(\x0b\x32\".aios.inference.v1.RevisionFigures\"\x8f\x01\n\x16ScaleDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\x08replicas\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x37\n\x07scaling\x18\x03 \x01(\x0b\x32 .aios.inference.v1.ScalingPolicyB\x04\xe2\x41\x01\x01\x42\x0b\n\t_replicas\".\n\x18PromoteDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"]\n\x19RollbackDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\",\n\x16PauseDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"-\n\x17ResumeDeploymentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xa7\x01\n\x14ReportQualityRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12K\n\x07quality\x18\x02 \x03(\x0b\x32\x34.aios.inference.v1.ReportQualityRequest.QualityEntryB\x04\xe2\x41\x01\x02\x1a.\n\x0cQualityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"M\n\x14ReportTrafficRequest\x12\x35\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1f.aios.inference.v1.TrafficCountB\x04\xe2\x41\x01\x02\"\xb4\x01\n\x0cTrafficCount\x12\x16\n\x08revision\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08requests\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06\x65rrors\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x17\n\tin_flight\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rbounds_millis\x18\x05 \x03(\x01\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06within\x18\x06 \x03(\x03\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04held\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x01\"U\n\x0ePredictRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12/\n\tinstances\x18\x02 \x03(\x0b\x32\x16.google.protobuf.ValueB\x04\xe2\x41\x01\x02\"\x95\x01\n\x0fPredictResponse\x12\x32\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x1d.aios.inference.v1.Prediction\x12%\n\x08revision\x18\x02 \x01(\tB\x13\xaa\xbb\x18\x0fx-aios-revision\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x10\n\x08trace_id\x18\x04 \x01(\t\"*\n\x15GetReplicaSpecRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xb0\x01\n\x0bReplicaSpec\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12,\n\tsignature\x18\x04 \x01(\x0b\x32\x19.aios.common.v1.Signature\x12\x1a\n\x12\x62\x61tch_delay_micros\x18\x05 \x01(\x05\x12\x17\n\x0fmanifest_sha256\x18\x06 \x01(\t\"\xd2\x01\n\x14ReportReplicaRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x35\n\x05state\x18\x03 \x01(\x0e\x32 .aios.inference.v1.Replica.StateB\x04\xe2\x41\x01\x02\x12\x15\n\x07message\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04host\x18\x05 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\thttp_port\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12\x17\n\tgrpc_port\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x02\"\x17\n\x15ReportReplicaResponse\"\x14\n\x12WatchRoutesRequest\"`\n\x13WatchRoutesResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x37\n\x0b\x64\x65ployments\x18\x02 \x03(\x0b\x32\".aios.inference.v1.DeploymentRoute\"s\n\x0f\x44\x65ploymentRoute\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x33\n\trevisions\x18\x02 \x03(\x0b\x32 .aios.inference.v1.RevisionRoute\x12\x17\n\x0f\x61\x66\x66inity_header\x18\x03 \x01(\t\"\x87\x01\n\rRevisionRoute\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12,\n\x08replicas\x18\x03 \x03(\x0b\x32\x1a.aios.inference.v1.Replica\x12\x16\n\x0emirror_percent\x18\x04 \x01(\x05\x12\x0e\n\x06\x61sleep\x18\x05 \x01(\x08\".\n\x14\x43onfirmRoutesRequest\x12\x16\n\x08revision\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\x32\x89\x1c\n\x10InferenceService\x12\xac\x01\n\x10\x43reateDeployment\x12*.aios.inference.v1.CreateDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"M\xa2\xbb\x18\x12\x64\x65ployments.create\x82\xd3\xe4\x93\x02\x31\"#/v1/{parent=projects/*}/deployments:\ndeployment\x12\x9a\x01\n\rGetDeployment\x12\'.aios.inference.v1.GetDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"A\x90\x02\x01\xa2\xbb\x18\x0f\x64\x65ployments.get\x82\xd3\xe4\x93\x02%\x12#/v1/{name=projects/*/deployments/*}\x12\xac\x01\n\x0fListDeployments\x12).aios.inference.v1.ListDeploymentsRequest\x1a*.aios.inference.v1.ListDeploymentsResponse\"B\x90\x02\x01\xa2\xbb\x18\x10\x64\x65ployments.list\x82\xd3\xe4\x93\x02%\x12#/v1/{parent=projects/*}/deployments\x12\xb7\x01\n\x10UpdateDeployment\x12*.aios.inference.v1.UpdateDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"X\xa2\xbb\x18\x12\x64\x65ployments.update\x82\xd3\xe4\x93\x02<2./v1/{deployment.name=projects/*/deployments/*}:\ndeployment\x12\x9c\x01\n\x10\x44\x65leteDeployment\x12*.aios.inference.v1.DeleteDeploymentRequest\x1a\x16.google.protobuf.Empty\"D\x90\x02\x02\xa2\xbb\x18\x12\x64\x65ployments.delete\x82\xd3\xe4\x93\x02%*#/v1/{name=projects/*/deployments/*}\x12\xb8\x01\n\x10WatchDeployments\x12*.aios.inference.v1.WatchDeploymentsRequest\x1a+.aios.inference.v1.WatchDeploymentsResponse\"I\x90\x02\x01\xa2\xbb\x18\x11\x64\x65ployments.watch\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*}/deployments:watch0\x01\x12\xb2\x01\n\rListRevisions\x12\'.aios.inference.v1.ListRevisionsRequest\x1a(.aios.inference.v1.ListRevisionsResponse\"N\x90\x02\x01\xa2\xbb\x18\x10\x64\x65ployments.list\x82\xd3\xe4\x93\x02\x31\x12//v1/{parent=projects/*/deployments/*}/revisions\x12\xc6\x01\n\x12ListTrafficChanges\x12,.aios.inference.v1.ListTrafficChangesRequest\x1a-.aios.inference.v1.ListTrafficChangesResponse\"S\x90\x02\x01\xa2\xbb\x18\x10\x64\x65ployments.list\x82\xd3\xe4\x93\x02\x36\x12\x34/v1/{parent=projects/*/deployments/*}/trafficChanges\x12\xa8\x01\n\x0bListFigures\x12%.aios.inference.v1.ListFiguresRequest\x1a&.aios.inference.v1.ListFiguresResponse\"J\x90\x02\x01\xa2\xbb\x18\x10\x64\x65ployments.list\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=projects/*}/deployments:figures\x12\xaa\x01\n\x0fScaleDeployment\x12).aios.inference.v1.ScaleDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"M\x90\x02\x02\xa2\xbb\x18\x12\x64\x65ployments.update\x82\xd3\xe4\x93\x02.\")/v1/{name=projects/*/deployments/*}:scale:\x01*\x12\xad\x01\n\x11PromoteDeployment\x12+.aios.inference.v1.PromoteDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"L\xa2\xbb\x18\x12\x64\x65ployments.update\x82\xd3\xe4\x93\x02\x30\"+/v1/{name=projects/*/deployments/*}:promote:\x01*\x12\xb0\x01\n\x12RollbackDeployment\x12,.aios.inference.v1.RollbackDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"M\xa2\xbb\x18\x12\x64\x65ployments.update\x82\xd3\xe4\x93\x02\x31\",/v1/{name=projects/*/deployments/*}:rollback:\x01*\x12\xaa\x01\n\x0fPauseDeployment\x12).aios.inference.v1.PauseDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"M\x90\x02\x02\xa2\xbb\x18\x12\x64\x65ployments.update\x82\xd3\xe4\x93\x02.\")/v1/{name=projects/*/deployments/*}:pause:\x01*\x12\xad\x01\n\x10ResumeDeployment\x12*.aios.inference.v1.ResumeDeploymentRequest\x1a\x1d.aios.inference.v1.Deployment\"N\x90\x02\x02\xa2\xbb\x18\x12\x64\x65ployments.update\x82\xd3\xe4\x93\x02/\"*/v1/{name=projects/*/deployments/*}:resume:\x01*\x12\xb8\x01\n\rReportQuality\x12\'.aios.inference.v1.ReportQualityRequest\x1a\x1b.aios.inference.v1.Revision\"a\x90\x02\x02\xa2\xbb\x18\x12\x64\x65ployments.update\x82\xd3\xe4\x93\x02\x42\"=/v1/{name=projects/*/deployments/*/revisions/*}:reportQuality:\x01*\x12\xa1\x01\n\x07Predict\x12!.aios.inference.v1.PredictRequest\x1a\".aios.inference.v1.PredictResponse\"O\x90\x02\x01\xa2\xbb\x18\x12predictions.create\x82\xd3\xe4\x93\x02\x30\"+/v1/{name=projects/*/deployments/*}:predict:\x01*\x12\xa3\x01\n\x0eGetReplicaSpec\x12(.aios.inference.v1.GetReplicaSpecRequest\x1a\x1e.aios.inference.v1.ReplicaSpec\"G\x90\x02\x01\xa2\xbb\x18\x11replicas.get_spec\x82\xd3\xe4\x93\x02)\x12\'/v1/{job=projects/*/jobs/*}/replicaSpec\x12\xae\x01\n\rReportReplica\x12\'.aios.inference.v1.ReportReplicaRequest\x1a(.aios.inference.v1.ReportReplicaResponse\"J\x90\x02\x02\xa2\xbb\x18\x0freplicas.report\x82\xd3\xe4\x93\x02.\")/v1/{job=projects/*/jobs/*}:reportReplica:\x01*\x12\x8b\x01\n\x0bWatchRoutes\x12%.aios.inference.v1.WatchRoutesRequest\x1a&.aios.inference.v1.WatchRoutesResponse\"+\x90\x02\x01\xa2\xbb\x18\x0croutes.watch\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/routes:watch0\x01\x12\x84\x01\n\rConfirmRoutes\x12\'.aios.inference.v1.ConfirmRoutesRequest\x1a\x16.google.protobuf.Empty\"2\x90\x02\x02\xa2\xbb\x18\x0eroutes.confirm\x82\xd3\xe4\x93\x02\x17\"\x12/v1/routes:confirm:\x01*\x12\x84\x01\n\rReportTraffic\x12\'.aios.inference.v1.ReportTrafficRequest\x1a\x16.google.protobuf.Empty\"2\x90\x02\x02\xa2\xbb\x18\x0etraffic.report\x82\xd3\xe4\x93\x02\x17\"\x12/v1/traffic:report:\x01*BY\n\x15\x64\x65v.aios.inference.v1P\x01Z*aios.dev/gen/aios/inference/v1;inferencev1\xaa\x02\x11\x41ios.Inference.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -73,6 +75,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTREVISIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTREVISIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTREVISIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTTRAFFICCHANGESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTTRAFFICCHANGESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_LISTTRAFFICCHANGESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTTRAFFICCHANGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTTRAFFICCHANGESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTTRAFFICCHANGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTFIGURESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTFIGURESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_SCALEDEPLOYMENTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_SCALEDEPLOYMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_SCALEDEPLOYMENTREQUEST'].fields_by_name['replicas']._loaded_options = None
+  _globals['_SCALEDEPLOYMENTREQUEST'].fields_by_name['replicas']._serialized_options = b'\342A\001\001'
+  _globals['_SCALEDEPLOYMENTREQUEST'].fields_by_name['scaling']._loaded_options = None
+  _globals['_SCALEDEPLOYMENTREQUEST'].fields_by_name['scaling']._serialized_options = b'\342A\001\001'
+  _globals['_PROMOTEDEPLOYMENTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PROMOTEDEPLOYMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ROLLBACKDEPLOYMENTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ROLLBACKDEPLOYMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ROLLBACKDEPLOYMENTREQUEST'].fields_by_name['revision']._loaded_options = None
+  _globals['_ROLLBACKDEPLOYMENTREQUEST'].fields_by_name['revision']._serialized_options = b'\342A\001\001'
+  _globals['_ROLLBACKDEPLOYMENTREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_ROLLBACKDEPLOYMENTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001'
+  _globals['_PAUSEDEPLOYMENTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PAUSEDEPLOYMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_RESUMEDEPLOYMENTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RESUMEDEPLOYMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_REPORTQUALITYREQUEST_QUALITYENTRY']._loaded_options = None
+  _globals['_REPORTQUALITYREQUEST_QUALITYENTRY']._serialized_options = b'8\001'
+  _globals['_REPORTQUALITYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REPORTQUALITYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_REPORTQUALITYREQUEST'].fields_by_name['quality']._loaded_options = None
+  _globals['_REPORTQUALITYREQUEST'].fields_by_name['quality']._serialized_options = b'\342A\001\002'
+  _globals['_REPORTTRAFFICREQUEST'].fields_by_name['counts']._loaded_options = None
+  _globals['_REPORTTRAFFICREQUEST'].fields_by_name['counts']._serialized_options = b'\342A\001\002'
+  _globals['_TRAFFICCOUNT'].fields_by_name['revision']._loaded_options = None
+  _globals['_TRAFFICCOUNT'].fields_by_name['revision']._serialized_options = b'\342A\001\002'
+  _globals['_TRAFFICCOUNT'].fields_by_name['requests']._loaded_options = None
+  _globals['_TRAFFICCOUNT'].fields_by_name['requests']._serialized_options = b'\342A\001\001'
+  _globals['_TRAFFICCOUNT'].fields_by_name['errors']._loaded_options = None
+  _globals['_TRAFFICCOUNT'].fields_by_name['errors']._serialized_options = b'\342A\001\001'
+  _globals['_TRAFFICCOUNT'].fields_by_name['in_flight']._loaded_options = None
+  _globals['_TRAFFICCOUNT'].fields_by_name['in_flight']._serialized_options = b'\342A\001\001'
+  _globals['_TRAFFICCOUNT'].fields_by_name['bounds_millis']._loaded_options = None
+  _globals['_TRAFFICCOUNT'].fields_by_name['bounds_millis']._serialized_options = b'\342A\001\001'
+  _globals['_TRAFFICCOUNT'].fields_by_name['within']._loaded_options = None
+  _globals['_TRAFFICCOUNT'].fields_by_name['within']._serialized_options = b'\342A\001\001'
+  _globals['_TRAFFICCOUNT'].fields_by_name['held']._loaded_options = None
+  _globals['_TRAFFICCOUNT'].fields_by_name['held']._serialized_options = b'\342A\001\001'
+  _globals['_PREDICTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PREDICTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_PREDICTREQUEST'].fields_by_name['instances']._loaded_options = None
+  _globals['_PREDICTREQUEST'].fields_by_name['instances']._serialized_options = b'\342A\001\002'
+  _globals['_PREDICTRESPONSE'].fields_by_name['revision']._loaded_options = None
+  _globals['_PREDICTRESPONSE'].fields_by_name['revision']._serialized_options = b'\252\273\030\017x-aios-revision'
   _globals['_GETREPLICASPECREQUEST'].fields_by_name['job']._loaded_options = None
   _globals['_GETREPLICASPECREQUEST'].fields_by_name['job']._serialized_options = b'\342A\001\002'
   _globals['_REPORTREPLICAREQUEST'].fields_by_name['job']._loaded_options = None
@@ -105,6 +161,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCESERVICE'].methods_by_name['WatchDeployments']._serialized_options = b'\220\002\001\242\273\030\021deployments.watch\202\323\344\223\002+\022)/v1/{parent=projects/*}/deployments:watch'
   _globals['_INFERENCESERVICE'].methods_by_name['ListRevisions']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['ListRevisions']._serialized_options = b'\220\002\001\242\273\030\020deployments.list\202\323\344\223\0021\022//v1/{parent=projects/*/deployments/*}/revisions'
+  _globals['_INFERENCESERVICE'].methods_by_name['ListTrafficChanges']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['ListTrafficChanges']._serialized_options = b'\220\002\001\242\273\030\020deployments.list\202\323\344\223\0026\0224/v1/{parent=projects/*/deployments/*}/trafficChanges'
+  _globals['_INFERENCESERVICE'].methods_by_name['ListFigures']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['ListFigures']._serialized_options = b'\220\002\001\242\273\030\020deployments.list\202\323\344\223\002-\022+/v1/{parent=projects/*}/deployments:figures'
+  _globals['_INFERENCESERVICE'].methods_by_name['ScaleDeployment']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['ScaleDeployment']._serialized_options = b'\220\002\002\242\273\030\022deployments.update\202\323\344\223\002.\")/v1/{name=projects/*/deployments/*}:scale:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['PromoteDeployment']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['PromoteDeployment']._serialized_options = b'\242\273\030\022deployments.update\202\323\344\223\0020\"+/v1/{name=projects/*/deployments/*}:promote:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['RollbackDeployment']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['RollbackDeployment']._serialized_options = b'\242\273\030\022deployments.update\202\323\344\223\0021\",/v1/{name=projects/*/deployments/*}:rollback:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['PauseDeployment']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['PauseDeployment']._serialized_options = b'\220\002\002\242\273\030\022deployments.update\202\323\344\223\002.\")/v1/{name=projects/*/deployments/*}:pause:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['ResumeDeployment']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['ResumeDeployment']._serialized_options = b'\220\002\002\242\273\030\022deployments.update\202\323\344\223\002/\"*/v1/{name=projects/*/deployments/*}:resume:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['ReportQuality']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['ReportQuality']._serialized_options = b'\220\002\002\242\273\030\022deployments.update\202\323\344\223\002B\"=/v1/{name=projects/*/deployments/*/revisions/*}:reportQuality:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['Predict']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['Predict']._serialized_options = b'\220\002\001\242\273\030\022predictions.create\202\323\344\223\0020\"+/v1/{name=projects/*/deployments/*}:predict:\001*'
   _globals['_INFERENCESERVICE'].methods_by_name['GetReplicaSpec']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['GetReplicaSpec']._serialized_options = b'\220\002\001\242\273\030\021replicas.get_spec\202\323\344\223\002)\022\'/v1/{job=projects/*/jobs/*}/replicaSpec'
   _globals['_INFERENCESERVICE'].methods_by_name['ReportReplica']._loaded_options = None
@@ -113,46 +187,78 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCESERVICE'].methods_by_name['WatchRoutes']._serialized_options = b'\220\002\001\242\273\030\014routes.watch\202\323\344\223\002\022\022\020/v1/routes:watch'
   _globals['_INFERENCESERVICE'].methods_by_name['ConfirmRoutes']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['ConfirmRoutes']._serialized_options = b'\220\002\002\242\273\030\016routes.confirm\202\323\344\223\002\027\"\022/v1/routes:confirm:\001*'
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=286
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=445
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=447
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=489
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=491
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=588
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=590
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=710
-  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_start=713
-  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_end=876
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=878
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=923
-  _globals['_WATCHDEPLOYMENTSREQUEST']._serialized_start=925
-  _globals['_WATCHDEPLOYMENTSREQUEST']._serialized_end=1002
-  _globals['_WATCHDEPLOYMENTSRESPONSE']._serialized_start=1004
-  _globals['_WATCHDEPLOYMENTSRESPONSE']._serialized_end=1100
-  _globals['_DEPLOYMENTEVENT']._serialized_start=1102
-  _globals['_DEPLOYMENTEVENT']._serialized_end=1202
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=1204
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=1299
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1301
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1397
-  _globals['_GETREPLICASPECREQUEST']._serialized_start=1399
-  _globals['_GETREPLICASPECREQUEST']._serialized_end=1441
-  _globals['_REPLICASPEC']._serialized_start=1444
-  _globals['_REPLICASPEC']._serialized_end=1620
-  _globals['_REPORTREPLICAREQUEST']._serialized_start=1623
-  _globals['_REPORTREPLICAREQUEST']._serialized_end=1833
-  _globals['_REPORTREPLICARESPONSE']._serialized_start=1835
-  _globals['_REPORTREPLICARESPONSE']._serialized_end=1858
-  _globals['_WATCHROUTESREQUEST']._serialized_start=1860
-  _globals['_WATCHROUTESREQUEST']._serialized_end=1880
-  _globals['_WATCHROUTESRESPONSE']._serialized_start=1882
-  _globals['_WATCHROUTESRESPONSE']._serialized_end=1978
-  _globals['_DEPLOYMENTROUTE']._serialized_start=1980
-  _globals['_DEPLOYMENTROUTE']._serialized_end=2070
-  _globals['_REVISIONROUTE']._serialized_start=2072
-  _globals['_REVISIONROUTE']._serialized_end=2167
-  _globals['_CONFIRMROUTESREQUEST']._serialized_start=2169
-  _globals['_CONFIRMROUTESREQUEST']._serialized_end=2215
-  _globals['_INFERENCESERVICE']._serialized_start=2218
-  _globals['_INFERENCESERVICE']._serialized_end=4076
+  _globals['_INFERENCESERVICE'].methods_by_name['ReportTraffic']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['ReportTraffic']._serialized_options = b'\220\002\002\242\273\030\016traffic.report\202\323\344\223\002\027\"\022/v1/traffic:report:\001*'
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=352
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=511
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=513
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=555
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=557
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=654
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=656
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=776
+  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_start=779
+  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_end=942
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=944
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=989
+  _globals['_WATCHDEPLOYMENTSREQUEST']._serialized_start=991
+  _globals['_WATCHDEPLOYMENTSREQUEST']._serialized_end=1068
+  _globals['_WATCHDEPLOYMENTSRESPONSE']._serialized_start=1070
+  _globals['_WATCHDEPLOYMENTSRESPONSE']._serialized_end=1166
+  _globals['_DEPLOYMENTEVENT']._serialized_start=1168
+  _globals['_DEPLOYMENTEVENT']._serialized_end=1268
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=1270
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=1365
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1367
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1463
+  _globals['_LISTTRAFFICCHANGESREQUEST']._serialized_start=1465
+  _globals['_LISTTRAFFICCHANGESREQUEST']._serialized_end=1565
+  _globals['_LISTTRAFFICCHANGESRESPONSE']._serialized_start=1567
+  _globals['_LISTTRAFFICCHANGESRESPONSE']._serialized_end=1671
+  _globals['_LISTFIGURESREQUEST']._serialized_start=1673
+  _globals['_LISTFIGURESREQUEST']._serialized_end=1715
+  _globals['_LISTFIGURESRESPONSE']._serialized_start=1717
+  _globals['_LISTFIGURESRESPONSE']._serialized_end=1791
+  _globals['_SCALEDEPLOYMENTREQUEST']._serialized_start=1794
+  _globals['_SCALEDEPLOYMENTREQUEST']._serialized_end=1937
+  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_start=1939
+  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_end=1985
+  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_start=1987
+  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_end=2080
+  _globals['_PAUSEDEPLOYMENTREQUEST']._serialized_start=2082
+  _globals['_PAUSEDEPLOYMENTREQUEST']._serialized_end=2126
+  _globals['_RESUMEDEPLOYMENTREQUEST']._serialized_start=2128
+  _globals['_RESUMEDEPLOYMENTREQUEST']._serialized_end=2173
+  _globals['_REPORTQUALITYREQUEST']._serialized_start=2176
+  _globals['_REPORTQUALITYREQUEST']._serialized_end=2343
+  _globals['_REPORTQUALITYREQUEST_QUALITYENTRY']._serialized_start=2297
+  _globals['_REPORTQUALITYREQUEST_QUALITYENTRY']._serialized_end=2343
+  _globals['_REPORTTRAFFICREQUEST']._serialized_start=2345
+  _globals['_REPORTTRAFFICREQUEST']._serialized_end=2422
+  _globals['_TRAFFICCOUNT']._serialized_start=2425
+  _globals['_TRAFFICCOUNT']._serialized_end=2605
+  _globals['_PREDICTREQUEST']._serialized_start=2607
+  _globals['_PREDICTREQUEST']._serialized_end=2692
+  _globals['_PREDICTRESPONSE']._serialized_start=2695
+  _globals['_PREDICTRESPONSE']._serialized_end=2844
+  _globals['_GETREPLICASPECREQUEST']._serialized_start=2846
+  _globals['_GETREPLICASPECREQUEST']._serialized_end=2888
+  _globals['_REPLICASPEC']._serialized_start=2891
+  _globals['_REPLICASPEC']._serialized_end=3067
+  _globals['_REPORTREPLICAREQUEST']._serialized_start=3070
+  _globals['_REPORTREPLICAREQUEST']._serialized_end=3280
+  _globals['_REPORTREPLICARESPONSE']._serialized_start=3282
+  _globals['_REPORTREPLICARESPONSE']._serialized_end=3305
+  _globals['_WATCHROUTESREQUEST']._serialized_start=3307
+  _globals['_WATCHROUTESREQUEST']._serialized_end=3327
+  _globals['_WATCHROUTESRESPONSE']._serialized_start=3329
+  _globals['_WATCHROUTESRESPONSE']._serialized_end=3425
+  _globals['_DEPLOYMENTROUTE']._serialized_start=3427
+  _globals['_DEPLOYMENTROUTE']._serialized_end=3542
+  _globals['_REVISIONROUTE']._serialized_start=3545
+  _globals['_REVISIONROUTE']._serialized_end=3680
+  _globals['_CONFIRMROUTESREQUEST']._serialized_start=3682
+  _globals['_CONFIRMROUTESREQUEST']._serialized_end=3728
+  _globals['_INFERENCESERVICE']._serialized_start=3731
+  _globals['_INFERENCESERVICE']._serialized_end=7324
 # @@protoc_insertion_point(module_scope)

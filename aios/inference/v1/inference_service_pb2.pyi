@@ -5,10 +5,12 @@ isort:skip_file
 
 from aios.common.v1 import tensor_pb2 as _tensor_pb2
 from aios.inference.v1 import deployment_pb2 as _deployment_pb2
+from aios.inference.v1 import prediction_pb2 as _prediction_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -304,6 +306,390 @@ class ListRevisionsResponse(_message.Message):
 Global___ListRevisionsResponse: _TypeAlias = ListRevisionsResponse  # noqa: Y015
 
 @_typing.final
+class ListTrafficChangesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}/deployments/{deployment}`."""
+    page_size: _builtins.int
+    """0 is 50; at most 500."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrafficChangesRequest: _TypeAlias = ListTrafficChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListTrafficChangesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.TrafficChange]: ...
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[_deployment_pb2.TrafficChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrafficChangesResponse: _TypeAlias = ListTrafficChangesResponse  # noqa: Y015
+
+@_typing.final
+class ListFiguresRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFiguresRequest: _TypeAlias = ListFiguresRequest  # noqa: Y015
+
+@_typing.final
+class ListFiguresResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIGURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.RevisionFigures]:
+        """Of every revision in the routing table, by name."""
+
+    def __init__(
+        self,
+        *,
+        figures: _abc.Iterable[_deployment_pb2.RevisionFigures] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFiguresResponse: _TypeAlias = ListFiguresResponse  # noqa: Y015
+
+@_typing.final
+class ScaleDeploymentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    SCALING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    replicas: _builtins.int
+    """So many from now on, 16 at most; unset leaves them. The next revision starts with as many."""
+    @_builtins.property
+    def scaling(self) -> _deployment_pb2.ScalingPolicy:
+        """From now on; unset leaves it. An empty one ends automatic scaling."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        replicas: _builtins.int | None = ...,
+        scaling: _deployment_pb2.ScalingPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replicas", b"_replicas", "replicas", b"replicas", "scaling", b"scaling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replicas", b"_replicas", "name", b"name", "replicas", b"replicas", "scaling", b"scaling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__replicas: _TypeAlias = _typing.Literal["replicas"]  # noqa: Y015
+    _WhichOneofArgType__replicas: _TypeAlias = _typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replicas) -> _WhichOneofReturnType__replicas | None: ...
+
+Global___ScaleDeploymentRequest: _TypeAlias = ScaleDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class PromoteDeploymentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteDeploymentRequest: _TypeAlias = PromoteDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class RollbackDeploymentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    revision: _builtins.int
+    """Number of the revision to go back to; the one before where unset."""
+    reason: _builtins.str
+    """Shown in the history."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackDeploymentRequest: _TypeAlias = RollbackDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class PauseDeploymentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseDeploymentRequest: _TypeAlias = PauseDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class ResumeDeploymentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeDeploymentRequest: _TypeAlias = ResumeDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class ReportQualityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class QualityEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/deployments/{deployment}/revisions/{revision}`."""
+    @_builtins.property
+    def quality(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By name, such as `accuracy`; 16 names of 63 characters at most. A name reported again replaces its figure."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        quality: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "quality", b"quality"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportQualityRequest: _TypeAlias = ReportQualityRequest  # noqa: Y015
+
+@_typing.final
+class ReportTrafficRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficCount]: ...
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___TrafficCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportTrafficRequest: _TypeAlias = ReportTrafficRequest  # noqa: Y015
+
+@_typing.final
+class TrafficCount(_message.Message):
+    """What Envoy has counted of one revision since it started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    BOUNDS_MILLIS_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """`projects/{project}/deployments/{deployment}/revisions/{revision}`."""
+    requests: _builtins.int
+    errors: _builtins.int
+    in_flight: _builtins.int
+    held: _builtins.int
+    """Attempts to reach a replica of a revision that has none."""
+    @_builtins.property
+    def bounds_millis(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Requests by the time that they took; `bounds` are the upper ends of the ranges in milliseconds, growing."""
+
+    @_builtins.property
+    def within(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As many as bounds: requests that took no longer."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
+        bounds_millis: _abc.Iterable[_builtins.float] | None = ...,
+        within: _abc.Iterable[_builtins.int] | None = ...,
+        held: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds_millis", b"bounds_millis", "errors", b"errors", "held", b"held", "in_flight", b"in_flight", "requests", b"requests", "revision", b"revision", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficCount: _TypeAlias = TrafficCount  # noqa: Y015
+
+@_typing.final
+class PredictRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/deployments/{deployment}`, of the token's own project."""
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
+        """What to predict for. Each is an object with a value for every input of the model, or that value alone where the
+        model has one input. A value is a number, a boolean, a text, a list of lists of them in the input's shape, or
+        `{"b64": "..."}`: the bytes of a text input, or a PNG, JPEG or WebP image, which is scaled to the input's size; in
+        an input of floats its pixels are 0 to 1. Integers beyond 2^53 are texts.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        instances: _abc.Iterable[_struct_pb2.Value] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
+
+@_typing.final
+class PredictResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """The revision that answered: `projects/{project}/deployments/{deployment}/revisions/{revision}`."""
+    model_version: _builtins.str
+    """Of that revision: `projects/{project}/models/{model}/versions/{version}`."""
+    trace_id: _builtins.str
+    """Finds the request's trace."""
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[_prediction_pb2.Prediction]:
+        """In the order of the instances."""
+
+    def __init__(
+        self,
+        *,
+        predictions: _abc.Iterable[_prediction_pb2.Prediction] | None = ...,
+        revision: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "predictions", b"predictions", "revision", b"revision", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
+
+@_typing.final
 class GetReplicaSpecRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -465,8 +851,11 @@ class DeploymentRoute(_message.Message):
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     REVISIONS_FIELD_NUMBER: _builtins.int
+    AFFINITY_HEADER_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
+    affinity_header: _builtins.str
+    """Requests with the same value of this header go to the same revision."""
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevisionRoute]: ...
     def __init__(
@@ -474,10 +863,11 @@ class DeploymentRoute(_message.Message):
         *,
         deployment: _builtins.str = ...,
         revisions: _abc.Iterable[Global___RevisionRoute] | None = ...,
+        affinity_header: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "revisions", b"revisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_header", b"affinity_header", "deployment", b"deployment", "revisions", b"revisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -492,10 +882,16 @@ class RevisionRoute(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    MIRROR_PERCENT_FIELD_NUMBER: _builtins.int
+    ASLEEP_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """`projects/{project}/deployments/{deployment}/revisions/{revision}`."""
     weight: _builtins.int
     """Out of the sum over the revisions; 0 takes no requests but is kept warm."""
+    mirror_percent: _builtins.int
+    """Share of all requests that it gets a copy of, in percent."""
+    asleep: _builtins.bool
+    """Has no replica by choice: requests are held until it has one."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.Replica]: ...
     def __init__(
@@ -504,10 +900,12 @@ class RevisionRoute(_message.Message):
         revision: _builtins.str = ...,
         weight: _builtins.int = ...,
         replicas: _abc.Iterable[_deployment_pb2.Replica] | None = ...,
+        mirror_percent: _builtins.int = ...,
+        asleep: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas", "revision", b"revision", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asleep", b"asleep", "mirror_percent", b"mirror_percent", "replicas", b"replicas", "revision", b"revision", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

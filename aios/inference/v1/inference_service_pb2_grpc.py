@@ -28,8 +28,8 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Deployments: what is served, by how many, and since when. Predictions themselves go from the gateway straight to the
-    replicas by the Open Inference Protocol.
+    """Deployments: what is served, by how many, and since when. Predictions go from the gateway straight to the replicas by
+    the Open Inference Protocol; Predict is that for callers who have plain values.
     """
 
     def __init__(self, channel):
@@ -73,6 +73,51 @@ class InferenceServiceStub:
                 request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListRevisionsRequest.SerializeToString,
                 response_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListRevisionsResponse.FromString,
                 _registered_method=True)
+        self.ListTrafficChanges = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/ListTrafficChanges',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListTrafficChangesRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListTrafficChangesResponse.FromString,
+                _registered_method=True)
+        self.ListFigures = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/ListFigures',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListFiguresRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListFiguresResponse.FromString,
+                _registered_method=True)
+        self.ScaleDeployment = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/ScaleDeployment',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ScaleDeploymentRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.PromoteDeployment = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/PromoteDeployment',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.PromoteDeploymentRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.RollbackDeployment = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/RollbackDeployment',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.RollbackDeploymentRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.PauseDeployment = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/PauseDeployment',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.PauseDeploymentRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.ResumeDeployment = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/ResumeDeployment',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ResumeDeploymentRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.ReportQuality = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/ReportQuality',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ReportQualityRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Revision.FromString,
+                _registered_method=True)
+        self.Predict = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/Predict',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.PredictRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.PredictResponse.FromString,
+                _registered_method=True)
         self.GetReplicaSpec = channel.unary_unary(
                 '/aios.inference.v1.InferenceService/GetReplicaSpec',
                 request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.GetReplicaSpecRequest.SerializeToString,
@@ -93,11 +138,16 @@ class InferenceServiceStub:
                 request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ConfirmRoutesRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.ReportTraffic = channel.unary_unary(
+                '/aios.inference.v1.InferenceService/ReportTraffic',
+                request_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ReportTrafficRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
-    """Deployments: what is served, by how many, and since when. Predictions themselves go from the gateway straight to the
-    replicas by the Open Inference Protocol.
+    """Deployments: what is served, by how many, and since when. Predictions go from the gateway straight to the replicas by
+    the Open Inference Protocol; Predict is that for callers who have plain values.
     """
 
     def CreateDeployment(self, request, context):
@@ -152,6 +202,72 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTrafficChanges(self, request, context):
+        """How a deployment's requests were shared out since when, and why, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFigures(self, request, context):
+        """What each revision of a project's deployments did in the last 10 seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScaleDeployment(self, request, context):
+        """Sets how many replicas there are, without a new revision: the ones that go end their requests first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteDeployment(self, request, context):
+        """Gives the revision on trial all requests now, whatever its gates say. FAILED_PRECONDITION when none is on trial.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackDeployment(self, request, context):
+        """Ends the trial of a revision, at once. Without a trial, or where a revision is named: a new revision of that one's
+        spec, or of the one that was live before, takes over once it answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseDeployment(self, request, context):
+        """Keeps a trial at its step until ResumeDeployment or PromoteDeployment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDeployment(self, request, context):
+        """Lets trials go on by themselves again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportQuality(self, request, context):
+        """Says how good a revision's answers are, as found outside: what `Gates.quality_min` is compared with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Predict(self, request, context):
+        """What the deployment's model makes of some instances, in plain JSON. They are checked against the model's signature
+        and travel the way of every prediction: weights, retries and limits hold. INVALID_ARGUMENT names the wrong value.
+        UNAVAILABLE while no revision answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetReplicaSpec(self, request, context):
         """What the calling replica must serve. The replica's own job only.
         """
@@ -176,6 +292,13 @@ class InferenceServiceServicer:
 
     def ConfirmRoutes(self, request, context):
         """The gateway says which routing table is in force: replicas outside it may be stopped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportTraffic(self, request, context):
+        """What Envoy has counted so far of each revision. The gateway only, about once a second; nothing of it is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,6 +342,51 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListRevisionsRequest.FromString,
                     response_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListRevisionsResponse.SerializeToString,
             ),
+            'ListTrafficChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrafficChanges,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListTrafficChangesRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListTrafficChangesResponse.SerializeToString,
+            ),
+            'ListFigures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFigures,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListFiguresRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ListFiguresResponse.SerializeToString,
+            ),
+            'ScaleDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScaleDeployment,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ScaleDeploymentRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'PromoteDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteDeployment,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.PromoteDeploymentRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'RollbackDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackDeployment,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.RollbackDeploymentRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'PauseDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDeployment,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.PauseDeploymentRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'ResumeDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDeployment,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ResumeDeploymentRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'ReportQuality': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportQuality,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ReportQualityRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_deployment__pb2.Revision.SerializeToString,
+            ),
+            'Predict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Predict,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.PredictRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.PredictResponse.SerializeToString,
+            ),
             'GetReplicaSpec': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReplicaSpec,
                     request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.GetReplicaSpecRequest.FromString,
@@ -239,6 +407,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ConfirmRoutesRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
+            'ReportTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportTraffic,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_inference__service__pb2.ReportTrafficRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aios.inference.v1.InferenceService', rpc_method_handlers)
@@ -248,8 +421,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Deployments: what is served, by how many, and since when. Predictions themselves go from the gateway straight to the
-    replicas by the Open Inference Protocol.
+    """Deployments: what is served, by how many, and since when. Predictions go from the gateway straight to the replicas by
+    the Open Inference Protocol; Predict is that for callers who have plain values.
     """
 
     @staticmethod
@@ -442,6 +615,249 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
+    def ListTrafficChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/ListTrafficChanges',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.ListTrafficChangesRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.ListTrafficChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFigures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/ListFigures',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.ListFiguresRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.ListFiguresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScaleDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/ScaleDeployment',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.ScaleDeploymentRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/PromoteDeployment',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.PromoteDeploymentRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/RollbackDeployment',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.RollbackDeploymentRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/PauseDeployment',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.PauseDeploymentRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/ResumeDeployment',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.ResumeDeploymentRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportQuality(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/ReportQuality',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.ReportQualityRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_deployment__pb2.Revision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Predict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/Predict',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.PredictRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetReplicaSpec(request,
             target,
             options=(),
@@ -538,6 +954,33 @@ class InferenceService:
             target,
             '/aios.inference.v1.InferenceService/ConfirmRoutes',
             aios_dot_inference_dot_v1_dot_inference__service__pb2.ConfirmRoutesRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.InferenceService/ReportTraffic',
+            aios_dot_inference_dot_v1_dot_inference__service__pb2.ReportTrafficRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,

@@ -15,8 +15,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Deployments: what is served, by how many, and since when. Predictions themselves go from the gateway straight to the
-    replicas by the Open Inference Protocol.
+    """Deployments: what is served, by how many, and since when. Predictions go from the gateway straight to the replicas by
+    the Open Inference Protocol; Predict is that for callers who have plain values.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -40,6 +40,29 @@ class InferenceServiceStub:
     """
     ListRevisions: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListRevisionsRequest, _inference_service_pb2.ListRevisionsResponse]
     """The revisions of a deployment, newest first: what was live when."""
+    ListTrafficChanges: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListTrafficChangesRequest, _inference_service_pb2.ListTrafficChangesResponse]
+    """How a deployment's requests were shared out since when, and why, newest first."""
+    ListFigures: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListFiguresRequest, _inference_service_pb2.ListFiguresResponse]
+    """What each revision of a project's deployments did in the last 10 seconds."""
+    ScaleDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ScaleDeploymentRequest, _deployment_pb2.Deployment]
+    """Sets how many replicas there are, without a new revision: the ones that go end their requests first."""
+    PromoteDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PromoteDeploymentRequest, _deployment_pb2.Deployment]
+    """Gives the revision on trial all requests now, whatever its gates say. FAILED_PRECONDITION when none is on trial."""
+    RollbackDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RollbackDeploymentRequest, _deployment_pb2.Deployment]
+    """Ends the trial of a revision, at once. Without a trial, or where a revision is named: a new revision of that one's
+    spec, or of the one that was live before, takes over once it answers.
+    """
+    PauseDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PauseDeploymentRequest, _deployment_pb2.Deployment]
+    """Keeps a trial at its step until ResumeDeployment or PromoteDeployment."""
+    ResumeDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ResumeDeploymentRequest, _deployment_pb2.Deployment]
+    """Lets trials go on by themselves again."""
+    ReportQuality: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ReportQualityRequest, _deployment_pb2.Revision]
+    """Says how good a revision's answers are, as found outside: what `Gates.quality_min` is compared with."""
+    Predict: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]
+    """What the deployment's model makes of some instances, in plain JSON. They are checked against the model's signature
+    and travel the way of every prediction: weights, retries and limits hold. INVALID_ARGUMENT names the wrong value.
+    UNAVAILABLE while no revision answers.
+    """
     GetReplicaSpec: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetReplicaSpecRequest, _inference_service_pb2.ReplicaSpec]
     """What the calling replica must serve. The replica's own job only."""
     ReportReplica: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ReportReplicaRequest, _inference_service_pb2.ReportReplicaResponse]
@@ -50,10 +73,12 @@ class InferenceServiceStub:
     """The routing table: first whole, then whole again at each change. The gateway only."""
     ConfirmRoutes: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ConfirmRoutesRequest, _empty_pb2.Empty]
     """The gateway says which routing table is in force: replicas outside it may be stopped."""
+    ReportTraffic: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ReportTrafficRequest, _empty_pb2.Empty]
+    """What Envoy has counted so far of each revision. The gateway only, about once a second; nothing of it is stored."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Deployments: what is served, by how many, and since when. Predictions themselves go from the gateway straight to the
-    replicas by the Open Inference Protocol.
+    """Deployments: what is served, by how many, and since when. Predictions go from the gateway straight to the replicas by
+    the Open Inference Protocol; Predict is that for callers who have plain values.
     """
 
     @_abc_1.abstractmethod
@@ -119,6 +144,83 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """The revisions of a deployment, newest first: what was live when."""
 
     @_abc_1.abstractmethod
+    def ListTrafficChanges(
+        self,
+        request: _inference_service_pb2.ListTrafficChangesRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ListTrafficChangesRequest, _abc.Awaitable[_inference_service_pb2.ListTrafficChangesResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.ListTrafficChangesResponse]:
+        """How a deployment's requests were shared out since when, and why, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListFigures(
+        self,
+        request: _inference_service_pb2.ListFiguresRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ListFiguresRequest, _abc.Awaitable[_inference_service_pb2.ListFiguresResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.ListFiguresResponse]:
+        """What each revision of a project's deployments did in the last 10 seconds."""
+
+    @_abc_1.abstractmethod
+    def ScaleDeployment(
+        self,
+        request: _inference_service_pb2.ScaleDeploymentRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ScaleDeploymentRequest, _abc.Awaitable[_deployment_pb2.Deployment]],
+    ) -> _abc.Awaitable[_deployment_pb2.Deployment]:
+        """Sets how many replicas there are, without a new revision: the ones that go end their requests first."""
+
+    @_abc_1.abstractmethod
+    def PromoteDeployment(
+        self,
+        request: _inference_service_pb2.PromoteDeploymentRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.PromoteDeploymentRequest, _abc.Awaitable[_deployment_pb2.Deployment]],
+    ) -> _abc.Awaitable[_deployment_pb2.Deployment]:
+        """Gives the revision on trial all requests now, whatever its gates say. FAILED_PRECONDITION when none is on trial."""
+
+    @_abc_1.abstractmethod
+    def RollbackDeployment(
+        self,
+        request: _inference_service_pb2.RollbackDeploymentRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.RollbackDeploymentRequest, _abc.Awaitable[_deployment_pb2.Deployment]],
+    ) -> _abc.Awaitable[_deployment_pb2.Deployment]:
+        """Ends the trial of a revision, at once. Without a trial, or where a revision is named: a new revision of that one's
+        spec, or of the one that was live before, takes over once it answers.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseDeployment(
+        self,
+        request: _inference_service_pb2.PauseDeploymentRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.PauseDeploymentRequest, _abc.Awaitable[_deployment_pb2.Deployment]],
+    ) -> _abc.Awaitable[_deployment_pb2.Deployment]:
+        """Keeps a trial at its step until ResumeDeployment or PromoteDeployment."""
+
+    @_abc_1.abstractmethod
+    def ResumeDeployment(
+        self,
+        request: _inference_service_pb2.ResumeDeploymentRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ResumeDeploymentRequest, _abc.Awaitable[_deployment_pb2.Deployment]],
+    ) -> _abc.Awaitable[_deployment_pb2.Deployment]:
+        """Lets trials go on by themselves again."""
+
+    @_abc_1.abstractmethod
+    def ReportQuality(
+        self,
+        request: _inference_service_pb2.ReportQualityRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ReportQualityRequest, _abc.Awaitable[_deployment_pb2.Revision]],
+    ) -> _abc.Awaitable[_deployment_pb2.Revision]:
+        """Says how good a revision's answers are, as found outside: what `Gates.quality_min` is compared with."""
+
+    @_abc_1.abstractmethod
+    def Predict(
+        self,
+        request: _inference_service_pb2.PredictRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.PredictRequest, _abc.Awaitable[_inference_service_pb2.PredictResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.PredictResponse]:
+        """What the deployment's model makes of some instances, in plain JSON. They are checked against the model's signature
+        and travel the way of every prediction: weights, retries and limits hold. INVALID_ARGUMENT names the wrong value.
+        UNAVAILABLE while no revision answers.
+        """
+
+    @_abc_1.abstractmethod
     def GetReplicaSpec(
         self,
         request: _inference_service_pb2.GetReplicaSpecRequest,
@@ -151,5 +253,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_inference_service_pb2.ConfirmRoutesRequest, _abc.Awaitable[_empty_pb2.Empty]],
     ) -> _abc.Awaitable[_empty_pb2.Empty]:
         """The gateway says which routing table is in force: replicas outside it may be stopped."""
+
+    @_abc_1.abstractmethod
+    def ReportTraffic(
+        self,
+        request: _inference_service_pb2.ReportTrafficRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ReportTrafficRequest, _abc.Awaitable[_empty_pb2.Empty]],
+    ) -> _abc.Awaitable[_empty_pb2.Empty]:
+        """What Envoy has counted so far of each revision. The gateway only, about once a second; nothing of it is stored."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _aio.Server) -> None: ...
