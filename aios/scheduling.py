@@ -15,6 +15,8 @@ PRIORITY_MAX = 100
 TIME_MAX = timedelta(days=3650)
 LABELS_MAX = 16
 SPEEDS_MAX = 32
+TAINT = "taint/"
+"""A label that begins so keeps jobs away."""
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _TYPE = re.compile(r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -34,6 +36,8 @@ class Scheduling:
         preemptible: None where it does not say.
         min_run_time: Of an attempt, before it is stopped for others.
         node_selector: Labels that its node must have.
+        node_preference: Labels that its node had better have.
+        tolerations: Taints of its node that it puts up with, by name; an empty value stands for any.
         speeds: Steps in a second by type of accelerator.
     """
 
@@ -44,14 +48,29 @@ class Scheduling:
     min_run_time: timedelta = timedelta()
     deadline: datetime | None = None
     node_selector: Mapping[str, str] = field(default_factory=_nothing)
+    node_preference: Mapping[str, str] = field(default_factory=_nothing)
+    tolerations: Mapping[str, str] = field(default_factory=_nothing)
     speeds: Mapping[str, float] = field(default_factory=_nothing)
 
     def selects(self, labels: Mapping[str, str]) -> bool:
-        """Whether a node with these labels will do."""
+        """Whether a node with these labels will do, its taints aside."""
         return self.node_selector.items() <= labels.items()
+
+    def repelled(self, labels: Mapping[str, str]) -> list[str]:
+        """Taints among a node's labels that it does not put up with, such as `dedicated=lab`."""
+        return [
+            f"{name}={value}"
+            for name, value in sorted(taints(labels).items())
+            if self.tolerations.get(name) not in ("", value)
+        ]
 
 
 NOTHING_SAID = Scheduling()
+
+
+def taints(labels: Mapping[str, str]) -> dict[str, str]:
+    """What of a node's labels keeps jobs away that do not put up with it, by name."""
+    return {name.removeprefix(TAINT): value for name, value in labels.items() if name.startswith(TAINT)}
 
 
 def check(said: Scheduling, field: str) -> Scheduling:
@@ -81,13 +100,16 @@ def problems(said: Scheduling) -> list[tuple[str, str]]:
         found.append(("min_run_time", f"must be 0 s to {TIME_MAX.days} days"))
     if said.expected_duration and said.max_run_time and said.expected_duration > said.max_run_time:
         found.append(("max_run_time", "is less than expected_duration: it would never end by itself"))
-    if len(said.node_selector) > LABELS_MAX:
-        found.append(("node_selector", f"has {len(said.node_selector)} labels; {LABELS_MAX} at most"))
-    found += [
-        (f"node_selector[{name[:80]!r}]", "must be letters, digits or . _ / -, and its value too")
-        for name, value in said.node_selector.items()
-        if not _LABEL.fullmatch(name) or not _LABEL.fullmatch(value)
-    ]
+    for field_name in ("node_selector", "node_preference", "tolerations"):
+        labels: Mapping[str, str] = getattr(said, field_name)
+        if len(labels) > LABELS_MAX:
+            found.append((field_name, f"has {len(labels)} labels; {LABELS_MAX} at most"))
+        any_value = field_name == "tolerations"
+        found += [
+            (f"{field_name}[{name[:80]!r}]", "must be letters, digits or . _ / -, and its value too")
+            for name, value in labels.items()
+            if not _LABEL.fullmatch(name) or not (_LABEL.fullmatch(value) or (any_value and not value))
+        ]
     if len(said.speeds) > SPEEDS_MAX:
         found.append(("speeds", f"has {len(said.speeds)} types; {SPEEDS_MAX} at most"))
     for kind, speed in said.speeds.items():

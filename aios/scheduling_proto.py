@@ -16,6 +16,8 @@ def to_proto(said: Scheduling) -> scheduling_pb2.Scheduling:
         weight=said.weight if said.weight != 1 else 0,
         preemptible=said.preemptible,
         node_selector=said.node_selector,
+        node_preference=said.node_preference,
+        tolerations=said.tolerations,
         speeds=said.speeds,
     )
     for name in ("expected_duration", "max_run_time", "min_run_time"):
@@ -40,6 +42,8 @@ def from_proto(proto: scheduling_pb2.Scheduling, field: str) -> Scheduling:
         min_run_time=_span(proto.min_run_time),
         deadline=_moment(proto.deadline, field) if proto.HasField("deadline") else None,
         node_selector=dict(proto.node_selector),
+        node_preference=dict(proto.node_preference),
+        tolerations=dict(proto.tolerations),
         speeds=dict(proto.speeds),
     )
 

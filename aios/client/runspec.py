@@ -20,9 +20,13 @@ from aios.trainer.v1 import run_pb2
 
 KEYS = (
     "name", "recipe", "command", "entry", "code", "dataset", "datasets", "environment", "stop_grace", "hyperparameters", "resources", "seed", "model", "checkpoint_steps", "max_restarts",
-    "description", "priority", "queue", "scheduling", "base_model",
+    "description", "priority", "queue", "scheduling", "launcher", "processes", "hang_timeout", "network", "base_model",
 )  # fmt: skip
-COMMAND_KEYS = ("command", "entry", "code", "datasets", "environment")
+COMMAND_KEYS = (
+    "command", "entry", "code", "datasets", "environment", "launcher", "processes", "hang_timeout", "network",
+)  # fmt: skip
+LAUNCHERS = {"torchrun": run_pb2.RunSpec.LAUNCHER_TORCHRUN}
+NETWORKS = {"platform": False, "node": True}
 SIMPLE_KEYS = ("recipe", "seed", "model", "checkpoint_steps", "max_restarts", "description")
 SCHEDULING_KEYS = (
     "weight", "expected_duration", "max_run_time", "preemptible", "min_run_time", "deadline", "node_selector", "node_preference",
@@ -73,7 +77,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
     for key in ("name", "recipe", "dataset", "model", "description", "code", "queue", "base_model"):
         if given.get(key) is not None and not isinstance(given[key], str):
             problems[key] = f"must be text, not {given[key]!r}"
-    for key in ("seed", "checkpoint_steps", "max_restarts"):
+    for key in ("seed", "checkpoint_steps", "max_restarts", "processes"):
         value = given.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             problems[key] = f"must be a whole number of 0 or more, not {value!r}"
@@ -81,6 +85,15 @@ def parse(given: Mapping[str, Any]) -> RunFile:
     grace = given.get("stop_grace")
     if grace is not None and (isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0):
         problems["stop_grace"] = f"must be seconds, not {grace!r}"
+    for key, known in (("launcher", LAUNCHERS), ("network", NETWORKS)):
+        if given.get(key) is not None and given[key] not in known:
+            problems[key] = f"must be {' or '.join(known)}, not {given[key]!r}"
+    hang = None
+    if given.get("hang_timeout") is not None:
+        try:
+            hang = span(given["hang_timeout"], "hang_timeout")
+        except InvalidArgument as error:
+            problems |= error.fields
     hyperparameters = given.get("hyperparameters") or {}
     if not isinstance(hyperparameters, Mapping):
         problems["hyperparameters"] = "must be keys with values"
@@ -102,7 +115,12 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         queue=queue_name(given.get("queue") or ""),
         scheduling=scheduling,
         base_model=model_version_name(given.get("base_model") or ""),
+        launcher=LAUNCHERS.get(given.get("launcher") or "", run_pb2.RunSpec.LAUNCHER_UNSPECIFIED),
+        processes=given.get("processes") or 0,
+        node_network=NETWORKS.get(given.get("network") or "", False),
     )
+    if hang is not None:
+        spec.hang_timeout.FromTimedelta(hang)
     if grace is not None:
         spec.stop_grace.FromMilliseconds(round(grace * 1000))
     try:
@@ -194,9 +212,7 @@ def _scheduling(given: object, problems: dict[str, str]) -> scheduling_pb2.Sched
             problems["scheduling.deadline"] = (
                 f"must be a time such as 2030-01-31 18:00+01:00, not {given['deadline']!r}"
             )
-    plain = {
-        name: given[name] for name in _WANTED if name in given
-    }
+    plain = {name: given[name] for name in _WANTED if name in given}
     for name, value in plain.items():
         try:
             ParseDict({name: value}, proto)

@@ -224,11 +224,13 @@ class _Waiting:
     ) -> Iterator[Alternative]:
         if reason.code == "WAITS_FOR_NODE":
             yield from self._with_other_types()
+            yield from self._with_other_nodes()
             return
         if reason.code == "WAITS_FOR_QUOTA":
             yield from self._with_a_higher_limit()
         yield from self._with_less(lacking)
         yield from self._with_other_types()
+        yield from self._with_other_nodes()
         yield from self._without_a_job(node)
         yield from self._with_what_was_borrowed(found)
 
@@ -255,6 +257,17 @@ class _Waiting:
                     others = {each: n for each, n in mine.replica.items() if each != name}
                     if self._starts(replace(mine, replica=others | {kind: amount})):
                         yield self._at_once("OTHER_TYPE", f"starts now on {figure(kind, amount)}")
+
+    def _with_other_nodes(self) -> Iterator[Alternative]:
+        """Nodes that its labels or their taints keep it from."""
+        mine = asked(self._job)
+        if mine.selector and self._starts(replace(mine, selector={})):
+            labels = " ".join(f"{name}={value}" for name, value in sorted(mine.selector.items()))
+            yield self._at_once("OTHER_NODES", f"starts now without the node_selector {labels}")
+        taints = {each for node in self._engine.nodes if node for each in node.taints.items()}
+        for name, value in sorted(taints)[:TRIES_MAX]:
+            if self._starts(replace(mine, tolerates={**mine.tolerates, name: value})):
+                yield self._at_once("OTHER_NODES", f"starts now if it tolerates {name}={value}")
 
     def _without_a_job(self, node: str) -> Iterator[Alternative]:
         """Jobs whose end alone would start it; those that the caller may see."""

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -27,14 +29,40 @@ _ATTEMPT_STATES: Mapping[int, AttemptState] = {
 POLICY = "policy"
 """The one policy's resource name."""
 ENDED = job_pb2.Attempt.STATE_ENDED
+SPECS_KEPT = 4096
+
+
+class _Specs:
+    """Protos of specs, which never change: made once for the many times that a job is told of."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[JobSpec, job_pb2.JobSpec, dict[str, Any]]] = {}
+
+    def of(self, spec: JobSpec) -> tuple[job_pb2.JobSpec, dict[str, Any]]:
+        """The proto of a spec, and the same as JSON; neither may be changed."""
+        known = self._made.get(id(spec))
+        if known is None or known[0] is not spec:
+            proto = _spec_to_proto(spec)
+            if len(self._made) >= SPECS_KEPT:
+                self._made.clear()
+            # With the spec itself, so that no other one can get its id.
+            known = self._made[id(spec)] = spec, proto, as_json(proto)
+        return known[1:]
+
+
+_specs = _Specs()
 
 
 def job_to_proto(job: Job, waits: Reason | None = None) -> job_pb2.Job:
     """Args: waits: Why a queued job waits, as the last plan found."""
+    return _job_to_proto(job, waits, spec_to_proto(job.spec))
+
+
+def _job_to_proto(job: Job, waits: Reason | None, spec: job_pb2.JobSpec | None) -> job_pb2.Job:
     found = waits if waits and job.state is State.QUEUED else Reason(job.reason, job.message)
     return job_pb2.Job(
         name=str(job.name),
-        spec=spec_to_proto(job.spec),
+        spec=spec,
         state=job_pb2.Job.State.Value(f"STATE_{job.state}"),
         state_reason=found.code,
         state_message=found.message,
@@ -117,7 +145,21 @@ def policy_from_proto(proto: policy_pb2.Policy) -> Policy:
     )
 
 
+def job_to_event(job: Job) -> dict[str, Any]:
+    """A job as it is told to watchers: `job_to_proto` as JSON."""
+    return as_json(_job_to_proto(job, None, None)) | {"spec": _specs.of(job.spec)[1]}
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
 def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
+    """One that may not be changed."""
+    return _specs.of(spec)[0]
+
+
+def _spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
     return job_pb2.JobSpec(
         kind=job_pb2.JobSpec.Kind.Value(f"KIND_{spec.kind}"),
         command=spec.command,
@@ -130,6 +172,7 @@ def spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
         priority=spec.priority,
         queue=str(QueueName(spec.queue)) if spec.queue else "",
         scheduling=scheduling_proto.to_proto(spec.scheduling),
+        node_network=spec.node_network,
     )
 
 
@@ -146,6 +189,7 @@ def spec_from_proto(proto: job_pb2.JobSpec) -> JobSpec:
         priority=proto.priority,
         queue=QueueName.parse(proto.queue, "job.spec.queue").queue if proto.queue else "",
         scheduling=scheduling_proto.from_proto(proto.scheduling, "job.spec.scheduling"),
+        node_network=proto.node_network,
     )
 
 

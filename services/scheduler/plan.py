@@ -217,6 +217,11 @@ def check_placeable(request: Resources, nodes: Sequence[Node], said: Scheduling 
     if nodes and not selected:
         message = _unlike(said)
         raise Unplaceable(f"The job {message}.", fields={"job.spec.scheduling.node_selector": message})
+    open_to = [node for node in selected if not said.repelled(node.labels)]
+    if nodes and not open_to:
+        message = _repelled(said, selected)
+        raise Unplaceable(f"The job {message}.", fields={"job.spec.scheduling.tolerations": message})
+    selected = open_to
     if nodes and not any(grant(node.capacity, request) for node in selected):
         message = _beyond(request, selected)
         raise Unplaceable(f"The job {message}.", fields={"job.spec.resources": message})
@@ -238,9 +243,13 @@ def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapp
     request = job.spec.resources
     if not rooms:
         return Reason("WAITS_FOR_NODE", _no_node(known))
-    rooms = [room for room in rooms if job.spec.scheduling.selects(room.node.labels)]
+    said = job.spec.scheduling
+    rooms = [room for room in rooms if said.selects(room.node.labels)]
     if not rooms:
-        return Reason("WAITS_FOR_NODE", _unlike(job.spec.scheduling))
+        return Reason("WAITS_FOR_NODE", _unlike(said))
+    selected, rooms = rooms, [room for room in rooms if not said.repelled(room.node.labels)]
+    if not rooms:
+        return Reason("WAITS_FOR_NODE", _repelled(said, [room.node for room in selected]))
     able = [room for room in rooms if grant(room.node.capacity, request)]
     if not able:
         return Reason("WAITS_FOR_NODE", _beyond(request, [room.node for room in rooms]))
@@ -264,11 +273,13 @@ def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapp
 
 def _nearest(job: Job, rooms: Sequence[_Room], next_on: Mapping[str, str]) -> _Room | None:
     """The node that is kept for a job, else the one that comes nearest to what it asks for."""
-    request, mine = job.spec.resources, next_on.get(str(job.name))
+    request, mine, said = job.spec.resources, next_on.get(str(job.name)), job.spec.scheduling
     able = [
         room
         for room in rooms
-        if job.spec.scheduling.selects(room.node.labels) and grant(room.node.capacity, request)
+        if said.selects(room.node.labels)
+        and not said.repelled(room.node.labels)
+        and grant(room.node.capacity, request)
     ]
     return min(
         able,
@@ -293,6 +304,13 @@ def _unlike(said: Scheduling) -> str:
     """What no node is."""
     labels = " ".join(f"{name}={value}" for name, value in sorted(said.node_selector.items()))
     return f"selects nodes with {labels}, and there is none"
+
+
+def _repelled(said: Scheduling, nodes: Sequence[Node]) -> str:
+    """What keeps it away from the node with the fewest such taints."""
+    node = min(nodes, key=lambda node: (len(said.repelled(node.labels)), node.name))
+    of = "" if len(nodes) == 1 else f" (the nearest of {len(nodes)} nodes)"
+    return f"does not tolerate {' '.join(said.repelled(node.labels))}: a taint of node {node.name}{of}"
 
 
 def _beyond(request: Resources, nodes: Sequence[Node]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from aios.names import JobName
+from aios.scheduling import taints
 from services.scheduler.engine import model
 from services.scheduler.engine.plan import Decide, startable
 from services.scheduler.engine.snapshot import Snapshot
@@ -25,6 +26,10 @@ class Changes:
     jobs: Sequence[Job] = ()
     """Those that came or changed, as they are now."""
     gone: Sequence[JobName] = ()
+
+
+RACK = "rack"
+"""The label that says which nodes are near each other."""
 
 
 class Pool:
@@ -120,7 +125,8 @@ class Pool:
             del self._queues[name]
 
     def _put_node(self, node: Node) -> None:
-        self.snapshot.put_node(model.Node(node.name, node.capacity.named(), node.labels))
+        rack, keeps_away = node.labels.get(RACK, ""), taints(node.labels)
+        self.snapshot.put_node(model.Node(node.name, node.capacity.named(), node.labels, rack, keeps_away))
         if node.state is not NodeState.READY:
             self.snapshot.remove_node(node.name)
         self._nodes[node.name] = node
@@ -205,6 +211,8 @@ def asked(job: Job) -> model.Job:
         queue=job.spec.queue or job.name.project,
         priority=job.spec.priority,
         selector=said.node_selector,
+        prefers=said.node_preference,
+        tolerates=said.tolerations,
         weight=said.weight,
         # A service answers people: it is stopped by those who started it, never to make room unless it says so.
         preemptible=job.spec.kind is Kind.BATCH if said.preemptible is None else said.preemptible,

@@ -50,6 +50,8 @@ class JobSpec:
     queue: str = ""
     """That it is counted in; the project's own when empty."""
     scheduling: Scheduling = NOTHING_SAID
+    node_network: bool = False
+    """Its processes have the network of their node."""
 
 
 def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:

@@ -406,7 +406,7 @@ def put_node(tx: Tx, node: Node) -> None:
 def _event(job: Job, event: str) -> Happened:
     # Whoever caused the change, it belongs to the job's trace.
     traceparent = job.traceparent or telemetry.current_traceparent()
-    return Happened(job.name.project, job.name.job, event, mapping.job_to_proto(job), traceparent)
+    return Happened(job.name.project, job.name.job, event, mapping.job_to_event(job), traceparent)
 
 
 def _attempt_row(job: Job, attempt: Attempt) -> dict[str, Any]:

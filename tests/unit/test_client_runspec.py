@@ -151,6 +151,8 @@ def test_scheduling_is_read_in_the_words_of_people() -> None:
                 "preemptible": False,
                 "deadline": "2030-01-31 18:00+01:00",
                 "node_selector": {"zone": "a"},
+                "node_preference": {"disk": "ssd"},
+                "tolerations": {"for": "lab"},
                 "speeds": {"gpu/H100": 4},
             },
         }
@@ -162,6 +164,7 @@ def test_scheduling_is_read_in_the_words_of_people() -> None:
     assert (said.weight, said.preemptible, said.HasField("preemptible")) == (2, False, True)
     assert said.deadline.ToDatetime().isoformat() == "2030-01-31T17:00:00"
     assert (dict(said.node_selector), dict(said.speeds)) == ({"zone": "a"}, {"gpu/H100": 4.0})
+    assert (dict(said.node_preference), dict(said.tolerations)) == ({"disk": "ssd"}, {"for": "lab"})
 
 
 def test_every_wrong_word_of_scheduling_is_named() -> None:

@@ -64,6 +64,7 @@ replicas = st.builds(
 )
 some_limits = st.dictionaries(st.sampled_from(["cpu", "gpu/A", "gpu"]), st.integers(0, 6), max_size=2)
 limits: st.SearchStrategy[dict[str, int]] = st.one_of(st.just({}), st.just({}), some_limits)
+some_taints = st.sampled_from([{}, {}, {}, {"for": "lab"}])
 MOSTLY = st.sampled_from([True, True, True, False])
 
 
@@ -96,14 +97,14 @@ class Life(RuleBasedStateMachine):
         for name in ("a", "b", "c", "d"):
             self.put_queue(name, {}, 1.0)
         for name in NODES:
-            self.put_node(name, {"cpu": 8, "gpu/A": 4, "gpu/B": 0 if name == "n0" else 2}, "x")
+            self.put_node(name, {"cpu": 8, "gpu/A": 4, "gpu/B": 0 if name == "n0" else 2}, "x", {})
 
     # What happens to a pool.
 
-    @rule(name=st.sampled_from(NODES), capacity=capacities, zone=st.sampled_from("xy"))
-    def put_node(self, name: str, capacity: dict[str, int], zone: str) -> None:
+    @rule(name=st.sampled_from(NODES), capacity=capacities, zone=st.sampled_from("xy"), taints=some_taints)
+    def put_node(self, name: str, capacity: dict[str, int], zone: str, taints: dict[str, str]) -> None:
         steps_made["put_node"] += 1
-        self.snapshot.put_node(Node(name, capacity, {"zone": zone}, rack=zone))
+        self.snapshot.put_node(Node(name, capacity, {"zone": zone}, rack=zone, taints=taints))
         self.capacity[name] = capacity
 
     @precondition(lambda self: self.number % 4 == 1)
@@ -131,6 +132,8 @@ class Life(RuleBasedStateMachine):
         preemptible=MOSTLY,
         saves=MOSTLY,
         selector=st.sampled_from([{}, {}, {"zone": "x"}]),
+        prefers=st.sampled_from([{}, {}, {"zone": "y"}]),
+        tolerates=st.sampled_from([{}, {"for": "lab"}, {"for": ""}, {"for": "others"}]),
         estimate=st.sampled_from([0.0, 0.0, 100.0, 5000.0]),
         min_runtime=st.sampled_from([0.0, 0.0, 300.0]),
         deadline=st.sampled_from([np.inf, 100.0]),
@@ -234,7 +237,7 @@ class Life(RuleBasedStateMachine):
             assert count > 0
             found = self.snapshot.nodes[self.snapshot.node_rows[node]]
             assert found is not None
-            assert job.selector.items() <= found.labels.items()
+            assert self.may_use(job, found)
         if placement.kind:
             assert any(
                 name == placement.kind or placement.kind.startswith(name + "/") for name in job.replica
@@ -269,12 +272,14 @@ class Life(RuleBasedStateMachine):
     def alike(self, one: Job, two: Job) -> bool:
         slots = self.snapshot.slots
         speeds = self.snapshot.speeds
-        return (one.replica, one.replicas, one.queue, one.selector) == (
-            two.replica,
-            two.replicas,
-            two.queue,
-            two.selector,
-        ) and np.array_equal(speeds[slots[one.name]], speeds[slots[two.name]])
+        fields = ("replica", "replicas", "queue", "selector", "prefers", "tolerates")
+        return all(getattr(one, name) == getattr(two, name) for name in fields) and np.array_equal(
+            speeds[slots[one.name]], speeds[slots[two.name]]
+        )
+
+    def may_use(self, job: Job, node: Node) -> bool:
+        tolerated = all(job.tolerates.get(name) in (value, "") for name, value in node.taints.items())
+        return tolerated and job.selector.items() <= node.labels.items()
 
     def rank(self, job: Job) -> tuple[float, int]:
         if self.policy.algorithm == "fcfs":
@@ -376,7 +381,7 @@ class Life(RuleBasedStateMachine):
             for node, capacity in self.capacity.items():
                 found = self.snapshot.nodes[self.snapshot.node_rows[node]]
                 assert found is not None
-                if job.selector.items() <= found.labels.items():
+                if self.may_use(job, found):
                     held += min(capacity.get(resource, 0) // amount for resource, amount in need.items())
             if held >= job.replicas:
                 return True

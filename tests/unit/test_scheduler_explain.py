@@ -112,6 +112,23 @@ def test_alternatives_are_tried_on_the_engine_itself() -> None:
     assert all(each.start == NOW for each in found.alternatives)
 
 
+def test_nodes_that_its_labels_or_their_taints_keep_it_from_are_named() -> None:
+    nodes = [
+        Node("a", NodeState.READY, Resources(4000, 0, {"gpu/A": 4}), labels={"zone": "x"}),
+        Node("b", NodeState.READY, Resources(4000, 0, {"gpu/A": 4}), labels={"zone": "y"}),
+        Node(
+            "c", NodeState.READY, Resources(4000, 0, {"gpu/A": 4}), labels={"zone": "x", "taint/for": "lab"}
+        ),
+    ]
+    waiting = job(2, gpus(4))
+    picky = replace(waiting, spec=replace(waiting.spec, scheduling=Scheduling(node_selector={"zone": "x"})))
+    found = told(picky, [running(job(1, gpus(4), minutes=60))], nodes)
+    assert [each.message for each in found.alternatives if each.code == "OTHER_NODES"] == [
+        "starts now without the node_selector zone=x",
+        "starts now if it tolerates for=lab",
+    ]
+
+
 def test_a_job_behind_another_is_told_no_alternative_that_would_not_help() -> None:
     # j2 waits for the whole node; j3 would fit into what is free, and delay it.
     holds, large = running(job(1, gpus(2), minutes=60)), job(2, gpus(4), minutes=60)

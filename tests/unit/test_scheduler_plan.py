@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -211,3 +212,29 @@ def test_what_no_node_is_labelled_is_refused_and_waited_for_by_name() -> None:
     made = plan(Snapshot([waits], [node]), NOW)
     assert not made.starts
     assert made.reasons[waits.name].message == "selects nodes with zone=y, and there is none"
+
+
+def test_a_taint_keeps_away_who_does_not_tolerate_it_and_labels_that_are_preferred_come_first() -> None:
+    lab = Node("a", NodeState.READY, Resources(4000), labels={"taint/for": "lab", "disk": "ssd"})
+    anyone = Node("b", NodeState.READY, Resources(2000), labels={"zone": "x"})
+
+    def waiting(**said: Any) -> Job:
+        spec = JobSpec(("true",), Resources(1000), scheduling=Scheduling(**said))
+        return replace(jobs.create(JobName("p", "j1"), spec, NOW), number=1)
+
+    def goes_to(job: Job, *nodes: Node) -> list[str]:
+        return [start.node for start in plan(Snapshot([job], nodes), NOW).starts]
+
+    assert goes_to(waiting(), lab, anyone) == ["b"], "the other is tainted"
+    assert goes_to(waiting(tolerations={"for": "lab"}), lab, anyone) == ["b"], "it leaves less over there"
+    both = {"tolerations": {"for": ""}, "node_preference": {"disk": "ssd"}}
+    assert goes_to(waiting(**both), lab, anyone) == ["a"], "it prefers that one"
+    assert goes_to(waiting(node_preference={"disk": "ssd"}), lab, anyone) == ["b"], "no more than prefers"
+    with pytest.raises(Unplaceable, match="does not tolerate for=lab: a taint of node a"):
+        check_placeable(Resources(1000), [lab], Scheduling(tolerations={"for": "others"}))
+    made = plan(Snapshot([waiting()], [lab]), NOW)
+    reason = made.reasons[JobName("p", "j1")]
+    assert (reason.code, reason.message) == (
+        "WAITS_FOR_NODE",
+        "does not tolerate for=lab: a taint of node a",
+    )

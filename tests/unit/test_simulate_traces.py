@@ -72,6 +72,17 @@ def test_a_plain_table_may_say_more(tmp_path: Path) -> None:
     assert (job.name, job.replicas, job.queue, job.priority, job.weight) == ("a", 4, "research", 2, 1.5)
 
 
+def test_a_plain_table_may_name_labels(tmp_path: Path) -> None:
+    file = tmp_path / "plain.csv"
+    file.write_text("arrival,duration,selector,prefers,tolerates\n0,60,zone=a; disk=ssd,rack=r1,for=\n")
+    (job,) = read(file)
+    assert (job.selector, job.prefers, job.tolerates) == (
+        {"zone": "a", "disk": "ssd"},
+        {"rack": "r1"},
+        {"for": ""},
+    )
+
+
 def test_our_own_history_says_when_a_job_ran(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     entries = [

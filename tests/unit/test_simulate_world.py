@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -167,6 +168,19 @@ def test_the_same_input_gives_the_same_outcome() -> None:
         rules = Rules(round_seconds=30, restart=2)
         once, again = simulate(jobs, policy, rules), simulate(jobs, policy, rules)
         assert once.runs == again.runs
+
+
+def test_a_cluster_may_have_labels_and_taints_and_jobs_go_by_them() -> None:
+    nodes = cluster.parse("1x8:a/@rack=r1/@zone=x/!for=lab,1x8:b/cpu=4")
+    assert (nodes[0].labels, nodes[0].rack, nodes[0].taints) == (
+        {"rack": "r1", "zone": "x"},
+        "r1",
+        {"for": "lab"},
+    )
+    assert (nodes[1].labels, nodes[1].taints, nodes[1].capacity["cpu"]) == ({}, {}, 4000)
+    open_to_all, of_the_lab = job(0, 100, 8), replace(job(0, 100, 8), tolerates={"for": "lab"})
+    done = World([open_to_all, open_to_all, of_the_lab], nodes, POLICIES["fcfs"].make(0.0), Rules()).run()
+    assert sorted(run.placement.kind for run in done.runs) == ["gpu/a", "gpu/b", "gpu/b"]
 
 
 @pytest.mark.parametrize("spec", ["", "4", "4x", "x8", "4x8:", "4x8;2x2", "4x-1"])

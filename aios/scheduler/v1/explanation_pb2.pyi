@@ -179,7 +179,7 @@ class Alternative(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """`FEWER_RESOURCES`, `OTHER_TYPE`, `JOB_ENDS`, `QUEUE_RETURNS` or `HIGHER_LIMIT`."""
+    """`FEWER_RESOURCES`, `OTHER_TYPE`, `OTHER_NODES`, `JOB_ENDS`, `QUEUE_RETURNS` or `HIGHER_LIMIT`."""
     message: _builtins.str
     """For people: `starts now with 2 gpu/A instead of 4`."""
     @_builtins.property

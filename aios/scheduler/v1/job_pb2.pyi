@@ -258,6 +258,7 @@ class JobSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     SCHEDULING_FIELD_NUMBER: _builtins.int
+    NODE_NETWORK_FIELD_NUMBER: _builtins.int
     kind: Global___JobSpec.Kind.ValueType
     max_restarts: _builtins.int
     """How often a failed attempt of a BATCH job is started again. An attempt that ended because its node was lost or
@@ -269,6 +270,10 @@ class JobSpec(_message.Message):
     """-100 to 100; higher goes first under the policies that look at it."""
     queue: _builtins.str
     """`queues/{queue}` that it is counted in, one that the project may use; the project's own when unset."""
+    node_network: _builtins.bool
+    """Its processes have the network of their node, as those of a SERVICE always have. Else they reach the platform's own
+    addresses and nothing more, where the node isolates jobs.
+    """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Program and arguments; not a shell line. `python` is the platform's interpreter on that node."""
@@ -305,10 +310,11 @@ class JobSpec(_message.Message):
         priority: _builtins.int = ...,
         queue: _builtins.str = ...,
         scheduling: _scheduling_pb2.Scheduling | None = ...,
+        node_network: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "node_network", b"node_network", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -394,7 +400,8 @@ class Attempt(_message.Message):
     """Exit code of the process; 128 + n when signal n ended it. Absent while it runs."""
     end_reason: _builtins.str
     """Stable code for an end that was not the process's own: `START_FAILED` counts against `max_restarts`; the platform's
-    own doing, such as `NODE_STOPPED`, `LEASE_EXPIRED` or `SUPERVISOR_LOST`, does not.
+    own doing, such as `NODE_STOPPED`, `LEASE_EXPIRED` or `SUPERVISOR_LOST`, does not. `OUT_OF_MEMORY` and
+    `TOO_MANY_PROCESSES`: it took more than it may, and was killed.
     """
     @_builtins.property
     def ports(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:

@@ -23,12 +23,13 @@ STOPPING = 3
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine that jobs may be placed on."""
+    """A machine that jobs may be placed on. Its taints keep those away that do not tolerate each of them."""
 
     name: str
     capacity: Amounts
     labels: Mapping[str, str] = field(default_factory=dict)
     rack: str = ""
+    taints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Job:
         agreement: Part of a replica's work that each other replica costs it: at n replicas an elastic job makes
             n / (1 + agreement (n - 1)) times what one makes.
         selector: Labels that each of its nodes has.
+        prefers: Labels that its nodes had better have.
+        tolerates: Taints of its nodes that do not keep it away, by name; an empty value stands for any.
         work: Steps to its end; 0 when it has none or none is known.
         speeds: Steps per second of the whole gang at `replicas`, by accelerator type, and by "" for a job without any;
             without an entry: not known.
@@ -83,6 +86,8 @@ class Job:
     agreement: float = 0.0
     queue: str = ROOT
     selector: Mapping[str, str] = field(default_factory=dict)
+    prefers: Mapping[str, str] = field(default_factory=dict)
+    tolerates: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
     weight: float = 1.0
     preemptible: bool = True

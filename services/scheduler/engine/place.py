@@ -11,6 +11,8 @@ from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot, Va
 UNLIMITED = 2**31
 SPARE_WEIGHT = 1e-3
 """Of processor and memory left over, against accelerators left over, where two nodes compare."""
+PREFERRED_WEIGHT = 1e6
+"""Of a label that is preferred: more than any node can have left over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,9 @@ class Spot:
 class Room:
     """What is free while a plan is being made. Made from the snapshot, which it leaves as it is.
 
-    Best fit: a replica goes where fewest accelerators are left over, then least processor and memory. A gang goes
-    onto one node if one holds it, else onto the fewest nodes, of one rack where that needs no more nodes.
+    Best fit: a replica goes where most of the labels are that it prefers, then where fewest accelerators are left over,
+    then least processor and memory. A gang goes onto one node if one holds it, else onto the fewest nodes, of one rack
+    where that needs no more nodes.
     """
 
     def __init__(self, snapshot: Snapshot, free: Ints | None = None) -> None:
@@ -100,7 +103,7 @@ class Room:
             rows = np.array(fit.stale)
             fit.stale.clear()
             fit.held[rows] = self._holds(self.free[rows], variant, fit.eligible, rows)
-            fit.left[rows] = self._leaves(self.free[rows], rows, variant)
+            fit.left[rows] = self._leaves(self.free[rows], rows, shape, variant)
         return fit
 
     def _fresh(self, free: Ints, shape: int, variant: Variant) -> "_Fit":
@@ -108,7 +111,7 @@ class Room:
         eligible = self.snapshot.eligible(shape)
         return _Fit(
             self._holds(free, variant, eligible, rows),
-            self._leaves(free, rows, variant),
+            self._leaves(free, rows, shape, variant),
             self.snapshot.racks,
             eligible,
         )
@@ -121,12 +124,13 @@ class Room:
             held *= eligible[rows]
         return held
 
-    def _leaves(self, free: Ints, rows: Ints, variant: Variant) -> Floats:
+    def _leaves(self, free: Ints, rows: Ints, shape: int, variant: Variant) -> Floats:
         after = free - variant.need
         devices = after[:, self._device_columns].sum(axis=1).astype(np.float64)
         plain = (after[:, self._plain_columns] / self._whole[rows]).sum(axis=1)
         left: Floats = devices + SPARE_WEIGHT * plain
-        return left
+        preferred = self.snapshot.preferred(shape)
+        return left if preferred is None else left - PREFERRED_WEIGHT * preferred[rows]
 
 
 @dataclass

@@ -69,11 +69,22 @@ class Shape:
     replica: tuple[tuple[str, int], ...]
     replicas: int
     selector: tuple[tuple[str, str], ...]
+    prefers: tuple[tuple[str, str], ...]
+    tolerates: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, job: Job) -> "Shape":
         """That of a job."""
-        return cls(tuple(sorted(job.replica.items())), job.replicas, tuple(sorted(job.selector.items())))
+        labels = (job.selector, job.prefers, job.tolerates)
+        replica = tuple(sorted(job.replica.items()))
+        return cls(replica, job.replicas, *(tuple(sorted(each.items())) for each in labels))
+
+    def may_use(self, node: Node | None) -> bool:
+        """Whether a node has the labels that are asked for, and no taint that is not tolerated."""
+        if node is None or not set(self.selector) <= node.labels.items():
+            return False
+        tolerates = dict(self.tolerates)
+        return all(tolerates.get(name) in ("", value) for name, value in node.taints.items())
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,7 @@ class Snapshot:
         self._queue_ids = {ROOT: 0}
         self._variants: dict[int, tuple[Variant, ...]] = {}
         self._eligible: dict[int, Bools | None] = {}
+        self._preferred: dict[int, Floats | None] = {}
         self._possible: dict[int, frozenset[int]] = {}
         self._demand = np.zeros(2)
         """Devices that all jobs ask for together, by lane, as are the integrals of contention."""
@@ -195,16 +207,18 @@ class Snapshot:
         self.free[row] += amounts - self.capacity[row]
         self.capacity[row] = amounts
         self.racks[row] = hash_of(node.rack)
-        self._eligible.clear()
-        self._possible.clear()
+        self._nodes_changed()
 
     def remove_node(self, name: str) -> None:
         """Nothing more starts there. What it held is told of job by job."""
         row = self.node_rows[name]
         self.free[row] -= self.capacity[row]
         self.capacity[row] = 0
-        self._eligible.clear()
-        self._possible.clear()
+        self._nodes_changed()
+
+    def _nodes_changed(self) -> None:
+        for cache in (self._eligible, self._preferred, self._possible):
+            cache.clear()
 
     def put_queue(self, queue: Queue) -> None:
         """Add a queue, or change its shares."""
@@ -474,18 +488,22 @@ class Snapshot:
         return self.kinds[kind] if kind >= 0 else ""
 
     def eligible(self, shape: int) -> Bools | None:
-        """Nodes whose labels a shape selects; None for all."""
+        """Nodes that a shape may use by their labels and taints; None for all."""
         if shape not in self._eligible:
-            selector = self.shapes[shape].selector
-            self._eligible[shape] = (
-                np.array(
-                    [node is not None and set(selector) <= set(node.labels.items()) for node in self.nodes],
-                    np.bool_,
-                )
-                if selector
-                else None
-            )
+            if not self.shapes[shape].selector and not any(node and node.taints for node in self.nodes):
+                self._eligible[shape] = None
+                return None
+            may_use = np.array([self.shapes[shape].may_use(node) for node in self.nodes], np.bool_)
+            self._eligible[shape] = None if may_use.all() else may_use
         return self._eligible[shape]
+
+    def preferred(self, shape: int) -> Floats | None:
+        """How many of the labels that a shape prefers each node has; None where that is the same for all."""
+        if shape not in self._preferred:
+            wanted = set(self.shapes[shape].prefers)
+            has = [len(wanted & node.labels.items()) for node in self.nodes if node] if wanted else []
+            self._preferred[shape] = np.array(has, np.float64) if len(set(has)) > 1 else None
+        return self._preferred[shape]
 
     def possible(self, shape: int) -> frozenset[int]:
         """Types on which a gang of that shape would fit if nothing else ran."""

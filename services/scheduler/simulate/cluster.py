@@ -1,6 +1,7 @@
 """What a simulation runs on: `60x8` is sixty nodes of eight GPUs, `8x1:v100,4x2:k80` eight and four of two types.
 
 What a node has besides is written after it, `2x4:h100/cpu=64/memory=512GiB`; of what is not written there is ample.
+Labels and taints are too: `4x8:h100/@rack=r1/!dedicated=lab`.
 """
 
 import re
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from services.scheduler.engine.model import Node
 
-_PART = re.compile(r"(\d+)x(\d+)(?::([A-Za-z0-9._-]+))?((?:/[a-z]+=[^/,]+)*)")
+_PART = re.compile(r"(\d+)x(\d+)(?::([A-Za-z0-9._-]+))?((?:/[@!]?[A-Za-z0-9._-]+=[^/,]+)*)")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([KMGT]iB)?")
 _UNITS = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 AMPLE = 1 << 50
@@ -16,7 +17,8 @@ AMPLE = 1 << 50
 
 
 def parse(spec: str, others: Iterable[str] = ()) -> list[Node]:
-    """The nodes of a specification: parts `NODESxGPUS[:TYPE][/cpu=CORES][/memory=BYTES]` with commas between them.
+    """The nodes of a specification: parts with commas between them, each `NODESxGPUS[:TYPE]` and what comes after it:
+    `/cpu=CORES`, `/memory=BYTES`, `/@LABEL=VALUE`, `/!TAINT=VALUE`.
 
     Args:
         others: Resources beside accelerators that jobs ask for; each node has ample of those that are not written.
@@ -32,10 +34,15 @@ def parse(spec: str, others: Iterable[str] = ()) -> list[Node]:
                 f"cluster {spec!r}: {part!r} is not NODESxGPUS or NODESxGPUS:TYPE, such as 4x8:h100/cpu=64"
             )
         count, gpus, kind = int(found[1]), int(found[2]), found[3]
-        more = dict(_amount(each) for each in found[4].split("/") if each)
+        said = [each for each in found[4].split("/") if each]
+        labels, taints = (
+            dict(each[1:].split("=", 1) for each in said if each.startswith(mark)) for mark in "@!"
+        )
+        more = dict(_amount(each) for each in said if each[0] not in "@!")
         capacity = {f"gpu/{kind}" if kind else "gpu": gpus} if gpus else {}
         capacity |= dict.fromkeys(others, AMPLE) | more
-        nodes += [Node(f"{kind or 'node'}-{number}-{row}", capacity) for row in range(count)]
+        name, rack = f"{kind or 'node'}-{number}", labels.get("rack", "")
+        nodes += [Node(f"{name}-{row}", capacity, labels, rack, taints) for row in range(count)]
     if not nodes:
         raise ValueError(f"cluster {spec!r} has no node")
     return nodes

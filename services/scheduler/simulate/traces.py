@@ -3,7 +3,7 @@
 What a file is, is told by its name and its header: `.trace` is the format of Gavel, or of its fork Shockwave, whose
 speeds lie in `throughputs.csv` or `<stem>.phases.csv` beside it; `.jsonl` is an export of our own history; `.csv` is
 Philly's, or plain with columns `arrival`, `duration` and optionally `gpus`, `type`, `cpu` (millicores), `memory` (bytes),
-`queue`, `name`, `priority`, `weight`.
+`queue`, `name`, `priority`, `weight`, and `selector`, `prefers`, `tolerates` (labels such as `zone=a;disk=ssd`).
 Any of them may be compressed (`.gz`).
 """
 
@@ -43,7 +43,7 @@ class TraceJob:
         steps: Its work.
         speeds: Steps per second of the whole gang at its start, by type of accelerator or for `ANY`.
         phases: Where its speed changes as it goes on; none where it does not.
-        least, agreement: Of an elastic job, as in the engine's.
+        least, agreement: Of an elastic job, as in the engine's; so are `selector`, `prefers` and `tolerates`.
         alone: Seconds that it takes with its devices to itself, as its fairness is measured; 0: as computed.
     """
 
@@ -60,6 +60,9 @@ class TraceJob:
     alone: float = 0.0
     least: int = 0
     agreement: float = 0.0
+    selector: Mapping[str, str] = field(default_factory=dict)
+    prefers: Mapping[str, str] = field(default_factory=dict)
+    tolerates: Mapping[str, str] = field(default_factory=dict)
 
     def seconds(self, kind: str = ANY) -> float:
         """How long it runs on a type of accelerator, or on its fastest, without a stop."""
@@ -203,7 +206,15 @@ def _csv(path: Path) -> Iterator[TraceJob]:
             queue=queue,
             priority=int(row.get("priority") or 0),
             weight=float(row.get("weight") or 1),
+            selector=_labels(row, "selector"),
+            prefers=_labels(row, "prefers"),
+            tolerates=_labels(row, "tolerates"),
         )
+
+
+def _labels(row: Mapping[str, str], column: str) -> dict[str, str]:
+    pairs = [each.partition("=") for each in (row.get(column) or "").split(";") if each]
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _plain(row: Mapping[str, str]) -> dict[str, int]:
