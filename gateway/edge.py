@@ -15,9 +15,10 @@ from aios.errors import InvalidArgument
 from aios.inference.v1 import deployment_pb2, inference_service_pb2, inference_service_pb2_grpc
 from aios.names import DeploymentName, RevisionName
 from aios.runtime.channel import service_channel
+from gateway import counting
 from gateway.envoy.admin import Admin, EnvoyDown
 from gateway.envoy.files import ConfigFiles
-from gateway.envoy.model import Address, Backend, DeploymentRoute, Replica, Services, Snapshot, Tls
+from gateway.envoy.model import Address, Backend, DeploymentRoute, Mirror, Replica, Services, Snapshot, Tls
 from gateway.envoy.publish import ConfigRefused, Publisher
 from gateway.identity.identity import Identity
 
@@ -95,6 +96,14 @@ class Edge:
                 with suppress(EnvoyDown):
                     await self._admin.trace(share)
 
+    async def follow_counts(self) -> None:
+        """Tell the inference service what Envoy counts."""
+
+        def asleep() -> bool:
+            return any(backend.asleep for route in self._deployments for backend in route.backends)
+
+        await counting.follow(self._settings, asleep)
+
     async def publish(self) -> None:
         """Bring Envoy to the newest state at each change, and tell the inference service once it is there."""
         former = await asyncio.to_thread(self._files.load)
@@ -163,11 +172,19 @@ def deployments(table: inference_service_pb2.WatchRoutesResponse) -> tuple[Deplo
     found = []
     for route in table.deployments:
         name = DeploymentName.parse(route.deployment)
-        backends = tuple(
-            Backend(RevisionName.parse(one.revision).id, one.weight, _replicas(one.replicas))
-            for one in route.revisions
-        )
-        found.append(DeploymentRoute(name.project, name.deployment, backends))
+        # The newest first: whom a header's value sends there stays there when its share grows.
+        backends = [
+            Backend(RevisionName.parse(one.revision).id, one.weight, _replicas(one.replicas), one.asleep)
+            for one in reversed(route.revisions)
+        ]
+        copied = [
+            Mirror(backend, one.mirror_percent)
+            for backend, one in zip(backends, reversed(route.revisions), strict=True)
+            if one.mirror_percent
+        ]
+        mirror = copied[0] if copied else None
+        answering = tuple(each for each in backends if mirror is None or each != mirror.backend)
+        found.append(DeploymentRoute(name.project, name.deployment, answering, mirror, route.affinity_header))
     return tuple(sorted(found, key=lambda route: route.key))
 
 

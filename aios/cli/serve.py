@@ -1,12 +1,12 @@
-"""`aios deploy`, `aios deployment` and `aios predict`."""
+"""`aios deploy` and `aios deployment`."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from aios.cli import output
+from aios.cli import serve_policies as policies
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, state
 from aios.cli.progress import Bar
 
@@ -16,6 +16,7 @@ DEPLOYMENT: Columns = {
     "MODEL": lambda d: short(d.spec.model_version),
     "LIVE": lambda d: leaf(d.live_revision),
     "LATEST": lambda d: leaf(d.latest_revision),
+    "TRAFFIC": lambda d: shares(d.traffic),
     "REPLICAS": lambda d: d.spec.replicas or 1,
     "WHY": lambda d: d.state_message,
     "AGE": lambda d: age(d.create_time),
@@ -24,10 +25,29 @@ REVISION: Columns = {
     "REVISION": lambda r: leaf(r.name),
     "STATE": state,
     "MODEL": lambda r: short(r.spec.model_version),
+    "GETS": lambda r: shares([r.traffic]),
     "LIVE SINCE": lambda r: stamp(r.live_time),
     "UNTIL": lambda r: stamp(r.retire_time),
     "REPLICAS": lambda r: " ".join(f"{leaf(each.job)}:{state(each)}" for each in r.replicas),
     "WHY": lambda r: r.state_message,
+}
+CHANGE: Columns = {
+    "SINCE": lambda c: stamp(c.effect_time) or "never",
+    "ASKED": lambda c: stamp(c.request_time),
+    "TRAFFIC": lambda c: shares(c.shares) or "nobody",
+    "WHY": lambda c: c.reason,
+}
+FIGURES: Columns = {
+    "DEPLOYMENT": lambda f: f.revision.split("/")[3],
+    "REVISION": lambda f: leaf(f.revision),
+    "GETS": lambda f: shares([f.traffic]),
+    "REPLICAS": lambda f: f"{f.replicas_ready}/{f.replicas_wanted}",
+    "PER SECOND": lambda f: f"{f.requests_per_second:.1f}",
+    "FAILED": lambda f: f"{100 * f.errors / f.requests:.1f}%" if f.requests else "",
+    "P50 MS": lambda f: f"{f.p50_millis:.3g}",
+    "P95 MS": lambda f: f"{f.p95_millis:.3g}",
+    "P99 MS": lambda f: f"{f.p99_millis:.3g}",
+    "AT ONCE": lambda f: f.in_flight,
 }
 FIRST = "No deployments yet: `aios deploy MODEL/VERSION --name NAME` makes one."
 
@@ -37,12 +57,21 @@ FIRST = "No deployments yet: `aios deploy MODEL/VERSION --name NAME` makes one."
 @click.option("--name", required=True, help="What clients call it.")
 @click.option("--replicas", default=0, help="How many servers; 1 where not given.")
 @click.option("--batch-delay", default=0, metavar="MICROSECONDS", help="Longest wait to fill a batch.")
-@click.option("--wait", is_flag=True, help="Return when it answers.")
+@policies.rollout
+@policies.scaling
+@click.option("--wait", is_flag=True, help="Return when it answers, or its trial has ended.")
 @common
-def deploy(model_version: str, name: str, replicas: int, batch_delay: int, wait: bool) -> None:
+def deploy(
+    model_version: str, name: str, replicas: int, batch_delay: int, wait: bool, **options: Any
+) -> None:
     """Serve MODEL_VERSION (digits/3, digits/@champion) under a name.
 
-    A name that is in use is updated: the new revision takes over once it answers.
+    A name that is in use is updated: the new revision takes over once it answers, or after a trial.
+
+    \b
+      aios deploy digits/4 --name web --strategy canary --steps 10,50 --step 60s --max-p99 250ms
+      aios deploy digits/4 --name web --strategy shadow            (then: aios deployment promote web)
+      aios deploy digits/4 --name web --min 0 --max 4              (by load; asleep without requests)
     """
     with connected() as client, Bar() as bar:
         made = client.deployments.deploy(
@@ -50,6 +79,8 @@ def deploy(model_version: str, name: str, replicas: int, batch_delay: int, wait:
             name,
             replicas=replicas,
             batch_delay_micros=batch_delay,
+            rollout=policies.rollout_of(options),
+            scaling=policies.scaling_of(options),
             wait=wait,
             progress=lambda d: bar.update(f"{leaf(d.name)} {state(d)}", detail=d.state_message),
         )
@@ -81,10 +112,98 @@ def get(name: str) -> None:
 @deployment.command()
 @click.argument("name")
 @common
-def history(name: str) -> None:
-    """The revisions of a deployment: what was live when."""
+def status(name: str) -> None:
+    """Where a deployment stands: who gets which share and why, and what its revisions do now."""
     with connected() as client:
-        output.emit_list(client.deployments.history(name), REVISION, none="No revision yet.")
+        found = client.deployments.get(name)
+        running = [
+            each for each in client.deployments.figures() if each.revision.startswith(f"{found.name}/")
+        ]
+    if output.shared().output != "table":
+        output.emit_data(
+            {"deployment": output.to_data(found), "figures": [output.to_data(each) for each in running]}, []
+        )
+        return
+    output.emit(found, {**DEPLOYMENT, "SINCE": lambda d: d.traffic_reason})
+    if running:
+        output.emit_list(iter(running), FIGURES, none="")
+
+
+@deployment.command()
+@click.argument("name")
+@click.option("--traffic", is_flag=True, help="Every change of who gets which share, with times and reasons.")
+@common
+def history(name: str, traffic: bool) -> None:
+    """The revisions of a deployment, or its traffic: what was live when."""
+    with connected() as client:
+        if traffic:
+            output.emit_list(client.deployments.traffic(name), CHANGE, none="No traffic yet.")
+        else:
+            output.emit_list(client.deployments.history(name), REVISION, none="No revision yet.")
+
+
+@deployment.command()
+@click.argument("name")
+@click.argument("replicas", type=int, required=False)
+@policies.scaling
+@common
+def scale(name: str, replicas: int | None, **options: Any) -> None:
+    """Set how many servers there are now, or by which rule (--max 0 ends one). No new revision is made."""
+    rule = policies.scaling_of(options)
+    if replicas is None and rule is None:
+        raise click.UsageError("Say how many, or --min and --max.")
+    with connected() as client:
+        output.emit(client.deployments.scale(name, replicas, scaling=rule), DEPLOYMENT)
+
+
+@deployment.command()
+@click.argument("name")
+@common
+def promote(name: str) -> None:
+    """Give the revision on trial all requests now."""
+    with connected() as client:
+        output.emit(client.deployments.promote(name), DEPLOYMENT)
+
+
+@deployment.command()
+@click.argument("name")
+@click.option("--to", "revision", default=0, metavar="REVISION", help="The one before where not given.")
+@click.option("--reason", default="", help="For the history.")
+@common
+def rollback(name: str, revision: int, reason: str) -> None:
+    """End a trial at once; without one, let a former revision's spec take over again."""
+    with connected() as client:
+        output.emit(client.deployments.rollback(name, revision, reason), DEPLOYMENT)
+
+
+@deployment.command()
+@click.argument("name")
+@common
+def pause(name: str) -> None:
+    """Keep a trial at its step. Its gates still roll it back."""
+    with connected() as client:
+        output.emit(client.deployments.pause(name), DEPLOYMENT)
+
+
+@deployment.command()
+@click.argument("name")
+@common
+def resume(name: str) -> None:
+    """Let trials go on by themselves again."""
+    with connected() as client:
+        output.emit(client.deployments.resume(name), DEPLOYMENT)
+
+
+@deployment.command()
+@click.argument("name")
+@click.argument("revision", type=int)
+@click.argument("figures", nargs=-1, required=True, metavar="NAME=FIGURE...")
+@common
+def quality(name: str, revision: int, figures: tuple[str, ...]) -> None:
+    """Say how good a revision's answers are: what `aios deploy --min-quality` is compared with."""
+    reported = dict(policies.quality_figure(each) for each in figures)
+    with connected() as client:
+        output.emit(client.deployments.report_quality(name, revision, reported), REVISION)
 
 
 @deployment.command()
@@ -97,53 +216,14 @@ def delete(name: str) -> None:
     output.notice(f"{name} is being taken down.")
 
 
-@click.command()
-@click.argument("deployment")
-@click.option(
-    "--input", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
-    help="A .npy array, or .json: a list, or an object of lists by input name.",
-)  # fmt: skip
-@common
-def predict(deployment: str, file: Path) -> None:
-    """Ask a deployment and print its outputs."""
-    inputs = read_inputs(file)
-    with connected() as client:
-        prediction = client.predict(deployment, inputs)
-    outputs = {name: array.tolist() for name, array in prediction.outputs.items()}
-    data = {"outputs": outputs, "modelVersion": prediction.model_version, "traceId": prediction.trace_id}
-    rows = [
-        [name, list(array.shape), str(array.dtype), summary(array)]
-        for name, array in prediction.outputs.items()
-    ]
-    output.emit_data(data, rows, ["OUTPUT", "SHAPE", "TYPE", "VALUES"])
-    output.notice(f"Its trace: `aios trace {prediction.trace_id}`.")
-
-
-def read_inputs(file: Path) -> Any:
-    """Arrays from a file. Never a pickle.
-
-    Raises:
-        InvalidArgument: it holds no numbers.
-    """
-    import numpy as np
-
-    from aios.errors import InvalidArgument
-
-    try:
-        if file.suffix == ".npy":
-            return np.load(file, allow_pickle=False)
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidArgument.of(str(file), f"cannot be read: {error}") from None
-
-
-def summary(array: Any) -> str:
-    """The likeliest classes of a batch of scores, or the first values of anything else."""
-    if array.ndim == 2 and array.shape[1] > 1:
-        best = array.argmax(axis=1).tolist()
-        return "argmax " + " ".join(str(each) for each in best[:20]) + (" ..." if len(best) > 20 else "")
-    flat = array.reshape(-1)[:10].tolist()
-    return " ".join(f"{value:.4g}" for value in flat) + (" ..." if array.size > 10 else "")
+def shares(found: Iterable[Any]) -> str:
+    """Who gets what: `2:10% 1:90%`, and copies as `2:copies of 100%`."""
+    return " ".join(
+        f"{leaf(each.revision)}:"
+        + (f"copies of {each.mirror_percent}%" if each.mirror_percent else f"{each.percent}%")
+        for each in found
+        if each.percent or each.mirror_percent
+    )
 
 
 def stamp(time: Any) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import httpx
 
+from gateway.envoy import counts
 from gateway.envoy.model import Address
 
 _TIMEOUT_SECONDS = 2.0  # the admin thread answers in milliseconds unless the machine is out of breath
@@ -52,6 +54,11 @@ class Admin:
             }
             for cluster in status.get("cluster_statuses", ())
         }
+
+    async def counts(self, names: str = counts.FILTER) -> dict[counts.Key, counts.Counts]:
+        """What was counted of each revision so far; of the statistics that `names` fits."""
+        query = urlencode({"filter": names, "histogram_buckets": "cumulative", "format": "json"})
+        return counts.counts((await self._get(f"/stats?{query}"))["stats"])
 
     async def trace(self, share: float) -> None:
         """Trace this share of the requests, in hundredths, of those that no client asked to be traced."""

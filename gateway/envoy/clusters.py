@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from gateway.envoy import limits
@@ -14,18 +14,26 @@ Json = dict[str, Any]
 GATEWAY_GRPC = "gateway-grpc"
 GATEWAY_HTTP = "gateway-http"
 TELEMETRY = "telemetry"
+NOBODY = Address("127.0.0.1", 1)
+"""Where nobody listens, and a connection is refused at once."""
 TELEMETRY_TOKEN = "telemetry-token"  # noqa: S105  # the secret's name, not its value
 
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def clusters(
-    services: Services, replicas: Mapping[str, str], *, endpoints_dir: str, token_path: str
+    services: Services,
+    replicas: Mapping[str, str],
+    asleep: Collection[str] = (),
+    *,
+    endpoints_dir: str,
+    token_path: str,
 ) -> list[Json]:
     """All clusters, services first.
 
     Args:
         replicas: Protocol ("http" or "grpc") by name of the clusters that read their endpoints from a file.
+        asleep: Those of them that have no replica by choice.
         endpoints_dir: Where those files are.
         token_path: Where the tracer's token is.
     """
@@ -38,7 +46,12 @@ def clusters(
         _service(GATEWAY_GRPC, services.gateway_grpc, _SERVICE_HTTP2),
         _service(GATEWAY_HTTP, services.gateway_http, _http1(limits.APP_IDLE_SECONDS)),
         _service(TELEMETRY, telemetry, _SERVICE_HTTP2 | {"http_filters": _bearer_from_file(token_path)}),
-        *(_replicas(name, replicas[name], f"{endpoints_dir}/{name}.json") for name in sorted(replicas)),
+        *(
+            _asleep(name, replicas[name])
+            if name in asleep
+            else _replicas(name, replicas[name], f"{endpoints_dir}/{name}.json")
+            for name in sorted(replicas)
+        ),
     ]
 
 
@@ -93,14 +106,26 @@ def _replicas(name: str, protocol: str, endpoints_path: str) -> Json:
         # A replica that just started gets traffic after its first good answer, and one that is gone leaves at once.
         "common_lb_config": {"ignore_new_hosts_until_first_hc": True},
         "ignore_health_on_host_removal": True,
-        "typed_extension_protocol_options": {
-            _HTTP_OPTIONS.rsplit("/")[-1]: _REPLICA_HTTP2
-            if protocol == "grpc"
-            else _http1(limits.CONNECTION_IDLE_SECONDS)
-        },
+        "typed_extension_protocol_options": {_HTTP_OPTIONS.rsplit("/")[-1]: _replica_options(protocol)},
         "health_checks": [_health_check()],
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": _circuit_breakers(limits.PREDICTIONS_AT_ONCE, limits.RETRIES_CONCURRENT_MIN),
+    }
+
+
+def _asleep(name: str, protocol: str) -> Json:
+    """A revision without a replica: what comes is refused, and asked again until the cluster is another one."""
+    return {
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": f"{limits.CONNECT_SECONDS}s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(NOBODY)}}]}],
+        },
+        "typed_extension_protocol_options": {_HTTP_OPTIONS.rsplit("/")[-1]: _replica_options(protocol)},
+        "circuit_breakers": _circuit_breakers(limits.PREDICTIONS_AT_ONCE, limits.HELD_MAX),
     }
 
 
@@ -167,6 +192,10 @@ def _http2(stream_window: int, connection_window: int) -> Json:
 
 _SERVICE_HTTP2 = _http2(limits.SERVICE_STREAM_WINDOW_BYTES, limits.SERVICE_CONNECTION_WINDOW_BYTES)
 _REPLICA_HTTP2 = _http2(limits.HTTP2_STREAM_WINDOW_BYTES, limits.HTTP2_CONNECTION_WINDOW_BYTES)
+
+
+def _replica_options(protocol: str) -> Json:
+    return _REPLICA_HTTP2 if protocol == "grpc" else _http1(limits.CONNECTION_IDLE_SECONDS)
 
 
 def _http1(idle_seconds: int) -> Json:

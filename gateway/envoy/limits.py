@@ -62,4 +62,7 @@ HOLD_BACKOFF_SECONDS, HOLD_BACKOFF_SECONDS_MAX = (
     0.1,
     0.5,
 )  # doubles, with full jitter: who waited comes back spread.
+# A prediction for a deployment at zero: about 60 s in all, by half of these on average.
+WAKE_RETRIES = 1200
+WAKE_BACKOFF_SECONDS = 0.1
 HELD_MAX = 2048  # such calls of one service at once; beyond them the service is reported as away.

@@ -117,6 +117,8 @@ def _filters(jwks: str, calls_per_second: int) -> list[Json]:
             "grpc_field_extraction", "grpc_field_extraction.v3.GrpcFieldExtractionConfig", **_extraction()
         ),
         _filter("lua", "lua.v3.Lua", **scripts.scripts()),
+        # Of each upstream, how its gRPC answers ended: HTTP says 200 to all of them.
+        _filter("grpc_stats", "grpc_stats.v3.FilterConfig"),
         _filter("router", "router.v3.Router", suppress_envoy_headers=True),
     ]
 

@@ -40,6 +40,8 @@ class Backend:
     revision: str
     weight: int
     replicas: tuple[Replica, ...]
+    asleep: bool = False
+    """Has no replica by choice: Envoy holds its requests until it has one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class DeploymentRoute:
     name: str
     backends: tuple[Backend, ...] = ()
     mirror: Mirror | None = None
+    affinity_header: str = ""
+    """Requests with the same value of this header go to the same revision."""
 
     def __post_init__(self) -> None:
         revisions = [backend.revision for backend in self._all_backends()]
@@ -157,10 +161,14 @@ def _deployment(value: dict[str, Any]) -> DeploymentRoute:
         name=value["name"],
         backends=tuple(_backend(item) for item in value["backends"]),
         mirror=Mirror(_backend(mirror["backend"]), mirror["percent"]) if mirror else None,
+        affinity_header=value["affinity_header"],
     )
 
 
 def _backend(value: dict[str, Any]) -> Backend:
     return Backend(
-        value["revision"], value["weight"], tuple(Replica(*replica) for replica in value["replicas"])
+        value["revision"],
+        value["weight"],
+        tuple(Replica(*replica) for replica in value["replicas"]),
+        value["asleep"],
     )

@@ -133,8 +133,13 @@ class Publisher:
 
         await asyncio.to_thread(write)
         protocols = {name: protocol for name, (_, protocol) in wanted.items()}
+        asleep = [name for name, (backend, _) in wanted.items() if backend.asleep]
         config = clusters(
-            services, protocols, endpoints_dir=str(files.endpoints), token_path=str(files.token)
+            services,
+            protocols,
+            asleep,
+            endpoints_dir=str(files.endpoints),
+            token_path=str(files.token),
         )
         await self._put(files.clusters, config, "cluster_manager.cds")
 
@@ -191,6 +196,7 @@ class Publisher:
                 for deployment in deployments
                 for name, backend, protocol in deployment.clusters()
                 if backend in deployment.serving
+                and not backend.asleep
                 and healthy.get(name, set()).isdisjoint(r.address(protocol) for r in backend.replicas)
             )
             return not cold
@@ -222,14 +228,14 @@ def _clusters_of(deployments: tuple[DeploymentRoute, ...]) -> _Clusters:
 
 
 def _merge(one: _Clusters, other: _Clusters) -> _Clusters:
-    """Every cluster of both, each with the replicas of both."""
+    """Every cluster of both, each with the replicas of both; asleep where it is in both."""
     merged = dict(one)
     for name, (backend, protocol) in other.items():
-        known = one[name][0].replicas if name in one else ()
-        merged[name] = (
-            replace(backend, replicas=tuple(dict.fromkeys((*known, *backend.replicas)))),
-            protocol,
-        )
+        if name in one:
+            known = one[name][0]
+            replicas = tuple(dict.fromkeys((*known.replicas, *backend.replicas)))
+            backend = replace(backend, replicas=replicas, asleep=known.asleep and backend.asleep)
+        merged[name] = (backend, protocol)
     return merged
 
 

@@ -28,6 +28,18 @@ def hold() -> Json:
     }
 
 
+def wake() -> Json:
+    """For a deployment at zero: a prediction, which was sent to nobody, waits until somebody takes it."""
+    return {
+        "retry_on": _UNSENT,
+        "num_retries": limits.WAKE_RETRIES,
+        "retry_back_off": {
+            "base_interval": f"{limits.WAKE_BACKOFF_SECONDS}s",
+            "max_interval": f"{limits.WAKE_BACKOFF_SECONDS}s",
+        },
+    }
+
+
 def elsewhere(*, repeatable: bool) -> Json:
     """For a deployment: another replica is asked.
 

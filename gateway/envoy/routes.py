@@ -264,11 +264,18 @@ def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Js
         }
         for backend in deployment.serving
     ]
+    weighting: Json = {"clusters": weighted}
+    if deployment.affinity_header:
+        # Without the header, and so without a hash, Envoy draws.
+        by_header = {"header": {"header_name": deployment.affinity_header}}
+        action, weighting["use_hash_policy"] = action | {"hash_policy": [by_header]}, True
+    if any(backend.asleep for backend in deployment.serving):
+        action = action | {"retry_policy": retries.wake()}
     if deployment.mirror:
         action = action | {"request_mirror_policies": [_mirror(deployment, deployment.mirror, protocol)]}
     return {
         "match": match,
-        "route": _action(action | {"weighted_clusters": {"clusters": weighted}}),
+        "route": _action(action | {"weighted_clusters": weighting}),
         "tracing": {"operation": f"predict {deployment.name}"},
         "metadata": {"filter_metadata": {METADATA: {"deployment": deployment.name}}},
         "typed_per_filter_config": filters,

@@ -14,11 +14,14 @@ from aios.runtime.channel import service_channel
 from aios.runtime.clock import Clock, SystemClock
 from aios.runtime.server import Service
 from aios.scheduler.v1 import scheduler_service_pb2_grpc
-from services.inference import store
+from services.inference import meters, store
+from services.inference.predictor import Predictor
 from services.inference.reconciler import Reconciler
+from services.inference.releases import Releases
 from services.inference.service import Deployments
 from services.inference.servicer import InferenceServicer
 from services.inference.stopwatches import Stopwatches
+from services.inference.watching import Watching
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -37,13 +40,15 @@ async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None =
     data = data_service_pb2_grpc.DataServiceStub(to_data)
     scheduler = scheduler_service_pb2_grpc.SchedulerServiceStub(to_scheduler)
     deployments = Deployments(db, data, silence, clock)
-    reconciler = Reconciler(db, scheduler, data, silence, settings.drain_seconds, clock)
+    watching = Watching(db, clock)
+    reconciler = Reconciler(db, scheduler, data, watching, silence, settings.drain_seconds, clock)
     jobs = Consumer(
         bus, db, "inference-jobs", cloudevents.subject("scheduler", "job"), reconciler.on_job_event
     )
+    predictor = await Predictor.open(settings, db, stack)
     add = inference_service_pb2_grpc.add_InferenceServiceServicer_to_server
     return App(
-        services=[Service(add, InferenceServicer(deployments))],
-        loops=[reconciler.run, jobs.run, Relay(db, bus).run],
+        services=[Service(add, InferenceServicer(deployments, Releases(db), watching, predictor))],
+        loops=[reconciler.run, jobs.run, Relay(db, bus).run, *(level.run for level in meters.levels(db))],
         healthy=db.answers,
     )

@@ -6,9 +6,12 @@ from datetime import datetime
 from difflib import get_close_matches
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from aios.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from aios.names import DeploymentName, ModelVersionName, RevisionName
+from services.inference import policies
+from services.inference.policies import Rollout, Scaling
 
 ID_LENGTH_MAX = 40  # a replica's job is named after it, with up to 23 characters more
 REPLICAS_MAX = 16
@@ -45,6 +48,7 @@ class State(StrEnum):
     """Where a deployment stands."""
 
     STARTING = "STARTING"
+    ASLEEP = "ASLEEP"
     READY = "READY"
     UPDATING = "UPDATING"
     DEGRADED = "DEGRADED"
@@ -53,6 +57,13 @@ class State(StrEnum):
 
 EVENT: Mapping[State, str] = MappingProxyType({State.READY: "ready", State.DEGRADED: "degraded"})
 """What is announced when a deployment enters a state; every other change is `updated`."""
+
+
+class Share(NamedTuple):
+    """What one revision gets of the requests, and of their copies, in percent."""
+
+    percent: int
+    mirror_percent: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,8 @@ class Spec:
     resources: Resources = field(default_factory=Resources)
     batch_delay_micros: int = 0
     """Longest wait to fill a batch; 0 leaves dynamic batching off."""
+    rollout: Rollout = field(default_factory=Rollout)
+    scaling: Scaling = field(default_factory=Scaling)
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,12 @@ class Deployment:
     message: str = ""
     live: int | None = None
     """Number of the revision that answers."""
+    paused: bool = False
+    """Whether trials wait to be promoted."""
+    shares: Mapping[int, Share] = field(default_factory=dict)
+    """Who gets which share of the requests, by number of the revision."""
+    reason: str = ""
+    """Why the requests are shared so."""
 
     @property
     def etag(self) -> str:
@@ -122,6 +141,8 @@ def complete(spec: Spec) -> Spec:
         **{f"accelerators[{kind}]": count for kind, count in spec.resources.accelerators.items()},
     }
     wrong |= {f"resources.{name}": "must not be negative" for name, amount in amounts.items() if amount < 0}
+    wrong |= {f"rollout.{name}": what for name, what in policies.rollout_problems(spec.rollout)}
+    wrong |= {f"scaling.{name}": what for name, what in policies.scaling_problems(spec.scaling, REPLICAS_MAX)}
     if wrong:
         fields = {f"deployment.spec.{field}": problem for field, problem in wrong.items()}
         raise InvalidArgument("; ".join(f"{at}: {what}" for at, what in fields.items()), fields=fields)
@@ -130,7 +151,32 @@ def complete(spec: Spec) -> Spec:
         cpu_millis=spec.resources.cpu_millis or CPU_MILLIS,
         memory_bytes=spec.resources.memory_bytes or MEMORY_BYTES,
     )
-    return replace(spec, replicas=spec.replicas or 1, resources=resources)
+    scaling = policies.complete_scaling(spec.scaling)
+    return replace(
+        spec,
+        replicas=spec.replicas or max(1, scaling.minimum),
+        resources=resources,
+        rollout=policies.complete_rollout(spec.rollout),
+        scaling=scaling,
+    )
+
+
+def scale(spec: Spec, count: int | None, scaling: Scaling | None) -> Spec:
+    """The spec with another number of replicas, or another rule for it; None leaves either.
+
+    Raises:
+        InvalidArgument: naming each wrong field.
+    """
+    wrong: dict[str, str] = {}
+    if count is not None and not 0 <= count <= REPLICAS_MAX:
+        wrong["replicas"] = f"must be between 0 and {REPLICAS_MAX}, not {count}"
+    if scaling is not None:
+        wrong |= {f"scaling.{at}": what for at, what in policies.scaling_problems(scaling, REPLICAS_MAX)}
+    if wrong:
+        raise InvalidArgument("; ".join(f"{at}: {what}" for at, what in wrong.items()), fields=wrong)
+    if scaling is not None:
+        spec = replace(spec, scaling=policies.complete_scaling(scaling))
+    return spec if count is None else replace(spec, replicas=max(1, count))
 
 
 def edit(current: Spec, wanted: Spec, mask: Iterable[str]) -> Spec:
@@ -160,11 +206,7 @@ def update(deployment: Deployment, spec: Spec, etag: str, number: int, now: date
         DeploymentDeleting: it is being taken down.
         EtagMismatch: the spec changed since.
     """
-    if deployment.state is State.DELETING:
-        raise DeploymentDeleting(
-            f"{deployment.name} is being taken down: create it again once it is gone.",
-            name=str(deployment.name),
-        )
+    require_kept(deployment)
     if etag and etag != deployment.etag:
         raise EtagMismatch(
             f"{deployment.name} has etag {deployment.etag}, not {etag}: read it again and repeat the change.",
@@ -172,6 +214,19 @@ def update(deployment: Deployment, spec: Spec, etag: str, number: int, now: date
             etag=deployment.etag,
         )
     return replace(deployment, spec=spec, latest=number, update_time=now)
+
+
+def require_kept(deployment: Deployment) -> None:
+    """Refuse to change a deployment that is being taken down.
+
+    Raises:
+        DeploymentDeleting: it is.
+    """
+    if deployment.state is State.DELETING:
+        raise DeploymentDeleting(
+            f"{deployment.name} is being taken down: create it again once it is gone.",
+            name=str(deployment.name),
+        )
 
 
 OUTPUT_ONLY = frozenset(
@@ -182,7 +237,10 @@ OUTPUT_ONLY = frozenset(
         "live_revision",
         "name",
         "state",
+        "paused",
         "state_message",
+        "traffic",
+        "traffic_reason",
         "update_time",
     }
 )
@@ -216,5 +274,7 @@ _EDITS: Mapping[str, Callable[[Spec, Spec], Spec]] = MappingProxyType(
         "spec.resources.accelerators": _resource("accelerators"),
         "spec.resources.cpu_millis": _resource("cpu_millis"),
         "spec.resources.memory_bytes": _resource("memory_bytes"),
+        "spec.rollout": _field("rollout"),
+        "spec.scaling": _field("scaling"),
     }
 )

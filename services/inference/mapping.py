@@ -1,5 +1,6 @@
 """Protos to deployments and back."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import ip_address
 
@@ -8,11 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aios.common.v1 import resources_pb2, tensor_pb2
 from aios.errors import InvalidArgument
 from aios.inference.v1 import deployment_pb2, inference_service_pb2
+from aios.names import DeploymentName
 from aios.scheduler.v1 import job_pb2
-from services.inference import replicas, routes
-from services.inference.deployments import Deployment, Resources, Spec
+from services.inference import policies_mapping, replicas, routes
+from services.inference.deployments import Deployment, Resources, Share, Spec
 from services.inference.replicas import Address, JobNews, Replica
 from services.inference.revisions import Revision
+from services.inference.rollout import TrafficChange
 
 REPLICA_COMMAND = ("python", "-m", "services.inference.replica")
 REPLICA_PORTS = ("http", "grpc", "metrics")
@@ -34,6 +37,7 @@ _SHOWN = {
     replicas.State.READY: _Shown.STATE_READY,
     replicas.State.SILENT: _Shown.STATE_FAILED,
     replicas.State.FAILED: _Shown.STATE_FAILED,
+    replicas.State.LEAVING: _Shown.STATE_READY,
     replicas.State.STOPPING: _Shown.STATE_FAILED,
     replicas.State.ENDED: _Shown.STATE_FAILED,
 }
@@ -53,6 +57,8 @@ def spec_from_proto(spec: deployment_pb2.DeploymentSpec) -> Spec:
             spec.resources.cpu_millis, spec.resources.memory_bytes, dict(spec.resources.accelerators)
         ),
         batch_delay_micros=spec.batch_delay_micros,
+        rollout=policies_mapping.rollout_from_proto(spec.rollout),
+        scaling=policies_mapping.scaling_from_proto(spec.scaling),
     )
 
 
@@ -63,6 +69,8 @@ def spec_to_proto(spec: Spec) -> deployment_pb2.DeploymentSpec:
         replicas=spec.replicas,
         resources=_resources_to_proto(spec.resources),
         batch_delay_micros=spec.batch_delay_micros,
+        rollout=policies_mapping.rollout_to_proto(spec.rollout),
+        scaling=policies_mapping.scaling_to_proto(spec.scaling),
     )
 
 
@@ -79,6 +87,29 @@ def deployment_to_proto(deployment: Deployment) -> deployment_pb2.Deployment:
         create_time=_timestamp(deployment.create_time),
         update_time=_timestamp(deployment.update_time),
         etag=deployment.etag,
+        paused=deployment.paused,
+        traffic=shares_to_proto(deployment.name, deployment.shares),
+        traffic_reason=deployment.reason,
+    )
+
+
+def shares_to_proto(name: DeploymentName, shares: Mapping[int, Share]) -> list[deployment_pb2.TrafficShare]:
+    """Who gets which share, by number of the revision."""
+    return [
+        deployment_pb2.TrafficShare(
+            revision=f"{name}/revisions/{number}", percent=share.percent, mirror_percent=share.mirror_percent
+        )
+        for number, share in sorted(shares.items())
+    ]
+
+
+def change_to_proto(change: TrafficChange) -> deployment_pb2.TrafficChange:
+    """One change of a deployment's shares."""
+    return deployment_pb2.TrafficChange(
+        shares=shares_to_proto(change.deployment, change.shares),
+        reason=change.reason,
+        request_time=_timestamp(change.request_time),
+        effect_time=_timestamp(change.effect_time),
     )
 
 
@@ -93,6 +124,16 @@ def revision_to_proto(revision: Revision) -> deployment_pb2.Revision:
         create_time=_timestamp(revision.create_time),
         live_time=_timestamp(revision.live_time),
         retire_time=_timestamp(revision.retire_time),
+        traffic=share_of(revision),
+        replicas_wanted=0 if revision.leaving or revision.retire_time else revision.wanted,
+        quality=revision.quality,
+    )
+
+
+def share_of(revision: Revision) -> deployment_pb2.TrafficShare:
+    """What one revision gets."""
+    return deployment_pb2.TrafficShare(
+        revision=str(revision.name), percent=revision.weight or 0, mirror_percent=revision.mirror
     )
 
 
@@ -170,10 +211,13 @@ def route_to_proto(route: routes.DeploymentRoute) -> inference_service_pb2.Deplo
             inference_service_pb2.RevisionRoute(
                 revision=str(each.revision),
                 weight=each.weight,
+                mirror_percent=each.mirror_percent,
+                asleep=each.asleep,
                 replicas=[_endpoint_to_proto(endpoint) for endpoint in each.endpoints],
             )
             for each in route.revisions
         ],
+        affinity_header=route.affinity_header,
     )
 
 

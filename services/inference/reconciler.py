@@ -7,6 +7,8 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
@@ -17,11 +19,12 @@ from aios.records import Database, Event, Feed, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
-from services.inference import mapping, replicas, rollout, store
+from services.inference import gates, mapping, replicas, rollout, store
 from services.inference.replicas import Replica
 from services.inference.revisions import Revision, State
 from services.inference.rollout import Rollout
 from services.inference.stopwatches import Stopwatches
+from services.inference.watching import Watching
 
 ROUND_SECONDS = 1.0
 """Without an event. A report, a confirmation or an event of the scheduler has its effect at once."""
@@ -49,6 +52,7 @@ class Reconciler:
         db: Database,
         scheduler: scheduler_service_pb2_grpc.SchedulerServiceStub,
         data: data_service_pb2_grpc.DataServiceStub,
+        watching: Watching,
         silence: Stopwatches[JobName],
         drain_seconds: float,
         clock: Clock,
@@ -57,11 +61,13 @@ class Reconciler:
         self._feed = Feed(db)
         self._scheduler = scheduler
         self._data = data
+        self._watching = watching
         self._silence = silence
         self._drain_seconds = drain_seconds
         self._clock = clock
         self._loading: Stopwatches[JobName] = Stopwatches()
         self._draining: Stopwatches[RevisionName] = Stopwatches()
+        self._leaving: Stopwatches[JobName] = Stopwatches()
         self._starting: frozenset[RevisionName] = frozenset()
 
     async def run(self) -> None:
@@ -84,6 +90,8 @@ class Reconciler:
         self._trace_starts(found)
         await self._note_silence(found)
         await self._step(found)
+        await self._judge(found)
+        await self._scale(found)
         slots = asyncio.Semaphore(AT_ONCE_MAX)
 
         async def look_after(each: Rollout) -> None:
@@ -127,20 +135,52 @@ class Reconciler:
         ]
         drained = self._draining.lasting(idle, now, self._drain_seconds)
         overdue = self._loading.lasting(loading, now, LOAD_SECONDS_MAX)
+        leaving = [
+            replica.job
+            for each in _revisions(found)
+            for replica in each.replicas
+            if replica.state is replicas.State.LEAVING and routing.confirmed >= replica.left_in
+        ]
+        unused = self._leaving.lasting(leaving, now, self._drain_seconds)
         for each in found:
             numbers = frozenset(revision.number for revision in each.revisions if revision.name in drained)
-            if numbers or any(replica.job in overdue for one in each.revisions for replica in one.replicas):
-                await self._settle(each, numbers, overdue)
+            jobs = {replica.job for one in each.revisions for replica in one.replicas}
+            if numbers or jobs & (overdue | unused):
+                await self._settle(each, drained=numbers, overdue=overdue, idle=unused)
 
-    async def _settle(
-        self,
-        seen: Rollout,
-        drained: frozenset[int] = frozenset(),
-        overdue: frozenset[JobName] = frozenset(),
-    ) -> None:
+    async def _judge(self, found: Iterable[Rollout]) -> None:
+        """Take trials to their next step, or back."""
+        now = self._clock.now()
+        for each in found:
+            candidate = each.trial
+            if candidate is None or candidate.stage_time is None:
+                continue
+            trial = self._watching.trial(each, (now - candidate.stage_time).total_seconds())
+            assert trial is not None
+            decision = gates.decide(trial, candidate.spec.rollout.gates, now, paused=each.deployment.paused)
+            if decision.step is not gates.Step.WAIT:
+                _log.info("%s: %s, %s", candidate.name, decision.step.name, decision.reason)
+                await self._settle(each, decision=decision)
+
+    async def _scale(self, found: Iterable[Rollout]) -> None:
+        """Have as many replicas as the load asks for."""
+        for each in found:
+            wanted = {
+                revision.number: count
+                for revision in each.revisions
+                if revision.state in (State.LIVE, State.TRIAL)
+                and (count := self._watching.wanted(revision, each.deployment.spec.scaling))
+                != revision.wanted
+            }
+            if wanted:
+                _log.info("%s: replicas by revision %s", each.deployment.name, wanted)
+                name = each.deployment.name
+                await self._db.write(partial(store.scale, name=name, wanted=wanted))
+
+    async def _settle(self, seen: Rollout, **facts: Any) -> None:
         def write(tx: Tx) -> None:
             before = store.rollout(tx, seen.deployment.name)
-            store.settle(tx, before, before, drained=drained, overdue=overdue)
+            store.settle(tx, before, before, **facts)
 
         with telemetry.within(seen.latest.traceparent):
             await self._db.write(write)

@@ -31,8 +31,13 @@ class State(StrEnum):
     READY = "READY"  # it has answered an inference
     SILENT = "SILENT"  # was ready, and has not reported since
     FAILED = "FAILED"  # an attempt ended; the scheduler starts the next
+    LEAVING = "LEAVING"  # gets no new requests; its last ones end
     STOPPING = "STOPPING"  # its job is to be cancelled
     ENDED = "ENDED"  # its job is over for good
+
+
+DONE = frozenset({State.LEAVING, State.STOPPING, State.ENDED})
+"""States of a replica that will not serve again."""
 
 
 class Address(NamedTuple):
@@ -57,6 +62,8 @@ class Replica:
     failures: int = 0
     failed_epoch: int = 0
     """The newest attempt among the failures: one attempt is told of more than once."""
+    left_in: int = 0
+    """Of one that is LEAVING: the routing table that first lacked it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def report(replica: Replica, epoch: int, state: State, message: str, address: Ad
             job=str(replica.job),
             epoch=str(replica.epoch),
         )
-    if replica.state in (State.STOPPING, State.ENDED):
+    if replica.state in DONE:
         return replica
     message = message[:MESSAGE_LENGTH_MAX]
     if state is State.FAILED:
@@ -117,7 +124,7 @@ def follow(replica: Replica, news: JobNews) -> Replica:
     if news.final:
         failures = FAILURES_MAX if news.failed else replica.failures
         return replace(replica, state=State.ENDED, message=news.message, address=None, failures=failures)
-    if replica.state is State.STOPPING or news.epoch < replica.epoch:
+    if replica.state in DONE or news.epoch < replica.epoch:
         return replica
     if news.over:
         if news.blameless:
@@ -147,6 +154,13 @@ def refuse(replica: Replica, message: str) -> Replica:
 def fall_silent(replica: Replica, seconds: float) -> Replica:
     """It was ready and has not been heard for a while. It keeps its address, which may still answer."""
     return replace(replica, state=State.SILENT, message=f"not heard for {seconds:.0f} s")
+
+
+def leave(replica: Replica, table: int) -> Replica:
+    """Take it out of the routing table, of which `table` is the first without it. One that never answered just ends."""
+    if replica.address is None:
+        return stop(replica)
+    return replace(replica, state=State.LEAVING, message="no longer needed", address=None, left_in=table)
 
 
 def stop(replica: Replica) -> Replica:

@@ -1,21 +1,30 @@
 """A revision: one immutable state of a deployment's spec, and the replicas that serve exactly it. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
+from aios.errors import NotFound
 from aios.names import RevisionName
 from services.inference import replicas
 from services.inference.deployments import Spec
+from services.inference.policies import Stage, stages
 from services.inference.replicas import Replica
+
+
+class RevisionNotFound(NotFound):
+    """The deployment never had such a revision. Retrying cannot help."""
+
+    reason = "REVISION_NOT_FOUND"
 
 
 class State(StrEnum):
     """What a revision does now."""
 
     STARTING = "STARTING"
+    TRIAL = "TRIAL"
     LIVE = "LIVE"
     DRAINING = "DRAINING"
     RETIRED = "RETIRED"
@@ -25,7 +34,8 @@ class State(StrEnum):
 NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         # DRAINING without having been live: a newer spec came first, or the deployment was deleted.
-        State.STARTING: frozenset({State.LIVE, State.DRAINING, State.FAILED}),
+        State.STARTING: frozenset({State.TRIAL, State.LIVE, State.DRAINING, State.FAILED}),
+        State.TRIAL: frozenset({State.LIVE, State.DRAINING, State.FAILED}),
         State.LIVE: frozenset({State.DRAINING}),
         State.DRAINING: frozenset({State.RETIRED}),
         State.RETIRED: frozenset(),
@@ -55,8 +65,20 @@ class Revision:
     message: str = ""
     weight: int | None = None
     """Share of the requests. 0 takes none but stays in the routing table; None is not in it."""
+    mirror: int = 0
+    """Share of the requests that it gets copies of, in percent."""
     routed_in: int = 0
     """The routing table that first had this weight. Once it is in force, so is the weight."""
+    stage: int = 0
+    """Stages of its trial that are behind it."""
+    stage_time: datetime | None = None
+    """When the present stage came into force."""
+    quality: Mapping[str, float] = field(default_factory=dict)
+    """Figures that were reported of it."""
+    wanted: int = 1
+    """How many replicas it should have now."""
+    asleep: bool = False
+    """At zero by choice: requests for it are held until a replica answers."""
     replicas: tuple[Replica, ...] = ()
     replicas_made: int = 0
     """How many it ever had: their jobs' names are never used again."""
@@ -81,7 +103,12 @@ class Revision:
     @property
     def complete(self) -> bool:
         """Whether all of its replicas answer."""
-        return len(self.ready) >= self.spec.replicas
+        return len(self.ready) >= self.wanted
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of its trial that are left."""
+        return stages(self.spec.rollout)[self.stage :]
 
     @property
     def leaving(self) -> bool:

@@ -5,18 +5,35 @@ every request and keeps the old one warm → the gateway confirms that table, an
 last requests end → it leaves the table → that table is confirmed too → its replicas stop. A revision whose replicas
 keep failing never gets a request. Whatever stops half-way goes on from the records, since each step is decided from
 them alone.
+
+A revision whose policy has stages is on trial in between: at each stage it has a share of the requests, or copies of
+them, until a decision (`gates`) takes it to the next stage or back.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from aios.names import JobName
+from aios.names import DeploymentName, JobName
 from services.inference import deployments, replicas
-from services.inference.deployments import Deployment
+from services.inference.deployments import Deployment, Share
+from services.inference.gates import Decision, Step
 from services.inference.replicas import FAILURES_MAX, Replica
 from services.inference.revisions import Revision, State, move
 
 WEIGHT = 100
+
+
+@dataclass(frozen=True)
+class TrafficChange:
+    """One change of a deployment's shares."""
+
+    deployment: DeploymentName
+    shares: Mapping[int, Share]
+    reason: str
+    request_time: datetime
+    effect_time: datetime | None
+    """When Envoy had it; None for one that is not in force yet, or never was."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +42,8 @@ class Rollout:
 
     deployment: Deployment
     revisions: tuple[Revision, ...]
+    reason: str = ""
+    """Why this step is taken, where somebody or something asked for it."""
 
     @property
     def deleting(self) -> bool:
@@ -42,8 +61,19 @@ class Rollout:
         return next((each for each in self.revisions if each.state is State.LIVE), None)
 
     @property
+    def trial(self) -> Revision | None:
+        """The revision whose gates are watched."""
+        return self.latest if self.latest.state is State.TRIAL and self.latest.stages else None
+
+    @property
+    def shares(self) -> Mapping[int, Share]:
+        """Who gets which share of the requests, by number of the revision."""
+        routed = (each for each in self.revisions if each.weight or each.mirror)
+        return {each.number: Share(each.weight or 0, each.mirror) for each in routed}
+
+    @property
     def failed(self) -> bool:
-        """Whether the newest revision could not start."""
+        """Whether the newest revision could not start, or was rolled back."""
         return self.latest.state is State.FAILED
 
     @property
@@ -73,13 +103,29 @@ class Facts:
     """Revisions that have been without requests for the drain period."""
     overdue: frozenset[JobName] = frozenset()
     """Replicas that have been loading for too long."""
+    idle: frozenset[JobName] = frozenset()
+    """Replicas that have been out of the table in force for the drain period."""
+    decision: Decision | None = None
+    """Of the trial, where one was made."""
 
 
 def advance(rollout: Rollout, facts: Facts) -> Rollout:
     """The next step; the same rollout when there is nothing to do until a fact changes."""
-    for rule in (_give_up, _promote, _share_out, _set_aside, _withdraw, _replace_replicas):
+    rules = (
+        _give_up,
+        _promote,
+        _time_stage,
+        _decide,
+        _begin_trial,
+        _share_out,
+        _set_aside,
+        _withdraw,
+        _stop_idle,
+        _replace_replicas,
+    )
+    for rule in rules:
         rollout = rule(rollout, facts)
-    return _judge(rollout, facts.now)
+    return replace(_judge(rollout, facts.now), reason="")
 
 
 def delete(deployment: Deployment, now: datetime) -> Deployment:
@@ -87,6 +133,36 @@ def delete(deployment: Deployment, now: datetime) -> Deployment:
     if deployment.state is deployments.State.DELETING:
         return deployment
     return replace(deployment, state=deployments.State.DELETING, message="", update_time=now)
+
+
+def promote(rollout: Rollout, reason: str) -> Rollout | None:
+    """Take the revision on trial to the end of its stages; None where none is on trial."""
+    trial = rollout.trial
+    if trial is None:
+        return None
+    promoted = replace(trial, stage=trial.stage + len(trial.stages), stage_time=None)
+    return replace(rollout.replace(promoted), reason=f"revision {trial.number} is promoted: {reason}")
+
+
+def roll_back(rollout: Rollout, reason: str, now: datetime) -> Rollout | None:
+    """End the trial; None where no revision is on trial."""
+    trial = rollout.trial
+    if trial is None:
+        return None
+    # That it was on trial is told by the time of its stage.
+    failed = replace(
+        move(trial, State.FAILED, now, f"rolled back: {reason}"), stage_time=trial.stage_time or now
+    )
+    return replace(rollout.replace(failed), reason=f"revision {trial.number} is rolled back: {reason}")
+
+
+def scale(rollout: Rollout, wanted: Mapping[int, int]) -> Rollout:
+    """Have so many replicas of revisions, by number, from now on. Only one that is live may have none."""
+    for revision in rollout.revisions:
+        if revision.number in wanted and not revision.leaving:
+            least = 0 if revision.state is State.LIVE else 1
+            rollout = rollout.replace(replace(revision, wanted=max(least, wanted[revision.number])))
+    return rollout
 
 
 def drains(revision: Revision, confirmed: int) -> bool:
@@ -97,23 +173,24 @@ def drains(revision: Revision, confirmed: int) -> bool:
 def _give_up(rollout: Rollout, facts: Facts) -> Rollout:
     """A revision that cannot start has failed, and says why."""
     for revision in rollout.revisions:
-        if revision.state is not State.STARTING:
+        if revision.state not in (State.STARTING, State.TRIAL):
             continue
         for each in revision.replicas:
             late = each.job in facts.overdue
             if each.failures >= FAILURES_MAX or late:
                 reason = "still not ready, long after its process started" if late else each.message
-                failed = move(revision, State.FAILED, facts.now, reason or "its replicas do not start")
-                rollout = rollout.replace(failed)
+                reason = reason or "its replicas do not start"
+                back = roll_back(rollout, reason, facts.now) if revision == rollout.trial else None
+                rollout = back or rollout.replace(move(revision, State.FAILED, facts.now, reason))
                 break
     return rollout
 
 
 def _promote(rollout: Rollout, facts: Facts) -> Rollout:
-    """A revision that the table in force gives requests to is live, and the one before it drains."""
+    """A revision that the table in force gives all requests to is live, and the one before it drains."""
     for revision in rollout.revisions:
-        routed = revision.weight and facts.confirmed >= revision.routed_in
-        if revision.state is State.STARTING and routed and revision.ready:
+        routed = revision.weight == WEIGHT and facts.confirmed >= revision.routed_in
+        if _takes_over(revision) and routed and revision.ready:
             former = rollout.live
             if former is not None:
                 rollout = rollout.replace(move(former, State.DRAINING, facts.now))
@@ -121,17 +198,92 @@ def _promote(rollout: Rollout, facts: Facts) -> Rollout:
     return rollout
 
 
+def _takes_over(revision: Revision) -> bool:
+    """Whether it is to get all requests once it can."""
+    return revision.state is State.STARTING or (revision.state is State.TRIAL and not revision.stages)
+
+
+def _time_stage(rollout: Rollout, facts: Facts) -> Rollout:
+    """A stage begins when the table with its shares is in force."""
+    trial = rollout.trial
+    if trial is None or trial.stage_time or trial.weight is None or facts.confirmed < trial.routed_in:
+        return rollout
+    return rollout.replace(replace(trial, stage_time=facts.now))
+
+
+def _decide(rollout: Rollout, facts: Facts) -> Rollout:
+    """Take a trial to its next stage or back, if that is the stage which was decided about."""
+    trial, decision = rollout.trial, facts.decision
+    if (
+        trial is None
+        or decision is None
+        or (decision.revision, decision.stage) != (trial.number, trial.stage)
+    ):
+        return rollout
+    if decision.step is Step.BACK:
+        return roll_back(rollout, decision.reason, facts.now) or rollout
+    if decision.step is Step.WAIT:
+        return rollout
+    if len(trial.stages) == 1:
+        return promote(rollout, decision.reason) or rollout
+    passed = replace(trial, stage=trial.stage + 1, stage_time=None)
+    reason = f"revision {trial.number} goes on to {passed.stages[0].percent}%: {decision.reason}"
+    return replace(rollout.replace(passed), reason=reason)
+
+
+def _begin_trial(rollout: Rollout, facts: Facts) -> Rollout:
+    """A new revision with stages is tried once all of its replicas answer, if another one is live meanwhile."""
+    latest = rollout.latest
+    ready = latest.state is State.STARTING and latest.complete and not latest.weight
+    if rollout.deleting or rollout.live is None or not latest.stages or not ready:
+        return rollout
+    stage = latest.stages[0]
+    gets = f"copies of {stage.mirror_percent}%" if stage.mirror_percent else f"{stage.percent}%"
+    reason = f"revision {latest.number} goes on trial with {gets} of the requests"
+    return replace(rollout.replace(move(latest, State.TRIAL, facts.now)), reason=reason)
+
+
 def _share_out(rollout: Rollout, facts: Facts) -> Rollout:
-    """Give all requests to one revision, and keep the others in the table until they are withdrawn."""
-    chosen = _to_serve(rollout)
+    """Share out the requests, and keep who gets none in the table until it is withdrawn."""
+    before, shares = rollout.shares, _shares(rollout)
     for revision in rollout.revisions:
-        weight = WEIGHT if revision is chosen else (None if revision.weight is None else 0)
-        if weight != revision.weight:
+        share = shares.get(revision.number, Share(0, 0))
+        listed = revision.number in shares or revision.weight is not None
+        weight = share.percent if listed else None
+        if (weight, share.mirror_percent) != (revision.weight, revision.mirror):
             # One that none of its replicas answers for has no requests in the table as it is: there will be no next.
             silent = weight == 0 and not any(each.address for each in revision.replicas if not _over(each))
             table = revision.routed_in if silent else facts.next_table
-            rollout = rollout.replace(replace(revision, weight=weight, routed_in=table))
-    return rollout
+            changed = replace(revision, weight=weight, mirror=share.mirror_percent, routed_in=table)
+            rollout = rollout.replace(changed)
+    if rollout.shares == before:
+        return rollout
+    reason = rollout.reason or _usual_reason(rollout)
+    return replace(rollout, deployment=replace(rollout.deployment, reason=reason))
+
+
+def _shares(rollout: Rollout) -> Mapping[int, Share]:
+    chosen, trial = _to_serve(rollout), rollout.trial
+    if chosen is None:
+        return {}
+    if trial is None or chosen is trial:
+        return {chosen.number: Share(WEIGHT, 0)}
+    stage = trial.stages[0]
+    return {
+        chosen.number: Share(WEIGHT - stage.percent, 0),
+        trial.number: Share(stage.percent, stage.mirror_percent),
+    }
+
+
+def _usual_reason(rollout: Rollout) -> str:
+    if rollout.deleting:
+        return "the deployment is deleted"
+    serving = max(rollout.shares.items(), key=lambda item: item[1].percent, default=None)
+    if serving is None:
+        return "no revision answers"
+    if serving[0] == rollout.latest.number:
+        return f"revision {serving[0]} answers with all of its replicas"
+    return f"revision {rollout.latest.number} does not answer"
 
 
 def _to_serve(rollout: Rollout) -> Revision | None:
@@ -140,7 +292,15 @@ def _to_serve(rollout: Rollout) -> Revision | None:
     latest, live = rollout.latest, rollout.live
     if latest.state is State.STARTING and latest.complete:
         return latest
-    chosen = next((each for each in rollout.revisions if each.weight and each.state is State.STARTING), None)
+    chosen = next(
+        (
+            each
+            for each in rollout.revisions
+            if (each.weight and each.state is State.STARTING)
+            or (each.state is State.TRIAL and not each.stages)
+        ),
+        None,
+    )
     # Chosen but not in force yet. Without a replica it must not get there while another revision answers.
     if chosen is not None and (chosen.ready or live is None):
         return chosen
@@ -150,13 +310,13 @@ def _to_serve(rollout: Rollout) -> Revision | None:
 def _set_aside(rollout: Rollout, facts: Facts) -> Rollout:
     """Nobody waits for a revision that a newer one came before, nor for any of a deployment that is deleted."""
     for revision in rollout.revisions:
-        superseded = (
-            revision.state is State.STARTING and revision is not rollout.latest and not revision.weight
+        waits = (revision.state is State.STARTING and not revision.weight) or (
+            revision.state is State.TRIAL and (revision.stages or not revision.weight)
         )
-        if superseded and not rollout.deleting:
+        if waits and revision.number != rollout.latest.number and not rollout.deleting:
             message = f"revision {rollout.latest.number} came before it was ready"
             rollout = rollout.replace(move(revision, State.DRAINING, facts.now, message))
-        if rollout.deleting and revision.state in (State.STARTING, State.LIVE):
+        if rollout.deleting and revision.state in (State.STARTING, State.TRIAL, State.LIVE):
             rollout = rollout.replace(move(revision, State.DRAINING, facts.now, revision.message))
     return rollout
 
@@ -179,18 +339,42 @@ def _withdraw(rollout: Rollout, facts: Facts) -> Rollout:
     return rollout
 
 
-def _replace_replicas(rollout: Rollout, facts: Facts) -> Rollout:
-    """A revision that serves, or is about to, has as many replicas as its spec says."""
+def _stop_idle(rollout: Rollout, facts: Facts) -> Rollout:
+    """A replica that is no longer needed ends once it has been out of the table in force for a while."""
     for revision in rollout.revisions:
-        if revision.state not in (State.STARTING, State.LIVE):
+        left = tuple(
+            replicas.stop(each)
+            if each.state is replicas.State.LEAVING
+            and facts.confirmed >= each.left_in
+            and each.job in facts.idle
+            else each
+            for each in revision.replicas
+        )
+        if left != revision.replicas:
+            rollout = rollout.replace(replace(revision, replicas=left))
+    return rollout
+
+
+def _replace_replicas(rollout: Rollout, facts: Facts) -> Rollout:
+    """A revision that serves, or is about to, has as many replicas as it should."""
+    for revision in rollout.revisions:
+        if revision.state not in (State.STARTING, State.TRIAL, State.LIVE):
             continue
         kept = tuple(each for each in revision.replicas if not _over(each))
-        missing = range(revision.replicas_made, revision.replicas_made + revision.spec.replicas - len(kept))
+        serving = [each for each in kept if each.state not in replicas.DONE]
+        missing = range(revision.replicas_made, revision.replicas_made + revision.wanted - len(serving))
         made = tuple(replicas.plan(revision.name, index) for index in missing)
-        if made or kept != revision.replicas:
-            rollout = rollout.replace(
-                replace(revision, replicas=kept + made, replicas_made=revision.replicas_made + len(made))
-            )
+        # Those that do not answer go first, then the newest.
+        by_use = sorted(serving, key=lambda each: each in revision.ready, reverse=True)
+        spare = {each.job for each in by_use[revision.wanted :]}
+        kept = tuple(replicas.leave(each, facts.next_table) if each.job in spare else each for each in kept)
+        # Until one answers, requests are held that would find nobody.
+        asleep = not revision.wanted or (revision.asleep and not revision.ready)
+        changed = replace(
+            revision, replicas=kept + made, replicas_made=revision.replicas_made + len(made), asleep=asleep
+        )
+        if changed != revision:
+            rollout = rollout.replace(changed)
     return rollout
 
 
@@ -203,7 +387,7 @@ def _judge(rollout: Rollout, now: datetime) -> Rollout:
     state, message = _standing(rollout)
     live = rollout.live.number if rollout.live else None
     before = rollout.deployment
-    after = replace(before, state=state, message=message, live=live)
+    after = replace(before, state=state, message=message, live=live, shares=rollout.shares)
     return rollout if after == before else replace(rollout, deployment=replace(after, update_time=now))
 
 
@@ -213,19 +397,35 @@ def _standing(rollout: Rollout) -> tuple[deployments.State, str]:
         return deployments.State.DELETING, ""
     if latest.state is State.FAILED:
         rest = f"; revision {live.number} answers" if live is not None and live.ready else ""
-        return deployments.State.DEGRADED, f"revision {latest.number} could not start: {latest.message}{rest}"
+        verb = "was" if latest.stage_time else "could not start:"
+        return deployments.State.DEGRADED, f"revision {latest.number} {verb} {latest.message}{rest}"
     if latest is not live:
         state = deployments.State.STARTING if live is None else deployments.State.UPDATING
-        return state, _missing(latest)
+        return state, _on_trial(rollout) or _missing(latest)
+    if latest.asleep:
+        return deployments.State.ASLEEP, _missing(latest)
     if not latest.ready:
         return deployments.State.DEGRADED, f"no replica answers: {_missing(latest)}"
     return deployments.State.READY, _missing(latest)
+
+
+def _on_trial(rollout: Rollout) -> str:
+    """What the revision on trial gets, and in which step; empty when none is on trial."""
+    trial = rollout.trial
+    if trial is None:
+        return ""
+    stage, steps = trial.stages[0], trial.stage + len(trial.stages)
+    gets = f"copies of {stage.mirror_percent}%" if stage.mirror_percent else f"{stage.percent}%"
+    held = ", waits to be promoted" if rollout.deployment.paused or not stage.seconds else ""
+    step = f", step {trial.stage + 1} of {steps}" if steps > 1 else ""
+    return f"revision {trial.number} on trial gets {gets} of the requests{step}{held}"
 
 
 def _missing(revision: Revision) -> str:
     """How many replicas do not answer yet, and what one of them waits for; empty when all do."""
     if revision.complete:
         return ""
-    waits = next((each for each in revision.replicas if each.message and each not in revision.ready), None)
+    serving = [each for each in revision.replicas if each.state not in replicas.DONE]
+    waits = next((each for each in serving if each.message and each not in revision.ready), None)
     reason = f": {waits.job.job} {waits.message}" if waits else ""
-    return f"{len(revision.ready)} of {revision.spec.replicas} replicas answer{reason}"
+    return f"{len(revision.ready)} of {revision.wanted} replicas answer{reason}"

@@ -25,6 +25,9 @@ class RevisionRoute:
     revision: RevisionName
     weight: int
     endpoints: tuple[Endpoint, ...]
+    mirror_percent: int = 0
+    asleep: bool = False
+    """Has no replica by choice: requests are held until it has one."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,19 @@ class DeploymentRoute:
 
     deployment: DeploymentName
     revisions: tuple[RevisionRoute, ...]
+    affinity_header: str = ""
+    """Requests with the same value of this header go to the same revision, while several answer."""
 
 
 def route(rollout: Rollout) -> DeploymentRoute | None:
     """The table's entry for one deployment; None for one that is being taken down, whose name is unknown at once."""
     if rollout.deleting:
         return None
+    trial = rollout.trial
     return DeploymentRoute(
         rollout.deployment.name,
         tuple(_share(each, each.weight) for each in rollout.revisions if each.weight is not None),
+        trial.spec.rollout.affinity_header if trial and trial.weight else "",
     )
 
 
@@ -52,8 +59,12 @@ def table(rollouts: Iterable[Rollout]) -> tuple[DeploymentRoute, ...]:
 
 def _share(revision: Revision, weight: int) -> RevisionRoute:
     endpoints = _endpoints(revision)
+    asleep = revision.asleep and not endpoints
     # Without an endpoint nothing could answer: the gateway must not wait for it, or every other change waits too.
-    return RevisionRoute(revision.name, weight if endpoints else 0, endpoints)
+    share = weight if endpoints or asleep else 0
+    return RevisionRoute(
+        revision.name, share, endpoints, revision.mirror if endpoints else 0, asleep and bool(weight)
+    )
 
 
 def _endpoints(revision: Revision) -> tuple[Endpoint, ...]:

@@ -17,7 +17,7 @@ from services.inference import deployments, mapping, replicas, rollout, routes, 
 from services.inference.deployments import Deployment, Spec
 from services.inference.replicas import Address
 from services.inference.revisions import Artifact, Revision
-from services.inference.rollout import Rollout
+from services.inference.rollout import Rollout, TrafficChange
 from services.inference.routes import DeploymentRoute
 from services.inference.stopwatches import Stopwatches
 
@@ -88,7 +88,13 @@ class Deployments:
             now, number = tx.now(), store.next_number(tx, name)
             deployment = Deployment(name, spec, number, create_time=now, update_time=now)
             first = Revision(
-                deployment.revision(number), spec, artifact, now, creator=creator, traceparent=traceparent
+                deployment.revision(number),
+                spec,
+                artifact,
+                now,
+                wanted=spec.replicas,
+                creator=creator,
+                traceparent=traceparent,
             )
             return mapping.deployment_to_proto(store.add(tx, Rollout(deployment, (first,))).deployment)
 
@@ -141,6 +147,7 @@ class Deployments:
                 spec,
                 before.latest.artifact if same_model else artifact,
                 now,
+                wanted=_first_wanted(spec, before),
                 creator=creator,
                 traceparent=traceparent,
             )
@@ -159,6 +166,12 @@ class Deployments:
             store.settle(tx, before, replace(before, deployment=deployment))
 
         await self._db.write(write)
+
+    async def traffic(
+        self, name: DeploymentName, request: inference_service_pb2.ListTrafficChangesRequest
+    ) -> tuple[list[TrafficChange], str]:
+        """A page of the changes of a deployment's shares, newest first."""
+        return await self._db.read(lambda tx: store.traffic_page(tx, name, request))
 
     async def history(
         self, name: DeploymentName, request: inference_service_pb2.ListRevisionsRequest
@@ -244,6 +257,13 @@ class Deployments:
             )
         artifact = Artifact(found.manifest_sha256, found.signature.SerializeToString(deterministic=True))
         return replace(spec, model_version=found.name), artifact
+
+
+def _first_wanted(spec: Spec, before: Rollout) -> int:
+    """With how many replicas a new revision starts: as many as the live one needs, where load decides."""
+    if not spec.scaling.maximum or before.live is None:
+        return spec.replicas
+    return max(1, spec.scaling.minimum, min(before.live.wanted, spec.scaling.maximum))
 
 
 def _table(tx: Tx) -> RoutingTable:

@@ -7,19 +7,28 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.json_format import ParseDict
 
 from aios.inference.v1 import deployment_pb2, inference_service_pb2, inference_service_pb2_grpc
-from aios.names import DeploymentName, JobName, ProjectName
+from aios.names import DeploymentName, JobName, ProjectName, RevisionName
 from aios.records import Event
 from aios.runtime.context import principal, require_job
+from aios.runtime.interceptors import UNARY_SECONDS_MAX
 from aios.runtime.watch import serve_watch
-from services.inference import mapping
+from services.inference import mapping, policies_mapping
+from services.inference.predictor import Predictor
+from services.inference.releases import Releases
 from services.inference.service import Deployments
+from services.inference.watching import Watching
 
 
 class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     """See the proto for what each method promises."""
 
-    def __init__(self, deployments: Deployments) -> None:
+    def __init__(
+        self, deployments: Deployments, releases: Releases, watching: Watching, predictor: Predictor
+    ) -> None:
         self._deployments = deployments
+        self._releases = releases
+        self._watching = watching
+        self._predictor = predictor
 
     async def CreateDeployment(
         self, request: inference_service_pb2.CreateDeploymentRequest, context: Any
@@ -70,6 +79,58 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             revisions=map(mapping.revision_to_proto, found), next_page_token=token
         )
 
+    async def ListTrafficChanges(
+        self, request: inference_service_pb2.ListTrafficChangesRequest, context: Any
+    ) -> inference_service_pb2.ListTrafficChangesResponse:
+        name = DeploymentName.parse(request.parent, "parent")
+        found, token = await self._deployments.traffic(name, request)
+        return inference_service_pb2.ListTrafficChangesResponse(
+            changes=map(mapping.change_to_proto, found), next_page_token=token
+        )
+
+    async def ListFigures(
+        self, request: inference_service_pb2.ListFiguresRequest, context: Any
+    ) -> inference_service_pb2.ListFiguresResponse:
+        project = ProjectName.parse(request.parent, "parent").project
+        return inference_service_pb2.ListFiguresResponse(figures=await self._watching.figures(project))
+
+    async def ScaleDeployment(
+        self, request: inference_service_pb2.ScaleDeploymentRequest, context: Any
+    ) -> deployment_pb2.Deployment:
+        return await self._releases.scale(request)
+
+    async def PromoteDeployment(
+        self, request: inference_service_pb2.PromoteDeploymentRequest, context: Any
+    ) -> deployment_pb2.Deployment:
+        return await self._releases.promote(request.name)
+
+    async def RollbackDeployment(
+        self, request: inference_service_pb2.RollbackDeploymentRequest, context: Any
+    ) -> deployment_pb2.Deployment:
+        return await self._releases.roll_back(request)
+
+    async def PauseDeployment(
+        self, request: inference_service_pb2.PauseDeploymentRequest, context: Any
+    ) -> deployment_pb2.Deployment:
+        return await self._releases.pause(request.name, True)
+
+    async def ResumeDeployment(
+        self, request: inference_service_pb2.ResumeDeploymentRequest, context: Any
+    ) -> deployment_pb2.Deployment:
+        return await self._releases.pause(request.name, False)
+
+    async def ReportQuality(
+        self, request: inference_service_pb2.ReportQualityRequest, context: Any
+    ) -> deployment_pb2.Revision:
+        return await self._releases.quality(request)
+
+    async def Predict(
+        self, request: inference_service_pb2.PredictRequest, context: Any
+    ) -> inference_service_pb2.PredictResponse:
+        authorization = dict(context.invocation_metadata())["authorization"]
+        seconds = min(context.time_remaining() or UNARY_SECONDS_MAX, UNARY_SECONDS_MAX)
+        return await self._predictor.predict(request, authorization, seconds)
+
     async def GetReplicaSpec(
         self, request: inference_service_pb2.GetReplicaSpecRequest, context: Any
     ) -> inference_service_pb2.ReplicaSpec:
@@ -94,6 +155,14 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def ConfirmRoutes(self, request: inference_service_pb2.ConfirmRoutesRequest, context: Any) -> Empty:
         await self._deployments.confirm_routes(request.revision)
+        return Empty()
+
+    async def ReportTraffic(self, request: inference_service_pb2.ReportTrafficRequest, context: Any) -> Empty:
+        counts = {
+            RevisionName.parse(each.revision, "counts.revision"): policies_mapping.counts_from_proto(each)
+            for each in request.counts
+        }
+        await self._watching.report(counts)
         return Empty()
 
 

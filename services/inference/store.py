@@ -22,6 +22,7 @@ from sqlalchemy import (
     and_,
     delete,
     exists,
+    false,
     func,
     insert,
     or_,
@@ -32,14 +33,19 @@ from sqlalchemy import (
 from aios import records
 from aios.inference.v1 import deployment_pb2
 from aios.names import ANY_PROJECT, DeploymentName, JobName, RevisionName
-from aios.records import Page, Proto, Tx, UtcTime
+from aios.records import Json, Page, Proto, Tx, UtcTime
 from aios.records.pages import ListRequest
 from services.inference import mapping, routes, rows
 from services.inference.deployments import EVENT, Deployment, DeploymentExists, DeploymentNotFound
+from services.inference.gates import Decision
 from services.inference.replicas import Replica, ReplicaNotFound
-from services.inference.revisions import Revision
+from services.inference.revisions import Revision, RevisionNotFound
 from services.inference.revisions import State as RevisionState
-from services.inference.rollout import Facts, Rollout, advance
+from services.inference.rollout import Facts, Rollout, TrafficChange, advance
+from services.inference.rollout import scale as scaled
+
+NEVER = 2**62
+"""A routing table that is never in force."""
 
 metadata = MetaData()
 deployments = Table(
@@ -52,6 +58,9 @@ deployments = Table(
     Column("message", Text, nullable=False),
     Column("latest", Integer, nullable=False),
     Column("live", Integer),
+    Column("paused", Boolean, nullable=False, server_default=false()),
+    Column("shares", Json),
+    Column("reason", Text, nullable=False, server_default=""),
     Column("create_time", UtcTime, nullable=False),
     Column("update_time", UtcTime, nullable=False),
     PrimaryKeyConstraint("project", "deployment"),
@@ -69,6 +78,12 @@ revisions = Table(
     Column("state", String(16), nullable=False),
     Column("message", Text, nullable=False),
     Column("weight", Integer),
+    Column("mirror", Integer, nullable=False, server_default="0"),
+    Column("stage", Integer, nullable=False, server_default="0"),
+    Column("stage_time", UtcTime),
+    Column("quality", Json),
+    Column("wanted", Integer),  # NULL is what the spec says
+    Column("asleep", Boolean, nullable=False, server_default=false()),
     Column("routed_in", BigInteger, nullable=False),
     Column("replicas_made", Integer, nullable=False),
     Column("create_time", UtcTime, nullable=False),
@@ -95,6 +110,7 @@ replicas = Table(
     Column("grpc_port", Integer),
     Column("failures", Integer, nullable=False),
     Column("failed_epoch", BigInteger, nullable=False),
+    Column("left_in", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("project", "job"),
     Index("replicas_revision", "project", "deployment", "revision"),
 )
@@ -106,6 +122,20 @@ routing = Table(
     Column("number", BigInteger, nullable=False),
     Column("confirmed", BigInteger, nullable=False),
 )
+# What was live when: never changed but for the time of its effect, and never deleted.
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("shares", Json, nullable=False),  # of each revision's number: percent, and percent of copies
+    Column("reason", Text, nullable=False),
+    Column("routed_in", BigInteger, nullable=False),
+    Column("request_time", UtcTime, nullable=False),
+    Column("effect_time", UtcTime),
+    Index("traffic_deployment", "project", "deployment", "number"),
+)
 records.add_to(metadata)
 
 
@@ -115,6 +145,34 @@ class Routing:
 
     number: int
     confirmed: int
+
+
+def revision(tx: Tx, name: RevisionName) -> Revision:
+    """One revision, without its replicas.
+
+    Raises:
+        RevisionNotFound: there never was one of this name.
+    """
+    where = (*_of(revisions, name), revisions.c.number == _number(name))
+    row = tx.execute(select(revisions).where(*where)).one_or_none()
+    if row is None:
+        raise RevisionNotFound(f"{name} does not exist: see `aios deployment history`.", name=str(name))
+    return rows.revision(row, {})
+
+
+def live_before(tx: Tx, name: DeploymentName, number: int) -> Revision | None:
+    """The revision that was live last, of those other than `number`."""
+    where = (*_of(revisions, name), revisions.c.live_time.is_not(None), revisions.c.number != number)
+    row = tx.execute(
+        select(revisions).where(*where).order_by(revisions.c.live_time.desc()).limit(1)
+    ).one_or_none()
+    return rows.revision(row, {}) if row else None
+
+
+def note_quality(tx: Tx, name: RevisionName, quality: Mapping[str, float]) -> None:
+    """Keep the figures that were reported of a revision."""
+    where = (*_of(revisions, name), revisions.c.number == _number(name))
+    tx.execute(update(revisions).where(*where).values(quality=dict(quality)))
 
 
 def get(tx: Tx, name: DeploymentName) -> Deployment:
@@ -216,6 +274,8 @@ def settle(
     event: str = "",
     drained: frozenset[int] = frozenset(),
     overdue: frozenset[JobName] = frozenset(),
+    idle: frozenset[JobName] = frozenset(),
+    decision: Decision | None = None,
 ) -> Rollout | None:
     """Take the next step from `after` and store what is then different from `before`, and announce it.
 
@@ -223,7 +283,7 @@ def settle(
         What the deployment became; None when nothing is left of it.
     """
     now = routing_state(tx)
-    after = advance(after, Facts(tx.now(), now.confirmed, now.number + 1, drained, overdue))
+    after = advance(after, Facts(tx.now(), now.confirmed, now.number + 1, drained, overdue, idle, decision))
     _save_revisions(tx, before, after)
     if after.gone:
         tx.execute(delete(deployments).where(*_of(deployments, after.deployment.name)))
@@ -239,7 +299,15 @@ def settle(
         _emit(tx, after.deployment, event or told)
     if event == "created" or routes.route(after) != routes.route(before):
         _change_table(tx, after)
+    if after.shares != before.shares:
+        _note_traffic(tx, after, now.number + 1)
     return None if after.gone else after
+
+
+def scale(tx: Tx, name: DeploymentName, wanted: Mapping[int, int]) -> None:
+    """Have so many replicas of a deployment's revisions, by number, from now on."""
+    before = rollout(tx, name)
+    settle(tx, before, scaled(before, wanted))
 
 
 def change_replica(tx: Tx, job: JobName, change: Callable[[Replica], Replica]) -> bool:
@@ -272,6 +340,24 @@ def routing_state(tx: Tx) -> Routing:
 def confirm(tx: Tx, number: int) -> None:
     """A routing table is in force."""
     tx.execute(update(routing).where(routing.c.confirmed < number).values(confirmed=number))
+    waiting = update(traffic).where(traffic.c.effect_time.is_(None), traffic.c.routed_in <= number)
+    tx.execute(waiting.values(effect_time=tx.now()))
+
+
+def traffic_page(tx: Tx, name: DeploymentName, request: ListRequest) -> tuple[list[TrafficChange], str]:
+    """One page of the changes of a deployment's shares, newest first, also after the deployment is gone."""
+    query = select(traffic).where(*_of(traffic, name))
+    found, token = Page.of(request).fetch(tx, query, by=(traffic.c.number,), descending=True)
+    return [rows.traffic_change(row) for row in found], token
+
+
+def _note_traffic(tx: Tx, after: Rollout, table: int) -> None:
+    """Add to the history of who got which share. What no table was in force with never took effect."""
+    name = after.deployment.name
+    superseded = (*_of(traffic, name), traffic.c.effect_time.is_(None))
+    tx.execute(update(traffic).where(*superseded).values(routed_in=NEVER))
+    change = TrafficChange(name, after.shares, after.deployment.reason, tx.now(), None)
+    tx.execute(insert(traffic).values(rows.of_traffic_change(change) | {"routed_in": table}))
 
 
 def _save_revisions(tx: Tx, before: Rollout, after: Rollout) -> None:
@@ -363,6 +449,15 @@ def _of(table: Table, name: DeploymentName | RevisionName | None) -> tuple[Colum
 
 def _missing(name: DeploymentName) -> DeploymentNotFound:
     return DeploymentNotFound(f"{name} does not exist: see `aios deployment list`.", name=str(name))
+
+
+def _number(name: RevisionName) -> int:
+    """Its number; one that no revision has where the name says none."""
+    return (
+        int(name.revision)
+        if name.revision.isascii() and name.revision.isdigit() and len(name.revision) < 10
+        else 0
+    )
 
 
 def _key(revision: Revision) -> dict[str, Any]:

@@ -7,9 +7,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aios.names import DeploymentName
-from services.inference import deployments, replicas, rollout
+from aios.names import DeploymentName, JobName
+from services.inference import deployments, policies, replicas, rollout
 from services.inference.deployments import Deployment, Spec
+from services.inference.gates import Decision, Step
+from services.inference.policies import Kind
+from services.inference.policies import Rollout as Policy
 from services.inference.replicas import FAILURES_MAX, Address, JobNews, Replica
 from services.inference.revisions import Artifact, Revision, State
 from services.inference.rollout import Facts, Rollout, advance
@@ -17,6 +20,8 @@ from services.inference.routes import DeploymentRoute, RevisionRoute, route
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAME = DeploymentName("demo", "web")
+CANARY = Policy(Kind.CANARY)
+POLICIES = (Policy(), CANARY, Policy(Kind.BLUE_GREEN), Policy(Kind.SHADOW))
 ADDRESS = Address("127.0.0.1", 8000, 8001)
 CANCELLED = JobNews(True, False, False, True, False, 9, "cancelled")
 
@@ -24,17 +29,27 @@ CANCELLED = JobNews(True, False, False, True, False, 9, "cancelled")
 class World:
     """One deployment, the routing tables it made, and the one that Envoy has."""
 
-    def __init__(self, replicas_wanted: int = 1) -> None:
+    def __init__(self, replicas_wanted: int = 1, policy: Policy = Policy()) -> None:  # noqa: B008
         self.now = self.confirmed = self.in_force = 0
         self.tables: dict[int, DeploymentRoute | None] = {}
-        spec = Spec("projects/demo/models/m/versions/1", replicas_wanted)
+        spec = Spec(
+            "projects/demo/models/m/versions/1",
+            replicas_wanted,
+            rollout=policies.complete_rollout(policy),
+        )
         self.rollout = Rollout(Deployment(NAME, spec, 0, NOW, NOW), ())
         self.update()
 
-    def take(self, after: Rollout, drained: frozenset[int] = frozenset()) -> None:
+    def take(
+        self,
+        after: Rollout,
+        drained: frozenset[int] = frozenset(),
+        idle: frozenset[JobName] = frozenset(),
+        decision: Decision | None = None,
+    ) -> None:
         """Take a step and number the routing table that comes of it, as the store does."""
         number = max(self.tables, default=0)
-        facts = Facts(NOW, self.confirmed, number + 1, drained)
+        facts = Facts(NOW, self.confirmed, number + 1, drained, idle=idle, decision=decision)
         stepped = advance(after, facts)
         assert advance(stepped, facts) == stepped, "a step taken twice is one step"
         if not self.tables or route(stepped) != route(self.rollout):
@@ -44,7 +59,13 @@ class World:
     def update(self) -> None:
         number = self.rollout.deployment.latest + 1
         deployment = replace(self.rollout.deployment, latest=number)
-        made = Revision(deployment.revision(number), deployment.spec, Artifact("", b""), NOW)
+        made = Revision(
+            deployment.revision(number),
+            deployment.spec,
+            Artifact("", b""),
+            NOW,
+            wanted=deployment.spec.replicas,
+        )
         self.take(Rollout(deployment, (*self.rollout.revisions, made)))
 
     def change(self, before: Replica, after: Replica) -> None:
@@ -66,7 +87,18 @@ class World:
 
     def drain(self) -> None:
         idle = {each.number for each in self.rollout.revisions if rollout.drains(each, self.confirmed)}
-        self.take(self.rollout, frozenset(idle))
+        left = self.replicas(replicas.State.LEAVING)
+        unused = frozenset(each.job for each in left if each.left_in <= self.confirmed)
+        self.take(self.rollout, frozenset(idle), unused)
+
+    def scale(self, wanted: int) -> None:
+        self.take(rollout.scale(self.rollout, {each.number: wanted for each in self.rollout.revisions}))
+
+    def decide(self, step: Step, reason: str = "so it was decided") -> None:
+        """About the stage that is in force, as the reconciler does."""
+        trial = self.rollout.trial
+        if trial is not None and trial.stage_time:
+            self.take(self.rollout, decision=Decision(step, trial.number, trial.stage, reason))
 
     def replicas(self, *states: replicas.State) -> list[Replica]:
         found = [each for revision in self.rollout.revisions for each in revision.replicas]
@@ -82,10 +114,11 @@ class World:
 
     def settle(self) -> None:
         """Let everything go well until nothing changes any more."""
-        for _ in range(20):
+        for _ in range(30):
             before = self.rollout, self.confirmed
             for step in (self.ready_all, self.apply_routes, self.confirm, self.drain, self.end_stopped):
                 step()
+            self.decide(Step.NEXT)
             if before == (self.rollout, self.confirmed):
                 return
         raise AssertionError("it never comes to rest")
@@ -243,12 +276,124 @@ def test_a_revision_without_a_replica_asks_for_no_requests_so_that_the_gateway_w
     assert routed(world)[0].weight == 100
 
 
+def on_trial(policy: Policy = CANARY) -> World:
+    world = World(policy=policy)
+    world.settle()
+    world.update()
+    world.ready_all()
+    world.apply_routes()
+    world.confirm()
+    return world
+
+
+def shares(world: World) -> dict[int, tuple[int, int]]:
+    return {number: tuple(share) for number, share in world.rollout.shares.items()}
+
+
+def test_a_canary_gets_its_share_and_more_at_each_step_until_it_is_live() -> None:
+    world = on_trial()
+    assert (world.revision(2).state, shares(world)) == (State.TRIAL, {1: (90, 0), 2: (10, 0)})
+    assert world.rollout.deployment.state is deployments.State.UPDATING
+    assert "revision 2 on trial gets 10% of the requests, step 1 of 2" in world.rollout.deployment.message
+    world.decide(Step.WAIT)
+    assert shares(world) == {1: (90, 0), 2: (10, 0)}
+    world.decide(Step.NEXT, "30 s went well")
+    assert shares(world) == {1: (50, 0), 2: (50, 0)}
+    assert world.rollout.deployment.reason == "revision 2 goes on to 50%: 30 s went well"
+    assert world.revision(2).stage_time is None, "the new shares are not in force yet"
+    world.decide(Step.NEXT)
+    assert shares(world) == {1: (50, 0), 2: (50, 0)}, "so nothing is known of them"
+    world.apply_routes()
+    world.confirm()
+    world.decide(Step.NEXT)
+    assert (shares(world), world.revision(2).state) == ({2: (100, 0)}, State.TRIAL)
+    world.settle()
+    assert (world.revision(2).state, world.revision(1).state) == (State.LIVE, State.RETIRED)
+
+
+def test_a_trial_that_fails_gives_every_request_back_and_says_why() -> None:
+    world = on_trial()
+    world.decide(Step.BACK, "31% failed")
+    assert shares(world) == {1: (100, 0)}
+    assert world.revision(2).weight == 0, "its last requests end"
+    deployment = world.rollout.deployment
+    assert deployment.state is deployments.State.DEGRADED
+    assert deployment.message == "revision 2 was rolled back: 31% failed; revision 1 answers"
+    world.settle()
+    assert (world.revision(1).state, world.revision(2).state) == (State.LIVE, State.FAILED)
+    assert world.revision(2).replicas == ()
+
+
+def test_a_shadow_answers_nobody_until_it_is_promoted() -> None:
+    world = on_trial(Policy(Kind.SHADOW, mirror_percent=40))
+    assert shares(world) == {1: (100, 0), 2: (0, 40)}
+    promoted = rollout.promote(world.rollout, "by alice")
+    assert promoted is not None
+    world.take(promoted)
+    assert shares(world) == {2: (100, 0)}
+    assert world.rollout.deployment.reason == "revision 2 is promoted: by alice"
+    assert rollout.promote(world.rollout, "by alice") is None
+
+
+def test_a_green_revision_stands_ready_without_requests() -> None:
+    world = on_trial(Policy(Kind.BLUE_GREEN))
+    assert (shares(world), world.revision(2).weight) == ({1: (100, 0)}, 0)
+    assert [each.revision.revision for each in routed(world)] == ["1", "2"], "Envoy keeps it warm"
+
+
+def test_a_canary_whose_replicas_keep_failing_is_rolled_back() -> None:
+    world = on_trial()
+    for _ in range(FAILURES_MAX):
+        (broken,) = world.revision(2).replicas
+        world.change(broken, failed(broken, "out of memory"))
+    assert world.rollout.deployment.message.startswith("revision 2 was rolled back: out of memory")
+
+
+def test_a_newer_revision_ends_a_trial() -> None:
+    world = on_trial()
+    world.update()
+    assert (world.revision(2).state, shares(world)) == (State.DRAINING, {1: (100, 0)})
+
+
+def test_fewer_replicas_end_once_their_requests_have() -> None:
+    world = live(replicas_wanted=3)
+    world.scale(1)
+    kept, *rest = world.revision(1).replicas
+    assert kept.state is replicas.State.READY
+    assert {each.state for each in rest} == {replicas.State.LEAVING}
+    assert [each.job for each in routed(world)[0].endpoints] == [kept.job]
+    world.drain()
+    assert not world.replicas(replicas.State.STOPPING), "Envoy may still have them"
+    world.apply_routes()
+    world.confirm()
+    world.drain()
+    assert len(world.replicas(replicas.State.STOPPING)) == 2
+    world.settle()
+    world.scale(2)
+    assert [each.job.job for each in world.replicas()] == ["web-r1-0", "web-r1-3"]
+
+
+def test_at_zero_requests_are_held_until_a_replica_answers() -> None:
+    world = live()
+    world.scale(0)
+    assert world.rollout.deployment.state is deployments.State.ASLEEP
+    (entry,) = routed(world)
+    assert (entry.asleep, entry.weight, entry.endpoints) == (True, 100, ())
+    world.settle()
+    assert not world.replicas()
+    world.scale(1)
+    assert routed(world)[0].asleep, "until it answers"
+    world.settle()
+    assert (routed(world)[0].asleep, len(routed(world)[0].endpoints)) == (False, 1)
+    assert world.rollout.deployment.state is deployments.State.READY
+
+
 class Rollouts(RuleBasedStateMachine):
     """Every order of events that can happen."""
 
-    @initialize(wanted=st.integers(1, 3))
-    def start(self, wanted: int) -> None:
-        self.world = World(wanted)
+    @initialize(wanted=st.integers(1, 3), policy=st.sampled_from(POLICIES))
+    def start(self, wanted: int, policy: Policy) -> None:
+        self.world = World(wanted, policy)
 
     @precondition(lambda self: not self.world.rollout.deleting and self.world.rollout.deployment.latest < 5)
     @rule()
@@ -272,6 +417,14 @@ class Rollouts(RuleBasedStateMachine):
     @rule(data=st.data())
     def somebody_cancels_a_job(self, data: st.DataObject) -> None:
         self._change(data, lambda each: replicas.follow(each, CANCELLED))
+
+    @rule(step=st.sampled_from(Step))
+    def the_gates_decide(self, step: Step) -> None:
+        self.world.decide(step)
+
+    @rule(wanted=st.integers(0, 3))
+    def somebody_scales(self, wanted: int) -> None:
+        self.world.scale(wanted)
 
     @rule()
     def stopped_jobs_end(self) -> None:
@@ -301,19 +454,29 @@ class Rollouts(RuleBasedStateMachine):
             if each.weight:
                 revision = next(one for one in self.world.rollout.revisions if one.name == each.revision)
                 assert revision.weight is not None
-                assert all(one.state is not replicas.State.STOPPING for one in revision.replicas)
+                routed = {endpoint.job for endpoint in each.endpoints}
+                stopping = {one.job for one in revision.replicas if one.state is replicas.State.STOPPING}
+                assert not routed & stopping
 
     @invariant()
-    def one_revision_at_most_takes_requests_and_it_has_not_failed(self) -> None:
+    def who_takes_requests_has_not_failed_and_shares_add_up(self) -> None:
         revisions = self.world.rollout.revisions
-        routed = [each for each in revisions if each.weight]
-        assert len(routed) <= 1
-        assert all(each.state in (State.STARTING, State.LIVE) for each in routed)
+        routed = [each for each in revisions if each.weight or each.mirror]
+        assert sum(each.weight or 0 for each in revisions) in (0, 100)
+        assert all(each.state in (State.STARTING, State.TRIAL, State.LIVE) for each in routed)
         assert sum(each.state is State.LIVE for each in revisions) <= 1
+        assert sum(bool(each.mirror) for each in revisions) <= 1
+
+    @invariant()
+    def a_revision_that_is_live_keeps_its_requests_until_another_one_has_them(self) -> None:
+        rollout = self.world.rollout
+        if rollout.live and not rollout.deleting:
+            assert sum(each.weight or 0 for each in rollout.revisions) == 100
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
+        self.world.scale(1)
         self.world.settle()
         revisions = self.world.rollout.revisions
         if self.world.rollout.deleting:

@@ -1,0 +1,154 @@
+"""What revisions did lately, out of the counters that the gateway reads from Envoy. Pure; time is an argument.
+
+Nothing is stored: after a restart of this process windows begin anew, and trials take longer by what was forgotten.
+Counters that went back are a new Envoy's, which starts at zero.
+"""
+
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from services.inference.gates import Figures
+
+KEEP_SECONDS = 900.0
+"""The longest window. A trial's step that lasts longer is judged by its last quarter of an hour."""
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted of one revision, ever growing but for `in_flight`."""
+
+    requests: int = 0
+    errors: int = 0
+    in_flight: int = 0
+    bounds_millis: tuple[float, ...] = ()
+    within: tuple[int, ...] = ()
+    held: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Counts at one moment of the monotonic clock, summed up over every Envoy so far."""
+
+    at: float
+    counts: Counts
+
+
+class Monitor(Generic[K]):
+    """A history of counts for each key."""
+
+    def __init__(self) -> None:
+        self._samples: dict[K, deque[Sample]] = {}
+        self._raw: dict[K, Counts] = {}
+        self._active: dict[K, float] = {}
+
+    def note(self, key: K, counts: Counts, at: float) -> None:
+        """Take what was counted."""
+        history = self._samples.setdefault(key, deque())
+        before = self._raw.get(key)
+        self._raw[key] = counts
+        if not history or before is None:
+            # What was counted before we looked is nobody's.
+            history.append(Sample(at, Counts(in_flight=counts.in_flight)))
+            self._active[key] = at
+            return
+        more = grown(before, counts)
+        total = _sum(history[-1].counts, more)
+        if more.requests or more.held or counts.in_flight:
+            self._active[key] = at
+        history.append(Sample(at, total))
+        while history[0].at < at - KEEP_SECONDS:
+            history.popleft()
+
+    def keep(self, keys: frozenset[K]) -> None:
+        """Forget every other key."""
+        for known in (self._samples, self._raw, self._active):
+            for key in known.keys() - keys:
+                del known[key]
+
+    def since(self, key: K, at: float) -> Figures:
+        """What was done from `at` until now."""
+        return figures(*self.window(key, at))
+
+    def window(self, key: K, at: float) -> tuple[Sample, Sample]:
+        """The last sample before `at`, or the first, and the newest. Both are empty where nothing is known."""
+        history = self._samples.get(key)
+        if not history:
+            nothing = Sample(at, Counts())
+            return nothing, nothing
+        times = [each.at for each in history]
+        return history[max(bisect_right(times, at) - 1, 0)], history[-1]
+
+    def samples(self, key: K, at: float) -> Sequence[Sample]:
+        """Those since `at`."""
+        return [each for each in self._samples.get(key, ()) if each.at >= at]
+
+    def idle(self, key: K, at: float) -> float:
+        """Seconds without a request, as far as is known; 0 for one that is not known."""
+        return at - self._active[key] if key in self._active else 0.0
+
+    def held(self, key: K) -> bool:
+        """Whether the newest counts tell of a request that found nobody."""
+        history = self._samples.get(key)
+        return history is not None and len(history) > 1 and history[-1].counts.held > history[-2].counts.held
+
+
+def figures(first: Sample, last: Sample) -> Figures:
+    """What was done between two samples."""
+    done = grown(first.counts, last.counts)
+    return Figures(done.requests, done.errors, quantile(done, 0.99))
+
+
+def quantile(counts: Counts, share: float) -> float:
+    """The time in milliseconds that this share of the requests did not exceed; NaN without requests.
+
+    Interpolated within the range that it falls in; above the last bound, that bound.
+    """
+    total = counts.within[-1] if counts.within else 0
+    if not total:
+        return math.nan
+    rank = share * total
+    before, low = 0, 0.0
+    for high, within in zip(counts.bounds_millis, counts.within, strict=True):
+        if within >= rank:
+            return low if math.isinf(high) else low + (high - low) * (rank - before) / max(1, within - before)
+        before, low = within, high
+    return low
+
+
+def grown(before: Counts, after: Counts) -> Counts:
+    """What came on top; all of it where the counters started again."""
+    if after.requests < before.requests or after.held < before.held:
+        return after
+    if len(after.within) == len(before.within):
+        within = tuple(max(0, b - a) for a, b in zip(before.within, after.within, strict=True))
+    else:  # Envoy tells of times only once there were some
+        within = () if before.within else after.within
+    return Counts(
+        after.requests - before.requests,
+        max(0, after.errors - before.errors),
+        after.in_flight,
+        after.bounds_millis,
+        within,
+        after.held - before.held,
+    )
+
+
+def _sum(total: Counts, more: Counts) -> Counts:
+    if len(total.within) == len(more.within):
+        within = tuple(a + b for a, b in zip(total.within, more.within, strict=True))
+    else:
+        within = more.within or total.within
+    return Counts(
+        total.requests + more.requests,
+        total.errors + more.errors,
+        more.in_flight,
+        more.bounds_millis or total.bounds_millis,
+        within,
+        total.held + more.held,
+    )
