@@ -22,6 +22,7 @@ from gateway.identity import keys
 from gateway.identity import store as identity_store
 from gateway.identity.identity import Identity
 from gateway.identity.servicer import IdentityServicer
+from gateway.openai.app import OpenAI
 from gateway.telemetry import servicer as telemetry
 from gateway.telemetry.collector import Collector
 from gateway.telemetry.events import EventServicer
@@ -62,7 +63,9 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
         for domain, service in SERVICE_OF_DOMAIN.items()
     }
     stopping = asyncio.Event()
-    web = http_app.build(channels, stopping)
+    openai = OpenAI(channels, settings.envoy_address)
+    stack.push_async_callback(openai.close)
+    web = http_app.build(channels, stopping, openai.routes())
     sampler = Sampler()
     collector = Collector(settings.collector_address) if settings.collector_address else None
     edge = Edge(settings, who, sampler.wanted)

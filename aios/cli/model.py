@@ -1,5 +1,6 @@
-"""`aios model`: list, get, versions, alias, log, pull, rm."""
+"""`aios model`: list, get, versions, register, alias, log, pull, rm."""
 
+import json
 from pathlib import Path
 
 import click
@@ -85,6 +86,36 @@ def versions(name: str) -> None:
     """The versions of a model, newest first."""
     with connected() as client:
         output.emit_list(client.models.versions(name), VERSION, none="No version yet.")
+
+
+@model.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("name")
+@click.option(
+    "--signature", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON of what it takes and gives; a language model's directory says it by itself.",
+)  # fmt: skip
+@common
+def register(source: Path, name: str, signature: Path | None) -> None:
+    """Store SOURCE, a file or a directory, as the next version of the model NAME.
+
+    A directory in Hugging Face's layout (config.json, tokenizer.json, *.safetensors) is a language model: one that
+    generates where its architecture ends in ForCausalLM, else one that makes embeddings.
+    """
+    from google.protobuf.json_format import ParseDict, ParseError
+
+    from aios.common.v1.tensor_pb2 import Signature
+    from aios.errors import InvalidArgument
+
+    said = None
+    if signature is not None:
+        try:
+            said = ParseDict(json.loads(signature.read_text()), Signature())
+        except (ParseError, ValueError) as error:
+            raise InvalidArgument.of("signature", f"{signature} cannot be read: {error}") from None
+    with connected() as client, Transfer() as transfer:
+        made = client.models.register(source, name, said, progress=transfer.report)
+    output.emit(made, VERSION)
 
 
 @model.command()

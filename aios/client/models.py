@@ -1,13 +1,17 @@
 """The model registry, and the lineage of whatever has a name."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from aios.client import transfer
-from aios.client.connection import Connection, pages
+from aios.client import signatures, transfer
+from aios.client.connection import Connection, pages, request_id
 from aios.client.pull import pull
+from aios.common.v1 import tensor_pb2
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1 import data_service_pb2_grpc, model_pb2
+from aios.errors import AlreadyExists
 from aios.names import ModelName, ModelVersionName
 
 
@@ -40,6 +44,33 @@ class Models:
         request = pb.ListModelVersionsRequest(parent=parent)
         async for each in pages(self._stub.ListModelVersions, request, "model_versions", limit):
             yield each
+
+    async def register(
+        self,
+        source: str | Path,
+        name: str,
+        signature: tensor_pb2.Signature | None = None,
+        *,
+        card: str = "",
+        progress: transfer.Report | None = None,
+    ) -> model_pb2.ModelVersion:
+        """Store files as the next version of a model, which is made where there is none.
+
+        Args:
+            source: A file, or a directory.
+            signature: What the model takes and gives; a language model's directory says it by itself.
+        """
+        model = self._connection.name(ModelName, name)
+        signature = signature or await asyncio.to_thread(signatures.of_directory, Path(source))
+        files = await transfer.push(self._store, Path(source), progress)
+        with suppress(AlreadyExists):
+            await self._stub.CreateModel(
+                pb.CreateModelRequest(parent=model.parent, model_id=model.model, request_id=request_id())
+            )
+        version = model_pb2.ModelVersion(files=files, signature=signature, card=card)
+        return await self._stub.CreateModelVersion(
+            pb.CreateModelVersionRequest(parent=str(model), model_version=version, request_id=request_id())
+        )
 
     async def set_alias(self, name: str, alias: str) -> model_pb2.Model:
         """Point an alias at a version, moving it when it exists."""

@@ -15,13 +15,15 @@ from opentelemetry.sdk.trace import SpanProcessor
 
 from aios.errors import FailedPrecondition
 from aios.runtime import telemetry
-from services.inference.replica import probe, repository, spans
+from services.inference.replica import language, probe, repository, spans
 from services.inference.replica.download import fetch
+from services.inference.replica.language import Language
 from services.inference.replica.probe import Probe, ProbeFailed
 from services.inference.replica.repository import Backend
 from services.inference.replica.server import STOP_SECONDS, Ports, Server
 from services.inference.replica.spec import Download, ReplicaSpec, State
 from services.inference.replica.triton import Triton
+from services.inference.replica.weights import Weights
 
 REPORT_SECONDS = 2.0
 """Between reports; the inference service gives a silent replica up after several."""
@@ -66,6 +68,18 @@ class ServerEnded(FailedPrecondition):
 
 
 @dataclass(frozen=True)
+class _Running:
+    """What answers."""
+
+    server: Server
+    check: Probe
+    warm_seconds: float
+    """What one inference takes."""
+    weights: Weights | None
+    """Of a language model."""
+
+
+@dataclass(frozen=True)
 class Replica:
     """Everything that one attempt at serving needs; `serve` is its whole life."""
 
@@ -90,38 +104,57 @@ class Replica:
         """
         with closing(await spans.receive(self.scratch / "spans", self.span_processor, self.span_resource)):
             with telemetry.span("replica.start", traceparent=self.traceparent):
-                server, check, warm_seconds = await self._start()
+                running = await self._start()
             try:
-                await self._stay(server, check, warm_seconds)
+                await self._stay(running)
             finally:
-                await check.close()
+                await running.check.close()
+                if running.weights is not None:
+                    await running.weights.stop()
 
-    async def _start(self) -> tuple[Server, Probe, float]:
+    async def _start(self) -> "_Running":
         await self.control.report(State.STARTING, "")
         spec = await self.control.spec()
         model = self.scratch / "repository" / spec.deployment_id
         with telemetry.span("model.fetch") as span:
             files = await self.control.downloads(spec.model_version)
-            config = self._config(spec, files)  # first: it refuses what cannot be served
+            kind = language.language((each.path for each in files), spec.signature)
+            # First: it refuses what cannot be served.
+            config = language.config_text(spec, kind) if kind else self._config(spec, files)
             span.set_attribute("aios.bytes", await fetch(files, model))
         (model / "config.pbtxt").write_text(config)
-        if self.triton.backend is Backend.PYTHON:
-            shutil.copy(Path(__file__).with_name("model.py"), model / repository.VERSION / "model.py")
+        if kind or self.triton.backend is Backend.PYTHON:
+            source = Path(__file__).with_name("text_model.py" if kind else "model.py")
+            shutil.copy(source, model / repository.VERSION / "model.py")
+            shutil.copy(source.with_name("stub.py"), model / repository.VERSION)
         environment = self.triton.environment(self.threads, self.environment)
         environment[spans.SPAN_SOCKET] = "spans"  # in the server's working directory
-        check = Probe(self.ports.host, self.ports.http, spec.deployment_id, spec.signature)
+        check = Probe(
+            self.ports.host,
+            self.ports.http,
+            spec.deployment_id,
+            spec.signature,
+            generates=kind is Language.GENERATE,
+        )
         with telemetry.span("model.load"):
+            weights = None
+            if kind:
+                artifacts = model / repository.VERSION / repository.ARTIFACTS
+                weights = await Weights.start(kind, artifacts, self.scratch, environment)
             server = await Server.start(
                 self.triton, model.parent, spec.deployment_id, self.ports, environment
             )
             try:
-                return server, check, await first_answer(server, check)
+                return _Running(server, check, await first_answer(server, check), weights)
             except BaseException:
                 await server.stop(0)
                 await check.close()
+                if weights is not None:
+                    await weights.stop()
                 raise
 
-    async def _stay(self, server: Server, check: Probe, warm_seconds: float) -> None:
+    async def _stay(self, running: "_Running") -> None:
+        server, check, warm_seconds = running.server, running.check, running.warm_seconds
         _log.info("ready: one inference takes %.1f ms", warm_seconds * 1000)
         grace = 0.0  # what has failed does not shut down in good order either: that was seen to hang
         try:
@@ -130,6 +163,7 @@ class Replica:
                 _ended(server),
                 _child_ended(server),
                 self._report_ready(),
+                *([running.weights.ended()] if running.weights is not None else []),
             )
         except asyncio.CancelledError:
             grace = STOP_SECONDS

@@ -1,39 +1,20 @@
 """An ONNX model in Triton's Python backend, copied into the model repository as `model.py`.
 
 Runs in Triton's stub process, in the model environment (numpy 1.26, onnxruntime): it imports nothing
-of the platform. For each traced request it sends the compute span to the supervisor as part of one
-JSON datagram; a request never waits for its trace.
+of the platform but what is copied beside it.
 """
 
-import contextlib
 import json
-import os
-import re
-import secrets
-import socket
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import stub
 import triton_python_backend_utils as pb
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
-
-SPAN_SOCKET = "AIOS_SPAN_SOCKET"
-"""Names the supervisor's datagram socket, relative to the working directory."""
-
-LIFELINE = "AIOS_LIFELINE_FD"
-"""`{fd}:{path}`: read end of a pipe whose write end only the supervisor holds, prefix of our shared memory."""
-
-SPANS_PER_DATAGRAM_MAX = 256
-"""~25 KiB: well below a socket's default send buffer of 208 KiB."""
-
-ERROR_CHARACTERS_MAX = 500
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 ORT_TYPES = {
     "TYPE_BOOL": "tensor(bool)",
@@ -60,7 +41,7 @@ class TritonPythonModel:
     """What Triton's Python backend calls: `initialize` once, then `execute` for each batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        _die_with_supervisor()
+        stub.die_with_supervisor()
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         options = ort.SessionOptions()
@@ -75,7 +56,7 @@ class TritonPythonModel:
         self._batches: bool = config["max_batch_size"] > 0
         _check("input", self._inputs, self._session.get_inputs())
         _check("output", self._outputs, self._session.get_outputs())
-        self._spans = Spans({"aios.model": args["model_name"], "aios.revision": parameters["revision"]})
+        self._spans = stub.Spans({"aios.model": args["model_name"], "aios.revision": parameters["revision"]})
 
     def execute(self, requests: list[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
@@ -96,7 +77,13 @@ class TritonPythonModel:
                 for index in group:
                     responses[index] = _failed(error)
             rows = sum(len(ready[index][0]) for index in group) if self._batches else 1
-            self._spans.send((requests[index] for index in group), began, time.time_ns(), rows, failure)
+            self._spans.send(
+                (stub.sampled_parent(requests[index]) for index in group),
+                began,
+                time.time_ns(),
+                rows,
+                failure,
+            )
         return responses
 
     def _arrays(self, request: Any) -> list[Any]:
@@ -131,43 +118,6 @@ def groups(ready: Mapping[int, list[Any]], *, batches: bool) -> list[list[int]]:
     return list(alike.values())
 
 
-class Spans:
-    """Hands the compute spans of traced requests to the supervisor; drops them when it does not keep up."""
-
-    def __init__(self, attributes: Mapping[str, str]) -> None:
-        self._attributes = dict(attributes)
-        self._path = os.environ.get(SPAN_SOCKET, "")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-
-    def send(self, requests: Iterable[Any], began: int, ended: int, rows: int, failure: str) -> None:
-        """One datagram for the requests of one batch. Times are nanoseconds since the epoch."""
-        parents = [parent for request in requests if (parent := _sampled_parent(request))]
-        for start in range(0, len(parents), SPANS_PER_DATAGRAM_MAX):
-            datagram = {
-                "start": began,
-                "end": ended,
-                "attributes": {**self._attributes, "aios.batch.rows": rows},
-                "error": failure[:ERROR_CHARACTERS_MAX],
-                "spans": [
-                    [trace_id, parent_id, secrets.token_hex(8)]
-                    for trace_id, parent_id in parents[start : start + SPANS_PER_DATAGRAM_MAX]
-                ],
-            }
-            with contextlib.suppress(OSError):
-                self._socket.sendto(json.dumps(datagram).encode(), self._path)
-
-
-def _sampled_parent(request: Any) -> tuple[str, str] | None:
-    """Trace id and parent span id, if the request came with a sampled W3C trace context."""
-    for key, value in json.loads(request.parameters() or "{}").items():
-        if key.lower() == "traceparent" and isinstance(value, str):
-            match = _TRACEPARENT.fullmatch(value)
-            if match and int(match[3], 16) & 1:
-                return match[1], match[2]
-    return None
-
-
 def _check(kind: str, wanted: Sequence[Mapping[str, Any]], found: Sequence[Any]) -> None:
     """Refuse a file whose tensors are not those of the signature: the load fails and says so."""
     types = {each.name: each.type for each in found}
@@ -199,19 +149,3 @@ def _failed(error: Exception) -> Any:
     wrong = isinstance(error, (NotText, InvalidArgument))
     code = pb.TritonError.INVALID_ARG if wrong else pb.TritonError.INTERNAL
     return pb.InferenceResponse(output_tensors=[], error=pb.TritonError(str(error), code))
-
-
-def _die_with_supervisor() -> None:
-    """End this process, and what it shares, when the supervisor was killed. Triton's stubs stay otherwise."""
-    descriptor, _, shared = os.environ.get(LIFELINE, "").partition(":")
-    if not descriptor:
-        return
-
-    def wait() -> None:
-        while os.read(int(descriptor), 1):
-            pass
-        for path in Path(shared).parent.glob(f"{Path(shared).name}*"):
-            path.unlink(missing_ok=True)
-        os._exit(1)
-
-    threading.Thread(target=wait, name="lifeline", daemon=True).start()

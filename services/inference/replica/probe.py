@@ -19,6 +19,10 @@ FAILURES_MAX = 2
 """In a row; one alone may be a hiccup of the machine."""
 
 
+NO_TOKENS = (json.dumps({"text_input": "", "sampling_parameters": '{"max_tokens": 0}'}).encode(), 0)
+"""Asks a model that generates text, which says so as long as it makes steps: a token would wait for all other prompts."""
+
+
 class ProbeFailed(Unavailable):
     """The model does not answer."""
 
@@ -28,11 +32,14 @@ class ProbeFailed(Unavailable):
 class Probe:
     """Asks one model on one local Triton server for a prediction of zeros."""
 
-    def __init__(self, host: str, port: int, model: str, signature: Signature) -> None:
+    def __init__(
+        self, host: str, port: int, model: str, signature: Signature, *, generates: bool = False
+    ) -> None:
         base = f"http://{host}:{port}/v2/models/{model}"
         # Plain HTTP: without `verify=False` 0.1 s of the start goes into loading certificates.
         self._http = httpx.AsyncClient(base_url=base, trust_env=False, verify=False)  # noqa: S501
-        self._body, self._json_bytes = zeros_request(signature)
+        self._path = "/generate" if generates else "/infer"
+        self._body, self._json_bytes = NO_TOKENS if generates else zeros_request(signature)
 
     async def ask(self, timeout: float) -> None:
         """One inference.
@@ -40,9 +47,9 @@ class Probe:
         Raises:
             ProbeFailed: No answer within `timeout` seconds, or an error for an answer.
         """
-        headers = {"inference-header-content-length": str(self._json_bytes)}
+        headers = {"inference-header-content-length": str(self._json_bytes)} if self._json_bytes else {}
         try:
-            answer = await self._http.post("/infer", content=self._body, headers=headers, timeout=timeout)
+            answer = await self._http.post(self._path, content=self._body, headers=headers, timeout=timeout)
         except httpx.TransportError as error:
             problem = f"{type(error).__name__} within {timeout:.1f} s"
             raise ProbeFailed(f"the model does not answer: {problem}") from error

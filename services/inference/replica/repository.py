@@ -80,8 +80,8 @@ def config_text(
         f"name: {_quote(spec.deployment_id)}",
         f'backend: "{backend.value}"',
         f"max_batch_size: {signature.max_batch_size}",
-        *(f"input {{ {_tensor(each)} }}" for each in signature.inputs),
-        *(f"output {{ {_tensor(each)} }}" for each in signature.outputs),
+        *(f"input {{ {fields(each)} }}" for each in signature.inputs),
+        *(f"output {{ {fields(each)} }}" for each in signature.outputs),
         f"instance_group {{ kind: {'KIND_GPU' if gpu else 'KIND_CPU'} count: {instances} }}",
         f"model_warmup {{ {_warmup(spec)} }}",
     ]
@@ -103,7 +103,8 @@ def config_text(
     return "\n".join(lines) + "\n"
 
 
-def _tensor(tensor: Tensor) -> str:
+def fields(tensor: Tensor) -> str:
+    """One input or output, as the configuration has it."""
     # Triton has no scalars: a rank-0 tensor is one element that is reshaped to nothing.
     dims = f"dims: {_list(tensor.shape)}" if tensor.shape else "dims: [1] reshape { shape: [] }"
     return f"name: {_quote(tensor.name)} data_type: {_datatype(tensor)} {dims}"
@@ -124,6 +125,11 @@ def _datatype(tensor: Tensor) -> str:
 
 def _list(values: Sequence[int]) -> str:
     return f"[{', '.join(str(value) for value in values)}]"
+
+
+def line_of(key: str, text: str) -> str:
+    """`key: "text"`."""
+    return f"{key}: {_quote(text)}"
 
 
 def _quote(text: str) -> str:

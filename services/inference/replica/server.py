@@ -84,7 +84,7 @@ class Server:
                 pass_fds=[lifeline],
                 process_group=0,
                 # One system call, no lock and no allocation: safe after a fork in a threaded process.
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         finally:
             os.close(lifeline)
@@ -184,5 +184,6 @@ def arguments(triton: Triton, repository: Path, model: str, ports: Ports, shared
     ]
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For a child, before it becomes its program: SIGKILL when we end."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
