@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Router
+from starlette.routing import BaseRoute, Router
 
 from aios.data.v1 import annotation_service_pb2, data_service_pb2, transform_service_pb2
 from aios.errors import AiosError
@@ -60,12 +60,17 @@ def services() -> list[ServiceDescriptor]:
     return [service for proto in API for service in proto.DESCRIPTOR.services_by_name.values()]
 
 
-def build(channels: Mapping[str, grpc.aio.Channel], stopping: asyncio.Event | None = None) -> Router:
+def build(
+    channels: Mapping[str, grpc.aio.Channel],
+    stopping: asyncio.Event | None = None,
+    more: Sequence[BaseRoute] = (),
+) -> Router:
     """The ASGI application.
 
     Args:
         channels: To each service, by domain.
         stopping: Once set, streams end.
+        more: Routes of other applications.
     """
     routes = Routes(services())
     identity = identity_service_pb2_grpc.IdentityServiceStub(channels["identity"])
@@ -89,6 +94,7 @@ def build(channels: Mapping[str, grpc.aio.Channel], stopping: asyncio.Event | No
             Page("/v2/health/live", ANY_CALLER, _alive, identity),
             # Ready to take predictions: they pass Envoy, which asked us, and need no service of the control plane.
             Page("/v2/health/ready", ANY_CALLER, _alive, identity),
+            *more,
         ],
         default=Transcoder(routes, channels, stopping or asyncio.Event()),
         redirect_slashes=False,
