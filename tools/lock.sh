@@ -19,6 +19,7 @@ compile model requirements/model.in "$@"
 compile triton requirements/triton.in --no-deps "$@"
 compile build requirements/build.in "$@"
 compile supply requirements/supply.in "$@"
+compile mlflow requirements/mlflow.in "$@"
 # What each image of deploy/compose holds: parts of the common lock. Lists of files are read by clients, by jobs and by
 # the data service alone.
 mkdir -p requirements/images

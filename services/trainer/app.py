@@ -12,7 +12,7 @@ from aios.runtime.channel import service_channel
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
 from aios.scheduler.v1 import scheduler_service_pb2_grpc
-from aios.trainer.v1 import sweep_service_pb2_grpc, trainer_service_pb2_grpc
+from aios.trainer.v1 import sweep_service_pb2_grpc, tracking_service_pb2_grpc, trainer_service_pb2_grpc
 from services.trainer import meters, store
 from services.trainer.reconciler import Reconciler
 from services.trainer.service import Trainer
@@ -20,6 +20,8 @@ from services.trainer.servicer import TrainerServicer
 from services.trainer.sweeps.loop import Loop
 from services.trainer.sweeps.service import Sweeps
 from services.trainer.sweeps.servicer import SweepServicer
+from services.trainer.tracking.service import Tracking
+from services.trainer.tracking.servicer import TrackingServicer
 
 
 async def build(settings: Settings, stack: AsyncExitStack) -> App:
@@ -39,12 +41,17 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     jobs = Consumer(bus, db, "trainer-jobs", cloudevents.subject("scheduler", "job"), reconciler.on_job_event)
     sweeps = Sweeps(db, trainer, clock)
     add_sweeps = sweep_service_pb2_grpc.add_SweepServiceServicer_to_server
+    add_tracking = tracking_service_pb2_grpc.add_TrackingServiceServicer_to_server
     add = trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server
     return App(
-        services=[Service(add, TrainerServicer(trainer)), Service(add_sweeps, SweepServicer(sweeps))],
+        services=[
+            Service(add, TrainerServicer(trainer)),
+            Service(add_sweeps, SweepServicer(sweeps)),
+            Service(add_tracking, TrackingServicer(Tracking(db, clock))),
+        ],
         loops=[
             reconciler.run,
-            Loop(db, clock).run,
+            Loop(db, trainer, clock).run,
             jobs.run,
             Relay(db, bus).run,
             *(level.run for level in meters.levels(db)),

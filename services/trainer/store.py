@@ -14,7 +14,7 @@ from services.trainer import mapping
 from services.trainer.metrics import Point
 from services.trainer.runs import EVENT, FINAL, Progress, Run, RunExists, RunNotFound, RunSpec, State
 from services.trainer.tables import metadata as metadata
-from services.trainer.tables import metric_points, runs
+from services.trainer.tables import metric_points, runs, tracked_runs
 
 METRICS_PAGE, METRICS_PAGE_MAX = 1_000, 10_000  # a point is about 60 bytes on the wire
 
@@ -40,25 +40,29 @@ def get(tx: Tx, name: RunName) -> Run:
     row = tx.execute(select(runs).where(_is(name))).one_or_none()
     if row is None:
         raise RunNotFound(f"{name} does not exist.", run=str(name))
-    return _run(row)
+    return run_of(row)
 
 
 def of_job(tx: Tx, job: JobName) -> Run | None:
     """The run that a job works for, if it is one of ours."""
     row = tx.execute(select(runs).where(_is(RunName(job.project, job.job)))).one_or_none()
-    return None if row is None else _run(row)
+    return None if row is None else run_of(row)
 
 
 def page(tx: Tx, project: str, request: ListRequest) -> tuple[list[Run], str]:
     """The runs of a project, newest first, and the next page's token."""
     query = select(runs).where(runs.c.project == project)
     rows, token = Page.of(request).fetch(tx, query, by=(runs.c.create_time, runs.c.run), descending=True)
-    return [_run(row) for row in rows], token
+    return [run_of(row) for row in rows], token
 
 
 def under_way(tx: Tx) -> list[Run]:
-    """Every run that has not ended."""
-    return [_run(row) for row in tx.execute(select(runs).where(runs.c.state.not_in(FINAL)))]
+    """Every run of the platform that has not ended."""
+    tracked = select(tracked_runs.c.run).where(
+        tracked_runs.c.project == runs.c.project, tracked_runs.c.run == runs.c.run
+    )
+    query = select(runs).where(runs.c.state.not_in(FINAL), ~tracked.exists())
+    return [run_of(row) for row in tx.execute(query)]
 
 
 def save(tx: Tx, before: Run, after: Run) -> Run:
@@ -189,7 +193,8 @@ def _columns(run: Run) -> Mapping[str, Any]:
     }
 
 
-def _run(row: Row[Any]) -> Run:
+def run_of(row: Row[Any]) -> Run:
+    """The run in a row of the table."""
     values = dict(row._mapping)
     return Run(
         name=RunName(values.pop("project"), values.pop("run")),

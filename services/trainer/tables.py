@@ -108,3 +108,51 @@ trials = Table(
     Column("end_time", UtcTime),
     PrimaryKeyConstraint("project", "sweep", "number"),
 )
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("id", String(63), nullable=False),
+    Column("name", String(500), nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    PrimaryKeyConstraint("project", "id"),
+    Index("experiments_name", "project", "name", unique=True),
+)
+
+# What MLflow knows of a run. One without a row here is the platform's, in the experiment that is there always.
+tracked_runs = Table(
+    "tracked_runs",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("run", String(63), nullable=False),
+    Column("experiment", String(63), nullable=False),
+    Column("title", String(500), nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    PrimaryKeyConstraint("project", "run"),
+    Index("tracked_runs_experiment", "project", "experiment"),
+)
+
+run_params = Table(
+    "run_params",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("run", String(63), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("value", Text, nullable=False),
+    PrimaryKeyConstraint("project", "run", "key"),
+)
+
+run_tags = Table(
+    "run_tags",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("run", String(63), nullable=False),
+    Column("key", String(300), nullable=False),
+    Column("value", Text, nullable=False),
+    PrimaryKeyConstraint("project", "run", "key"),
+)

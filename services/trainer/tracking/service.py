@@ -1,0 +1,239 @@
+"""What is done with experiments and tracked runs, between their door and their records."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from types import MappingProxyType
+
+from aios.errors import InvalidArgument
+from aios.names import RunName, new_id
+from aios.records import Database, Tx
+from aios.runtime import telemetry
+from aios.runtime.clock import Clock
+from aios.runtime.context import principal
+from services.trainer import metrics, runs
+from services.trainer import store as run_store
+from services.trainer.metrics import Point
+from services.trainer.runs import FINAL, Run, RunNotFound, RunSpec, State
+from services.trainer.tracking import experiments, filters, store
+from services.trainer.tracking.experiments import STATE, Experiment, NotTracked, Said
+from services.trainer.tracking.store import Tracked
+
+SEARCH_SIZE, SEARCH_SIZE_MAX = 1_000, 5_000  # of runs: what fits into a message
+HISTORY_SIZE_MAX = 25_000
+
+
+class Tracking:
+    """Experiments and tracked runs of the caller's project."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    async def create_experiment(self, name: str, tags: Sequence[tuple[str, str]]) -> str:
+        """Make an experiment; returns its id."""
+        now = self._clock.now()
+        words = experiments.said(tags=tags).tags
+        made = Experiment(new_id("e"), experiments.check_name(name), now, now, words)
+        project = principal().project
+        await self._db.write(lambda tx: store.add_experiment(tx, project, made))
+        return made.id
+
+    async def experiment(self, experiment_id: str) -> Experiment:
+        """One experiment by its id."""
+        project, now = principal().project, self._clock.now()
+        return await self._db.read(lambda tx: store.experiment(tx, project, experiment_id, now))
+
+    async def experiment_named(self, name: str) -> Experiment:
+        """One experiment by its name."""
+        project, now = principal().project, self._clock.now()
+        return await self._db.read(lambda tx: store.experiment_named(tx, project, name, now))
+
+    async def experiments(self) -> list[Experiment]:
+        """Every experiment, newest first."""
+        project, now = principal().project, self._clock.now()
+        return await self._db.read(lambda tx: store.all_experiments(tx, project, now))
+
+    async def change_experiment(self, experiment_id: str, change: Callable[[Experiment], Experiment]) -> None:
+        """Store what `change` makes of an experiment."""
+        project, now = principal().project, self._clock.now()
+
+        def write(tx: Tx) -> None:
+            before = store.experiment(tx, project, experiment_id, now)
+            after = change(before)
+            if after != before:
+                store.save_experiment(tx, project, before, replace(after, update_time=now))
+
+        await self._db.write(write)
+
+    async def start(
+        self, experiment_id: str, title: str, user: str, began: int, tags: Sequence[tuple[str, str]]
+    ) -> Tracked:
+        """Take over a run that has begun somewhere."""
+        now = self._clock.now()
+        words = dict(experiments.said(tags=tags).tags)
+        title = title or words.get("mlflow.runName", "")
+        caller = principal()
+        run = Run(
+            name=RunName(caller.project, secrets.token_hex(16)),
+            spec=RunSpec(recipe="", dataset_version="", hyperparameters=MappingProxyType({})),
+            state=State.RUNNING,
+            create_time=experiments.moment(began) if began else now,
+            update_time=now,
+            creator=caller.subject,
+            traceparent=telemetry.current_traceparent(),
+        )
+        placed = experiment_id or experiments.DEFAULT
+        title = title or f"run-{run.name.run[:8]}"
+        words["mlflow.runName"] = title
+        made = Tracked(run, placed, title, user or caller.subject, tags=words, ours=False)
+
+        def write(tx: Tx) -> None:
+            _require_active(store.experiment(tx, caller.project, placed, now))
+            store.add(tx, made)
+
+        await self._db.write(write)
+        return made
+
+    async def get(self, run_id: str) -> Tracked:
+        """One run."""
+        name = _name(run_id)
+        return await self._db.read(lambda tx: store.get(tx, name))
+
+    async def update(self, run_id: str, status: str, ended: int, title: str) -> Tracked:
+        """Say how a tracked run goes."""
+        name, now = _name(run_id), self._clock.now()
+        if status and status not in STATE:
+            raise InvalidArgument.of("status", f"must be one of {', '.join(STATE)}, not {status[:40]!r}")
+
+        def write(tx: Tx) -> Tracked:
+            tracked = _theirs(store.get(tx, name))
+            before = tracked.run
+            state = STATE[status] if status else before.state
+            end = (experiments.moment(ended) if ended else now) if state in FINAL else None
+            kept = before.end_time if state is before.state and not ended else end
+            after = replace(before, state=state, end_time=kept)
+            if after != before:
+                run_store.save(tx, before, replace(after, update_time=now))
+            if title:
+                store.change(tx, name, title=title)
+                store.put_tags(tx, name, {"mlflow.runName": title})
+            return store.get(tx, name)
+
+        return await self._db.write(write)
+
+    async def hide(self, run_id: str, *, hidden: bool) -> None:
+        """Hide a tracked run, or show it again."""
+        name = _name(run_id)
+
+        def write(tx: Tx) -> None:
+            _theirs(store.get(tx, name))
+            store.change(tx, name, deleted=hidden)
+
+        await self._db.write(write)
+
+    async def log(self, run_id: str, said: Said) -> None:
+        """Store what a call says of a run: all of it, or nothing."""
+        name, now = _name(run_id), self._clock.now()
+        points = metrics.check(list(said.points))
+        caller = principal()
+
+        def write(tx: Tx) -> None:
+            before = run_store.get(tx, name)
+            if caller.epoch is not None:
+                runs.check_epoch(before, caller.epoch)
+            store.put_params(tx, name, said.params)
+            store.put_tags(tx, name, said.tags)
+            if "mlflow.runName" in said.tags:
+                store.change(tx, name, title=said.tags["mlflow.runName"])
+            if points:
+                run_store.add_points(tx, name, points)
+                newest = store.newest(tx, name, {point.key for point in points})
+                run_store.save(
+                    tx,
+                    before,
+                    replace(before, metrics=MappingProxyType({**before.metrics, **newest}), update_time=now),
+                )
+
+        await self._db.write(write)
+
+    async def remove_tag(self, run_id: str, key: str) -> None:
+        """Remove a tag of a run."""
+        name = _name(run_id)
+
+        def write(tx: Tx) -> None:
+            run_store.get(tx, name)
+            store.remove_tag(tx, name, key)
+
+        await self._db.write(write)
+
+    async def search(
+        self,
+        experiment_ids: Sequence[str],
+        text: str,
+        view: str,
+        size: int,
+        order_by: Sequence[str],
+        token: str,
+    ) -> tuple[list[Tracked], dict[tuple[RunName, str], tuple[int, datetime]], str]:
+        """A page of runs, where their newest metrics were measured, and the next page's token."""
+        project = principal().project
+        view = experiments.check_view(view, "run_view_type")
+        asked, order = filters.conditions(text, store.TIMES), filters.orders(order_by)
+        if size < 0:
+            raise InvalidArgument.of("max_results", "must not be negative")
+
+        def read(
+            tx: Tx,
+        ) -> tuple[list[Tracked], dict[tuple[RunName, str], tuple[int, datetime]], str]:
+            limit = min(size or SEARCH_SIZE, SEARCH_SIZE_MAX)
+            found, more = store.search(tx, project, experiment_ids, asked, order, view, limit, token)
+            return found, store.steps(tx, [tracked.run for tracked in found]), more
+
+        return await self._db.read(read)
+
+    async def steps(self, tracked: Tracked) -> dict[tuple[RunName, str], tuple[int, datetime]]:
+        """Where a run's newest metrics were measured."""
+        return await self._db.read(lambda tx: store.steps(tx, [tracked.run]))
+
+    async def history(self, run_id: str, key: str, size: int, token: str) -> tuple[list[Point], str]:
+        """A page of one metric's points, and the next page's token."""
+        name = _name(run_id)
+        if size < 0:
+            raise InvalidArgument.of("max_results", "must not be negative")
+
+        def read(tx: Tx) -> tuple[list[Point], str]:
+            run_store.get(tx, name)
+            limit = min(size or HISTORY_SIZE_MAX, HISTORY_SIZE_MAX)
+            return store.history(tx, name, key, limit, token)
+
+        return await self._db.read(read)
+
+
+def _name(run_id: str) -> RunName:
+    """The run of the caller's project; of a job's token, its own alone."""
+    caller = principal()
+    try:
+        name = RunName.parse(f"projects/{caller.project}/runs/{run_id}")
+    except InvalidArgument:
+        raise RunNotFound(f"No run {run_id[:63]!r} in this project.", run=run_id[:63]) from None
+    if caller.job is not None and caller.job != f"projects/{name.project}/jobs/{name.run}":
+        raise RunNotFound(f"{name} is not the run of this job.", run=str(name))
+    return name
+
+
+def _theirs(tracked: Tracked) -> Tracked:
+    if tracked.ours:
+        raise NotTracked(
+            f"{tracked.run.name} is run by the platform: `aios run cancel` ends it.",
+            run=str(tracked.run.name),
+        )
+    return tracked
+
+
+def _require_active(experiment: Experiment) -> None:
+    if experiment.deleted:
+        raise InvalidArgument.of(
+            "experiment_id", f"{experiment.name} is deleted: restore it, or take another experiment"
+        )

@@ -1,0 +1,56 @@
+"""An unmodified client of MLflow tracks runs on a live stack, and the platform sees them as its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clients.languages import REPOSITORY
+from tests.e2e.stack import Stack
+
+pytestmark = [
+    pytest.mark.skipif(
+        not os.environ.get("AIOS_TEST_CLIENTS"), reason="takes minutes and toolchains: make test-clients"
+    ),
+    pytest.mark.timeout(900),
+]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that has MLflow's client."""
+    venv = tmp_path_factory.mktemp("mlflow")
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    lock = REPOSITORY / "requirements" / "mlflow.lock"
+    install = [venv / "bin" / "pip", "install", "--quiet", "--require-hashes", "-r", lock]
+    subprocess.run(install, check=True, timeout=600)
+    return venv / "bin" / "python"
+
+
+def test_a_script_that_knows_mlflow_alone(python: Path, aios: Stack, token: str) -> None:
+    variables = {"MLFLOW_TRACKING_URI": f"http://{aios.target}", "MLFLOW_TRACKING_TOKEN": token}
+    done = subprocess.run(
+        [python, REPOSITORY / "clients" / "mlflow" / "main.py", "from-mlflow"],
+        env={**os.environ, **variables, "no_proxy": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["status"] == "FINISHED"
+    assert seen["metrics"] == pytest.approx({"loss": 0.0001234098, "accuracy": 0.9, "f1": 0.8}, rel=1e-6)
+    assert seen["params"] == {"lr": "0.1", "layers": "3"}
+    assert seen["curve"] == 10
+    assert (seen["best"], seen["failed"], seen["left"]) == (["cnn"], ["broken"], ["broken"])
+    assert (seen["missing"], seen["frame"]) == (None, ["from-mlflow"])
+    assert seen["refused"] == "INVALID_PARAMETER_VALUE"
+    with aios.client() as client:
+        run = client.runs.get(f"projects/default/runs/{seen['run']}")
+        points = [point for point in client.runs.metrics(run.name) if point.key == "loss"]
+    assert dict(run.metrics) == seen["metrics"]
+    assert [point.step for point in points] == list(range(10))
