@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -52,6 +53,19 @@ def test_what_cannot_run_is_said_in_one_line(capsys: pytest.CaptureFixture[str])
     assert main(["--trace", str(SMALL), "--cluster", "1x1:v100", "--policy", "fcfs"]) == 1
     assert re.fullmatch(r"job \d+ of the trace needs 2 GPUs.*\n", capsys.readouterr().err)
     assert main(["--trace", "none.csv", "--cluster", "1x1", "--policy", "fcfs"]) == 1
+
+
+def test_the_picture_has_a_panel_for_each_policy_with_a_line_for_each_job(tmp_path: Path) -> None:
+    picture = tmp_path / "panels.svg"
+    asked = ["--trace", str(SMALL), "--cluster", "2x4:v100", "--policy", "fcfs", "--policy", "srtf"]
+    assert main([*asked, "--panels", str(picture)]) == 0
+    svg = "{http://www.w3.org/2000/svg}"
+    panels = ElementTree.fromstring(picture.read_text()).findall(f"{svg}g")
+    assert [panel.findtext(f"{svg}text") for panel in panels] == ["fcfs", "srtf"]
+    for panel in panels:
+        waits, runs = (path.attrib["d"] for path in panel.findall(f"{svg}path"))
+        assert waits.count("M") == 15
+        assert runs.count("M") >= 15
 
 
 def test_the_page_is_whole_and_takes_nothing_from_elsewhere(tmp_path: Path) -> None:

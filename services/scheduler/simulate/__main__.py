@@ -12,6 +12,7 @@ from typing import get_args
 
 from services.scheduler.engine.model import Node
 from services.scheduler.simulate import cluster, metrics, report, traces
+from services.scheduler.simulate.panels import panels
 from services.scheduler.simulate.policies import POLICIES, ROUND_SECONDS
 from services.scheduler.simulate.report import Result
 from services.scheduler.simulate.traces import TraceInvalid, TraceJob
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         of = "accelerators" if cluster.counted(results[0].outcome.nodes) == "gpu" else "processors"
         subtitle = f"{len(jobs):,} jobs, {gpus:,g} {of}; the production scheduler, simulated"
         asked.report.write_text(report.page(title, subtitle, results))
+    if asked.panels:
+        asked.panels.write_text(panels(results))
     answer = {
         "trace": str(asked.trace),
         "cluster": asked.cluster,
@@ -92,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="only the first jobs")
     parser.add_argument("--report", type=Path, help="where to write the HTML report")
+    parser.add_argument("--panels", type=Path, help="where to write a picture of who ran when, as SVG")
     return parser
 
 
