@@ -9,7 +9,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-HELPERS = {"__init__", "__main__", "fashion", "flood", "model", "report", "stack", "steady"}
+HELPERS = {
+    "__init__",
+    "__main__",
+    "fashion",
+    "flood",
+    "model",
+    "report",
+    "serving_load",
+    "serving_models",
+    "stack",
+    "steady",
+}
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
 
 
