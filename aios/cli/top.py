@@ -1,13 +1,13 @@
 """`aios top`: the pool as it is now, and again every other second."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios.cli import bars, output
+from aios.cli import bars, output, top_deployments
 from aios.cli.output import age, common, connected, leaf, short, span, state
 
 if TYPE_CHECKING:
@@ -39,27 +39,32 @@ class Pool:
 
 
 @click.command()
+@click.argument("what", type=click.Choice(["pool", "deployments"]), default="pool")
 @click.option("--once", is_flag=True, help="Look once and end.")
 @click.option(
     "--every", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds between two looks."
 )
 @common
-def top(once: bool, every: float) -> None:
-    """The pool now: nodes and how full they are, queues, and jobs with their progress or what they wait for."""
+def top(what: str, once: bool, every: float) -> None:
+    """The pool now: nodes and how full they are, queues, and jobs with their progress or what they wait for.
+
+    `aios top deployments` shows what each revision answers: how many, how fast, how many failed.
+    """
+    look, data, page = _VIEWS[what]
     with connected() as client:
         if output.shared().output != "table":
-            output.emit_data(_look(client).data(), [])
+            output.emit_data(data(look(client)), [])
             return
         console = output.console()
         if once or not console.is_terminal:
-            console.print(_page(_look(client)))
+            console.print(page(look(client)))
             return
         from rich.live import Live
 
-        with Live(_page(_look(client)), console=console, screen=True, auto_refresh=False) as live:
+        with Live(page(look(client)), console=console, screen=True, auto_refresh=False) as live:
             while True:
                 time.sleep(every)
-                live.update(_page(_look(client)), refresh=True)
+                live.update(page(look(client)), refresh=True)
 
 
 def _look(client: Any) -> Pool:
@@ -165,3 +170,10 @@ def _colour(cell: str) -> str:
         return ""
     part = cell.count("█") / len(cell)
     return "red" if part >= HOT else "yellow" if part >= WARM else "green"
+
+
+_VIEWS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "pool": (_look, Pool.data, _page),
+    "deployments": (top_deployments.look, top_deployments.data, top_deployments.page),
+}
+"""How to look, and what was seen for programs and for people."""
