@@ -5,6 +5,8 @@ the dominant share of what it borrows beyond its nominal quota, by weight; at ea
 Source: Ghodsi et al., Dominant Resource Fairness, NSDI 2011; hierarchical as in Bhattacharya et al., SoCC 2013.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from services.scheduler.engine.model import ROOT, WAITING
@@ -40,11 +42,17 @@ class _Tree:
         for row in rows:
             if snapshot.queue_names[row] != ROOT:
                 self._children[quota.paths[row][1]].append(row)
-        self._jobs = [slots[snapshot.queue[slots] == row] for row in rows]
+        queues = snapshot.queue[slots]
+        ends = np.searchsorted(np.sort(queues), rows, side="right")
+        parts = np.split(slots[np.argsort(queues, kind="stable")], ends[:-1])
+        self._jobs: list[Iterator[int]] = [iter(part.tolist()) for part in parts]
+        self._counts: Ints = np.zeros((len(parts), len(snapshot.shapes)), np.int64)
+        """Jobs that are left, by queue and shape; none of a shape that fits no more, wherever they still stand."""
+        np.add.at(self._counts, (queues, snapshot.shape[slots]), 1)
         self._below = [0 for _ in rows]
         """Jobs in a queue and under it."""
-        for row in rows:
-            self._count(row, len(self._jobs[row]))
+        for row, count in enumerate(self._counts.sum(axis=1).tolist()):
+            self._count(row, count)
         self._shares = [(*share, row) for row, share in enumerate(quota.shares(rows))]
 
     def next(self) -> int | None:
@@ -55,8 +63,9 @@ class _Tree:
         # A queue's own jobs come when no queue under it has any left.
         while waiting := [self._shares[child] for child in self._children[queue] if self._below[child]]:
             queue = min(waiting)[-1]
-        slot = int(self._jobs[queue][0])
-        self._jobs[queue] = self._jobs[queue][1:]
+        shapes = self._snapshot.shape
+        slot = next(slot for slot in self._jobs[queue] if self._counts[queue, shapes[slot]])
+        self._counts[queue, shapes[slot]] -= 1
         self._count(queue, -1)
         return slot
 
@@ -68,11 +77,10 @@ class _Tree:
 
     def drop_like(self, slot: int) -> None:
         """Neither this job nor any of its shape fits any more, in whatever queue."""
-        shapes = self._snapshot.shape
-        for queue, jobs in enumerate(self._jobs):
-            if len(jobs):
-                self._jobs[queue] = jobs[shapes[jobs] != shapes[slot]]
-                self._count(queue, len(self._jobs[queue]) - len(jobs))
+        counts = self._counts[:, self._snapshot.shape[slot]]
+        for queue in np.flatnonzero(counts).tolist():
+            self._count(queue, -int(counts[queue]))
+        counts[:] = 0
 
     def _count(self, queue: int, change: int) -> None:
         for row in self._quota.paths[queue]:
