@@ -21,10 +21,12 @@ from google.protobuf.json_format import MessageToDict
 from aios.common.v1 import tensor_pb2
 from aios.config import Settings
 from aios.errors import FailedPrecondition, InvalidArgument
+from aios.names import JobName, RunName
 from aios.runtime import telemetry
 from aios.runtime.tokens import token_file
 from aios.train.home import Checkpoint, Home
 from aios.train.local import Local
+from aios.train.ranks import ALONE, Beats, Follower, Ranks, spec_told
 from aios.train.remote import Remote
 from aios.trainer.v1 import run_pb2
 
@@ -51,12 +53,22 @@ def init(
     """
     job, epoch = os.environ.get("AIOS_JOB"), os.environ.get("AIOS_EPOCH")
     stop = threading.Event()
-    with _traced() if job else _untraced():
-        home = _remote(job, int(epoch), stop) if job and epoch else _local(folder or LOCAL_FOLDER, seed)
+    ranks = Ranks.of_environment()
+    home: Home
+    with _traced() if job and ranks.rank == 0 else _untraced():
+        if ranks.rank > 0:
+            home = _follower(folder or LOCAL_FOLDER, seed)
+        elif job and epoch:
+            home = _remote(job, int(epoch), stop)
+        else:
+            home = _local(folder or LOCAL_FOLDER, seed)
         before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        beats = Beats.of_environment(ranks.rank)
         try:
-            yield Run(home, stop, hparams or {})
+            yield Run(home, stop, hparams or {}, ranks, beats)
         finally:
+            if beats is not None:
+                beats.close()
             home.close()
             signal.signal(signal.SIGTERM, before)
 
@@ -64,11 +76,21 @@ def init(
 class Run:
     """The run that this process trains. Made by `init`."""
 
-    def __init__(self, home: Home, stop: threading.Event, hparams: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        stop: threading.Event,
+        hparams: Mapping[str, Any],
+        ranks: Ranks = ALONE,
+        beats: Beats | None = None,
+    ) -> None:
         self._home = home
+        self._ranks = ranks
+        self._beats = beats
         self._stop = stop
         self._defaults = hparams
         self._progress = run_pb2.Progress()
+        self._newest: Mapping[str, float] = {}
         self._known: set[str] = set()
         self._warned: set[str] = set()
 
@@ -93,6 +115,16 @@ class Run:
         return self._home.spec.seed
 
     @property
+    def rank(self) -> int:
+        """Which of the processes that train the run together this is. The first one, 0, speaks for all."""
+        return self._ranks.rank
+
+    @property
+    def world(self) -> int:
+        """How many they are."""
+        return self._ranks.world
+
+    @property
     def checkpoint_steps(self) -> int:
         """Steps between checkpoints; 0 leaves it to the script."""
         return self._home.spec.checkpoint_steps
@@ -106,23 +138,32 @@ class Run:
         return self._home.base_model(self._home.scratch / "base")
 
     def restore(self) -> Checkpoint | None:
-        """Take the run over, from its newest checkpoint where there is one. Call once, before the first step."""
-        return self._home.restore()
+        """Take the run over, from its newest checkpoint where there is one. Call once, before the first step.
+
+        Every rank calls it, once they can speak to each other, and has the same checkpoint.
+        """
+        return self._ranks.of_first(self._home.restore())
 
     @contextmanager
     def save(self, step: int) -> Iterator[Path]:
         """Give an empty folder; what is in it at the end of the block is the checkpoint of `step`.
 
-        Once the block has ended it is durable and can be restored; a block that raises saves nothing.
+        Once the block has ended it is durable and can be restored; a block that raises saves nothing. Every rank comes
+        here and has the same folder: the first one writes a model that all have, each one its part of one that is shared.
         """
         with telemetry.span("save checkpoint", attributes={"aios.step": step}):
-            folder = self.folder(f"saving-{threading.get_ident()}")
+            first = self._ranks.rank == 0
+            folder = self._ranks.of_first(self.folder(f"saving-{threading.get_ident()}") if first else Path())
             try:
                 yield folder
-                self._home.flush()  # what was measured before the checkpoint is not measured again
-                self._home.save(step, folder)
+                self._ranks.wait()  # until all of it is written
+                if first:
+                    self._home.flush()  # what was measured before the checkpoint is not measured again
+                    self._home.save(step, folder)
+                self._ranks.wait()  # until it is durable
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                if first:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def report(self, step: int, /, **metrics: float) -> None:
         """Send metrics of a step, in the background. A value that is no finite number is told on stderr and left out.
@@ -132,7 +173,10 @@ class Run:
             InvalidArgument: a name or step that no metric can have.
         """
         self._check(step, metrics)
+        if self._beats is not None:
+            self._beats.trained()
         self._progress.step = step
+        self._newest = metrics
         self._home.put(step, metrics, self._progress)
 
     def progress(self, phase: str, total_steps: int = 0) -> None:
@@ -149,9 +193,14 @@ class Run:
             yield
 
     def should_stop(self) -> bool:
-        """Whether to save and leave: the run was cancelled, or its place is needed."""
+        """Whether to save and leave: the run was cancelled, or its place is needed.
+
+        The ranks agree on it, so that they leave after the same step: every one asks equally often.
+        """
         self._home.minds_stops()
-        return self.stopping
+        if self._beats is not None:
+            self._beats.trained()
+        return self._ranks.any(self.stopping)
 
     @property
     def stopping(self) -> bool:
@@ -175,7 +224,7 @@ class Run:
     ) -> str:
         """Hand over the result: a folder with the model's files, what it takes and gives, its final metrics.
 
-        The metrics are reported as well, at the last step that was.
+        The metrics are reported as well, at the last step that was, but for those that its report had.
 
         Args:
             outputs: A folder with everything else that is to be kept, such as a report.
@@ -185,8 +234,8 @@ class Run:
         Returns:
             The registered model version's name; empty where the run registers none.
         """
-        if metrics:
-            self.report(self._progress.step, **metrics)
+        if fresh := {key: value for key, value in (metrics or {}).items() if key not in self._newest}:
+            self.report(self._progress.step, **fresh)
         self._home.flush()
         with telemetry.span("register model"):
             return self._home.complete(model, signature, metrics or {}, outputs, card, rejected)
@@ -245,14 +294,29 @@ def _remote(job: str, epoch: int, stop: threading.Event) -> Remote:
 
 
 def _local(folder: Path, seed: int) -> Local:
+    return Local(folder, _spec_of_environment(seed), _datasets_of_environment())
+
+
+def _follower(folder: Path, seed: int) -> Follower:
+    name, scratch = str(folder), folder / "scratch"
+    if "AIOS_JOB" in os.environ:
+        job = JobName.parse(os.environ["AIOS_JOB"], "AIOS_JOB")
+        name, scratch = str(RunName(job.project, job.job)), Path(os.environ["AIOS_SCRATCH"])
+    return Follower(name, spec_told() or _spec_of_environment(seed), scratch, _datasets_of_environment())
+
+
+def _spec_of_environment(seed: int) -> run_pb2.RunSpec:
     spec = run_pb2.RunSpec(seed=seed)
     spec.hyperparameters.update(json.loads(os.environ.get("AIOS_HPARAMS") or "{}"))
-    datasets = {
+    return spec
+
+
+def _datasets_of_environment() -> dict[str, Path]:
+    return {
         name.removeprefix(_DATA).lower(): Path(value)
         for name, value in os.environ.items()
         if name.startswith(_DATA)
     }
-    return Local(folder, spec, datasets)
 
 
 def _whole(value: Any) -> Any:

@@ -36,6 +36,9 @@ from services.trainer.runs import (
 RESTARTS_MAX = 100
 STOP_GRACE_SECONDS_MAX = 3600  # what the scheduler grants at most
 DATASETS_MAX = 32
+PROCESSES_MAX = 1024
+LAUNCHER, NO_LAUNCHER = "LAUNCHER_TORCHRUN", "LAUNCHER_UNSPECIFIED"
+HANG_SECONDS_MIN = 1
 HYPERPARAMETER_BYTES_MAX = 64 << 10  # of a command: they are passed in its environment
 JOB_COMMAND = ("python", "-m", "services.trainer.job")
 _DATASET_KEY = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -165,6 +168,9 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
         priority=spec.priority,
         queue=spec.queue,
         scheduling=_scheduling(spec),
+        processes=_processes(spec, resources),
+        hang_seconds=_hang_seconds(spec),
+        node_network=spec.node_network,
         base_model=versions.get("base_model", ""),
     )
 
@@ -182,7 +188,7 @@ def _scheduling(spec: run_pb2.RunSpec) -> Mapping[str, Any]:
 
 def _check_recipe(spec: run_pb2.RunSpec) -> None:
     """What a recipe needs, and what only a command may have."""
-    for field in ("code", "datasets", "environment"):
+    for field in ("code", "datasets", "environment", "launcher", "node_network"):
         if getattr(spec, field):
             raise InvalidArgument.of(f"spec.{field}", "is for a command: a recipe has its own")
     recipe = catalog.recipe(spec.recipe)
@@ -192,6 +198,30 @@ def _check_recipe(spec: run_pb2.RunSpec) -> None:
     if recipe.base is not bool(spec.base_model):
         problem = f"is required: {spec.recipe} starts from one" if recipe.base else "is nothing it reads"
         raise InvalidArgument.of("spec.base_model", problem)
+
+
+def _processes(spec: run_pb2.RunSpec, resources: resources_pb2.Resources) -> int:
+    """Ranks of a command; 0 where it has no launcher."""
+    if not spec.launcher:
+        if spec.processes or spec.HasField("hang_timeout"):
+            raise InvalidArgument.of(
+                "spec.launcher", "is needed for `processes` and `hang_timeout`: say `torchrun`"
+            )
+        return 0
+    if spec.launcher != run_pb2.RunSpec.LAUNCHER_TORCHRUN:
+        raise InvalidArgument.of("spec.launcher", f"{spec.launcher} is none")
+    cores = (resources.cpu_millis or CPU_MILLIS) // 1000
+    ranks = spec.processes or sum(resources.accelerators.values()) or max(1, cores)
+    if not 1 <= ranks <= PROCESSES_MAX:
+        raise InvalidArgument.of("spec.processes", f"must be 1 to {PROCESSES_MAX}")
+    return ranks
+
+
+def _hang_seconds(spec: run_pb2.RunSpec) -> float:
+    seconds: float = spec.hang_timeout.ToTimedelta().total_seconds()
+    if spec.HasField("hang_timeout") and seconds < HANG_SECONDS_MIN:
+        raise InvalidArgument.of("spec.hang_timeout", f"must be at least {HANG_SECONDS_MIN} s")
+    return seconds
 
 
 def _check_command(spec: run_pb2.RunSpec) -> None:
@@ -313,6 +343,10 @@ def _spec_to_proto(spec: RunSpec) -> run_pb2.RunSpec:
         queue=spec.queue,
         scheduling=_scheduling_to_proto(spec) if spec.scheduling else None,
         base_model=_in_project(spec.base_model),
+        launcher=run_pb2.RunSpec.Launcher.Value(LAUNCHER if spec.processes else NO_LAUNCHER),
+        processes=spec.processes,
+        hang_timeout=_duration(spec.hang_seconds) if spec.hang_seconds else None,
+        node_network=spec.node_network,
     )
     proto.hyperparameters.update(dict(spec.hyperparameters))
     return proto

@@ -106,6 +106,11 @@ class RunSpec:
     queue: str = ""
     scheduling: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """What its job says of itself to the scheduler, as JSON."""
+    processes: int = 0
+    """Ranks that its command is started as; 0 where it is one process."""
+    hang_seconds: float = 0.0
+    """Without a sign of a rank's training; 0 for no limit."""
+    node_network: bool = False
     base_model: str = ""
     """The model version that it starts from; empty for most."""
 

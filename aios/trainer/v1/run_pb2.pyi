@@ -187,6 +187,25 @@ class RunSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Launcher:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _LauncherEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RunSpec._Launcher.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        LAUNCHER_UNSPECIFIED: RunSpec._Launcher.ValueType  # 0
+        """One process."""
+        LAUNCHER_TORCHRUN: RunSpec._Launcher.ValueType  # 1
+        """Ranks on one node, with the environment that torchrun gives them: RANK, WORLD_SIZE, MASTER_ADDR ..."""
+
+    class Launcher(_Launcher, metaclass=_LauncherEnumTypeWrapper):
+        """How a command becomes processes."""
+
+    LAUNCHER_UNSPECIFIED: RunSpec.Launcher.ValueType  # 0
+    """One process."""
+    LAUNCHER_TORCHRUN: RunSpec.Launcher.ValueType  # 1
+    """Ranks on one node, with the environment that torchrun gives them: RANK, WORLD_SIZE, MASTER_ADDR ..."""
+
     @_typing.final
     class DatasetsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -245,6 +264,10 @@ class RunSpec(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     SCHEDULING_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
+    LAUNCHER_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    HANG_TIMEOUT_FIELD_NUMBER: _builtins.int
+    NODE_NETWORK_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
     """A recipe of the platform, such as `image_classifier`. A run has either a recipe or a command."""
     dataset: _builtins.str
@@ -271,6 +294,12 @@ class RunSpec(_message.Message):
     """The model version that `optimize` starts from: `models/{model}/versions/{version}` of the project, where {version}
     may be `latest` or `@alias`. Stored with the version that it meant at submit.
     """
+    launcher: Global___RunSpec.Launcher.ValueType
+    """Starts a command more than once, as ranks of one job."""
+    processes: _builtins.int
+    """Ranks: one for each accelerator when unset, else one for each whole cpu."""
+    node_network: _builtins.bool
+    """A command may use the network of its node. Else it reaches the platform's own addresses and nothing more."""
     @_builtins.property
     def hyperparameters(self) -> _struct_pb2.Struct:
         """The recipe's own settings, of which an unknown one is INVALID_ARGUMENT; or anything that a command reads."""
@@ -299,6 +328,12 @@ class RunSpec(_message.Message):
     def scheduling(self) -> _scheduling_pb2.Scheduling:
         """What its job says of itself to the policies."""
 
+    @_builtins.property
+    def hang_timeout(self) -> _duration_pb2.Duration:
+        """A rank that asks for so long neither whether to stop nor reports is taken to hang, and its attempt ends. No limit
+        when unset: a rank that has stopped altogether is found all the same.
+        """
+
     def __init__(
         self,
         *,
@@ -320,10 +355,14 @@ class RunSpec(_message.Message):
         queue: _builtins.str = ...,
         scheduling: _scheduling_pb2.Scheduling | None = ...,
         base_model: _builtins.str = ...,
+        launcher: Global___RunSpec.Launcher.ValueType = ...,
+        processes: _builtins.int = ...,
+        hang_timeout: _duration_pb2.Duration | None = ...,
+        node_network: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hang_timeout", b"hang_timeout", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "base_model", b"base_model", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "model", b"model", "priority", b"priority", "queue", b"queue", "recipe", b"recipe", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "base_model", b"base_model", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hang_timeout", b"hang_timeout", "hyperparameters", b"hyperparameters", "launcher", b"launcher", "max_restarts", b"max_restarts", "model", b"model", "node_network", b"node_network", "priority", b"priority", "processes", b"processes", "queue", b"queue", "recipe", b"recipe", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_restarts: _TypeAlias = _typing.Literal["max_restarts"]  # noqa: Y015
     _WhichOneofArgType__max_restarts: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts"]  # noqa: Y015

@@ -72,7 +72,7 @@ def launch(spec: JobSpec, place: Place, node: Node) -> dict[str, Any]:
     Raises:
         OSError: the kernel refuses its group.
     """
-    batch, network = spec.kind is Kind.BATCH, spec.kind is Kind.SERVICE
+    batch, network = spec.kind is Kind.BATCH, spec.kind is Kind.SERVICE or spec.node_network
     cores = spec.resources.cpu_millis / 1000
     bounds = Bounds(
         spec.resources.memory_bytes * (1 if batch else SERVICE_MEMORY),

@@ -14,14 +14,13 @@ SIGTERM means: save and leave. Exit code 0 means done, whatever was asked; all o
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
+
+from google.protobuf.json_format import MessageToJson
 
 from aios.code import ARCHIVE, unpack
 from aios.config import Settings
@@ -29,8 +28,10 @@ from aios.errors import InvalidArgument
 from aios.runtime import telemetry
 from aios.runtime.tokens import token_file
 from aios.train import Run
+from aios.train.ranks import SPEC
 from services.trainer.job import outputs
 from services.trainer.job.folders import CheckpointFolder, MetricsFile
+from services.trainer.job.launcher import Plan, Processes
 
 LOOK_SECONDS = 0.1
 METRICS_MAX = 200  # figures of one model version
@@ -57,55 +58,54 @@ def train(run: Run) -> int:
     metrics = MetricsFile(root / "metrics.jsonl", run)
     checkpoints = CheckpointFolder(checkpoint_dir, run, found.step if found else 0)
 
+    spec = root / "spec.json"
+    spec.write_text(MessageToJson(run.spec))
+
     run.progress("train")
     with telemetry.span("command", attributes={"aios.command": run.spec.command[0]}):
         environment |= {
             "AIOS_CHECKPOINT_DIR": str(checkpoint_dir),
             "AIOS_OUTPUT_DIR": str(output_dir),
             "AIOS_METRICS_FILE": str(metrics.path),
+            SPEC: str(spec),
             **_identity(run),
         }
         try:
-            process = subprocess.Popen(
-                list(run.spec.command),
-                cwd=code,
-                env={**os.environ, **run.spec.environment, **environment},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a signal to this process is not also one to the command
+            processes = Processes(
+                run.spec.command,
+                code,
+                {**os.environ, **run.spec.environment, **environment},
+                _plan(run),
+                root / "beats",
             )
         except OSError as error:
             print(f"aios: cannot start {run.spec.command[0]!r}: {error.strerror}", file=sys.stderr)
             return NOT_EXECUTABLE if isinstance(error, PermissionError) else NOT_FOUND
-        status = _follow(run, process, metrics, checkpoints)
+        status = _follow(run, processes, metrics, checkpoints)
     if status == 0:
         status = _complete(run, output_dir, metrics)
     return 128 - status if status < 0 else status
 
 
-def _follow(
-    run: Run, process: subprocess.Popen[bytes], metrics: MetricsFile, checkpoints: CheckpointFolder
-) -> int:
+def _follow(run: Run, processes: Processes, metrics: MetricsFile, checkpoints: CheckpointFolder) -> int:
     """Until it has ended: carry its metrics and checkpoints away, and the wish to stop to it."""
     saving: Future[None] | None = None
     told = False
     with ThreadPoolExecutor(1, thread_name_prefix="aios-checkpoint") as uploads:
         try:
-            while (status := process.poll()) is None:
+            while (status := processes.poll()) is None:
                 metrics.read()
                 if run.stopping and not told:
                     told = True
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGTERM)
+                    processes.ask()
                 if saving is not None and saving.done():
                     saving.result()
                     saving = None
-                if saving is None and checkpoints.settled(process.pid):
+                if saving is None and checkpoints.settled(processes.leaders):
                     saving = uploads.submit(checkpoints.save, metrics.step)
                 time.sleep(LOOK_SECONDS)
         finally:
-            # Also what it started and did not wait for: nothing writes to its folders any more.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            processes.kill()
     if saving is not None:
         saving.result()
     metrics.read(to_the_end=True)
@@ -113,6 +113,11 @@ def _follow(
         # One that was asked to leave and did had finished writing; one that failed or was killed may not have.
         checkpoints.save_last(metrics.step, whole=told and status > 0)
     return status
+
+
+def _plan(run: Run) -> Plan:
+    hang = run.spec.hang_timeout.ToTimedelta().total_seconds()
+    return Plan(run.spec.processes, hang, run.spec.resources.cpu_millis / 1000)
 
 
 def _complete(run: Run, folder: Path, metrics: MetricsFile) -> int:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -107,8 +107,8 @@ class CheckpointFolder:
         self._seen_at = self._looked_at = time.monotonic()
         self._kept_at = float("-inf")
 
-    def settled(self, leader: int) -> bool:
-        """Whether there is something new that nobody writes. `leader` is the command's process."""
+    def settled(self, leaders: Sequence[int]) -> bool:
+        """Whether there is something new that nobody writes. `leaders` are the command's processes."""
         now = time.monotonic()
         if now - self._looked_at < LOOK_SECONDS or now - self._kept_at < BETWEEN_SECONDS:
             return False
@@ -118,7 +118,7 @@ class CheckpointFolder:
             self._seen, self._seen_at = content, now
         if not content or content == self._kept or now - self._seen_at < SETTLED_SECONDS:
             return False
-        return not any(path.is_relative_to(self._folder) for path in _written(leader))
+        return not any(path.is_relative_to(self._folder) for leader in leaders for path in _written(leader))
 
     def save(self, reported_step: int) -> None:
         """Keep it, unless it changes while it is copied: then a later look will."""
