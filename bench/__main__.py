@@ -20,6 +20,7 @@ HELPERS = {
     "serving_models",
     "stack",
     "steady",
+    "weights",
 }
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -130,6 +131,9 @@ _PROBLEMS = {
     504: ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
 }
 
+OPENAI_PATHS = r"/v1/(models(/[^/]+)?|chat/completions|completions|embeddings)(\?.*)?"
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
 # HTTP status -> gRPC status where Envoy's own translation says something else (UNKNOWN, INTERNAL, UNAVAILABLE).
 _GRPC_STATUS = {
     400: 3,
@@ -154,10 +158,12 @@ _DETAILS = {
 def local_replies() -> Json:
     """`local_reply_config` of the listener. The first mapper that matches writes the answer."""
     grpc = _request("content-type", {"prefix": "application/grpc"})
+    openai = _request(":path", {"safe_regex": {"regex": OPENAI_PATHS}})
     predict = _request(":path", {"safe_regex": {"regex": f"/{PREDICT}/({'|'.join(PREDICT_METHODS)})"}})
     return {
         "mappers": [
             *(_refusal_of_grpc([grpc, one.sign], one.error) for one in _REFUSALS),
+            *(_refusal([openai, one.sign], one, _openai) for one in _REFUSALS),
             *(_refusal([one.sign], one) for one in _REFUSALS),
             _mapper([grpc, predict, _status(404)], _text(_NO_DEPLOYMENT_GRPC), _grpc(5)),
             _mapper(
@@ -194,12 +200,12 @@ def _refusal_of_grpc(filters: list[Json], error: AiosError) -> Json:
     return _mapper(filters, body, {**_grpc(error.code.value), **said}) | {"status_code": 200}
 
 
-def _refusal(filters: list[Json], said: _Refusal) -> Json:
+def _refusal(filters: list[Json], said: _Refusal, form: Callable[..., Json] | None = None) -> Json:
     error = said.error
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = f"{error.retry_after.total_seconds():.0f}"
-    body = _problem(said.status, error.code.name, error.reason, error.message)
+    body = (form or _problem)(said.status, error.code.name, error.reason, error.message)
     return _mapper(filters, body, headers) | {"status_code": said.status}
 
 
@@ -219,6 +225,13 @@ def _problem(status: int, code: str, reason: str, detail: str) -> Json:
             "metadata": {},
         },
     }
+
+
+def _openai(status: int, code: str, reason: str, detail: str) -> Json:
+    """As the gateway's own errors there (`gateway.openai.replies`)."""
+    kind = OPENAI_TYPES.get(status, "invalid_request_error")
+    error = {"message": detail, "type": kind, "param": "", "code": reason.lower()}
+    return {"content_type": "application/json", "json_format": {"error": error}}
 
 
 def _text(text: str) -> Json:
