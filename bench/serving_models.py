@@ -5,8 +5,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from onnx import TensorProto, helper, numpy_helper
 
+from aios.client import AsyncClient
 from bench.stack import Stack
 
 NAME = "linear"
@@ -81,6 +83,16 @@ async def register(running: Stack, content: bytes, model: str = NAME) -> str:
         version = {"files": [{"path": "model.onnx", **file}], "signature": SIGNATURE}
         name = str(_json(await api.post(f"{PROJECT}/models/{model}/versions", json=version))["name"])
     return name.partition("/models/")[2].replace("/versions/", "/")
+
+
+async def servers(client: AsyncClient) -> list[psutil.Process]:
+    """The model servers of the deployment, found by the ports that they listen on."""
+    revisions = [each async for each in client.deployments.history(NAME, 10)]
+    ports = {one.grpc_port for each in revisions for one in each.replicas if one.grpc_port}
+    listening = [each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    return [
+        psutil.Process(each.pid) for each in listening if each.pid and each.laddr and each.laddr[1] in ports
+    ]
 
 
 def _model(nodes: list[Any], constants: dict[str, Any]) -> bytes:

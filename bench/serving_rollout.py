@@ -22,8 +22,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import psutil
-
 from aios.client import AsyncClient
 from aios.errors import AiosError
 from aios.inference.v1 import deployment_pb2 as pb
@@ -142,11 +140,11 @@ class Changes:
     async def killed(self, seen: Seen) -> None:
         await self._client.deployments.scale(NAME, 2)
         await self._rest(2)
-        before = self._servers()
+        before = await serving_models.servers(self._client)
         os.kill(before[0].pid, signal.SIGKILL)
         began = time.monotonic()
-        while before[0].is_running() or len(self._servers()) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        while before[0].is_running() or len(await serving_models.servers(self._client)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
         await self._rest(2)
         self._report.figure("killed_back_seconds", time.monotonic() - began)
         await self._client.deployments.scale(NAME, 1)
@@ -182,8 +180,6 @@ class Changes:
             await self._rest()
             await self._client.deployments.scale(NAME, 0)
             await self._rest(0)
-            while self._servers():  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
             async with serving_load.steady(self._running, NAME, 20) as seen:
                 while not seen.answers:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
@@ -222,17 +218,6 @@ class Changes:
                 return
             await asyncio.sleep(0.25)
         raise RuntimeError(f"it did not come to rest with {replicas} replicas")
-
-    def _servers(self) -> list[psutil.Process]:
-        """The model servers of this stack."""
-        home, found = str(self._running.home), []
-        for process in psutil.process_iter():
-            try:
-                if "tritonserver" in process.name() and home in " ".join(process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
 
 
 if __name__ == "__main__":
