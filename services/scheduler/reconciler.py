@@ -281,14 +281,11 @@ class Reconciler:
                 after[name] = holding[name], jobs.preempt(holding[name], now)
         wanted = {start.job for start in decided.starts}
         planned = {job.name: job for job in snapshot.queue if job.name in wanted} if wanted else {}
-        known = {node.name: node for node in snapshot.nodes}
-        same = {
-            name
-            for name in {start.node for start in decided.starts}
-            if store.find_node(tx, name) == known[name]
-        }
+        known, now_there = (
+            {node.name: node for node in nodes} for nodes in (snapshot.nodes, self.surroundings(tx).nodes)
+        )
         for start in decided.starts:
-            if start.node in same:
+            if known[start.node] == now_there[start.node]:
                 job = planned[start.job]
                 after[job.name] = job, jobs.assign(job, start.node, start.granted, now)
         found = store.save_all(

@@ -172,7 +172,13 @@ def add(tx: Tx, job: Job) -> Job:
     Raises:
         JobExists: the project has used this name.
     """
-    row = {"project": job.name.project, "id": job.name.job, "spec": mapping.spec_to_proto(job.spec)}
+    row = {
+        "project": job.name.project,
+        "id": job.name.job,
+        "spec": mapping.spec_to_proto(job.spec),
+        "create_time": job.create_time,
+        "traceparent": job.traceparent,
+    }
     change = newest_change(tx) + 1
     try:
         made = tx.execute(_INSERT, row | _changing(job) | {"version": 1, "change": change})
@@ -245,7 +251,11 @@ def save_all(tx: Tx, changes: Sequence[tuple[Job, Sequence[Job]]]) -> list[Job |
         rows.append(row | _changing(after))
         if after.attempt is not None and after.attempt != before.attempt:
             is_new = before.attempt is None or before.attempt.epoch != after.attempt.epoch
-            (opened if is_new else known).append(_attempt_row(before, after.attempt))
+            row = _attempt_row(before, after.attempt)
+            if is_new:
+                opened.append(row | _given(after.attempt))
+            else:
+                known.append(row)
     for statement, parameters in ((_UPDATE, rows), (_INSERT_ATTEMPT, opened), (_UPDATE_ATTEMPT, known)):
         if parameters:
             tx.execute(statement, parameters)
@@ -413,16 +423,22 @@ def _attempt_row(job: Job, attempt: Attempt) -> dict[str, Any]:
     return {
         "job_of": job.number,
         "epoch_of": attempt.epoch,
-        "node": attempt.node,
         "state": attempt.state,
-        "granted": mapping.resources_to_proto(attempt.granted),
         "host": attempt.host,
         "ports": dict(attempt.ports),
         "exit_code": attempt.exit_code,
         "end_reason": attempt.end_reason,
-        "assign_time": attempt.assign_time,
         "start_time": attempt.start_time,
         "end_time": attempt.end_time,
+    }
+
+
+def _given(attempt: Attempt) -> dict[str, Any]:
+    """What of an attempt never changes."""
+    return {
+        "node": attempt.node,
+        "granted": mapping.resources_to_proto(attempt.granted),
+        "assign_time": attempt.assign_time,
     }
 
 
@@ -436,10 +452,8 @@ def _changing(job: Job) -> dict[str, Any]:
         "streak": job.streak,
         "retry_time": job.retry_time,
         "queued_time": job.queued_time,
-        "create_time": job.create_time,
         "update_time": job.update_time,
         "end_time": job.end_time,
-        "traceparent": job.traceparent,
         "ran_seconds": job.ran.total_seconds(),
         "waited_seconds": job.waited.total_seconds(),
     }
