@@ -158,8 +158,8 @@ def cancel(name: str) -> None:
         output.emit(client.sweeps.cancel(name), DETAILS)
 
 
-def follow(client: Any, name: str) -> int:
-    """Show a sweep until it has ended. Ctrl-C leaves it running."""
+def follow(client: Any, name: str, *, quiet: bool = False) -> int:
+    """Show a sweep until it has ended, and what it came to unless `quiet`. Ctrl-C leaves it running."""
     from aios.trainer.v1 import sweep_pb2
 
     last: Any = None
@@ -177,5 +177,6 @@ def follow(client: Any, name: str) -> int:
         output.notice(f"\nThe sweep goes on. Follow it again with `aios sweep watch {leaf(name)}`; "
                       f"stop it with `aios sweep cancel {leaf(name)}`.")  # fmt: skip
         return INTERRUPTED
-    output.emit(last, DETAILS)
+    if not quiet:
+        output.emit(last, DETAILS)
     return 0 if last.state == sweep_pb2.Sweep.STATE_SUCCEEDED else PLATFORM_FAILED

@@ -11,8 +11,8 @@ from aios.errors import InvalidArgument
 from aios.trainer.v1 import sweep_pb2
 
 KEYS = (
-    "name", "run", "space", "metric", "goal", "objectives", "sampler", "pruner", "parallelism", "budget", "last",
-    "description",
+    "name", "run", "space", "metric", "goal", "objectives", "sampler", "pruner", "parallelism", "budget", "first",
+    "last", "description",
 )  # fmt: skip
 RANGE_KEYS = ("low", "high", "log", "step", "whole", "when")
 CHOICE_KEYS = ("values", "when")
@@ -65,6 +65,8 @@ def parse(given: Mapping[str, Any]) -> SweepFile:
         found = given.get(key)
         _read({"kind": found} if isinstance(found, str) else found or {}, message, key, problems)
     _budget(given.get("budget") or {}, spec.budget, problems)
+    for index, values in enumerate(given.get("first") or []):
+        _read(values, spec.first.add(), f"first[{index}]", problems)
     if given.get("last"):
         spec.last.CopyFrom(runspec.parse(given["last"]).spec)
     if problems:

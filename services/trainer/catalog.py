@@ -91,6 +91,11 @@ def _recipe(summary: str, settings: Mapping[str, Setting], files: tuple[str, ...
     return Recipe(summary, MappingProxyType(dict(settings)), files)
 
 
+_SEARCHED = {
+    "target": Setting(default=""),
+    "task": Setting(default="auto", choices=("auto", "classes", "numbers")),
+}
+FAMILIES = ("linear", "nearest", "random_forest", "extra_trees", "gradient_boosting", "mlp")
 _WIDTH = Setting(default=64, low=1, high=8_192)
 _DROPOUT = Setting(default=0.1, low=0.0, high=0.95)
 _TASK = Setting(default="classes", choices=("classes", "numbers"))
@@ -156,6 +161,25 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "precision": Setting(default="float32", choices=("float32", "bfloat16")),
             },
             IMAGE_FILES,
+        ),
+        "candidate": _recipe(
+            "One candidate of an AutoML search, tried by cross-validation.",
+            {
+                **_SEARCHED,
+                "family": Setting(default="random_forest", choices=FAMILIES),
+                "folds": Setting(default=5, low=2, high=20),
+                "strength": Setting(default=1.0, low=1e-9, high=1e9),
+                "neighbours": Setting(default=5, low=1, high=10_000),
+                "trees": Setting(default=100, low=1, high=10_000),
+                "leaf": Setting(default=1, low=1, high=10_000),
+                "learning_rate": Setting(default=0.1, low=1e-6, high=10.0),
+                "layers": Setting(default=1, low=1, high=16),
+                "width": Setting(default=64, low=1, high=8_192),
+                "decay": Setting(default=1e-4, low=0.0, high=1e6),
+            },
+        ),
+        "ensemble": _recipe(
+            "The end of an AutoML search: its best candidates, alone and together.", _SEARCHED
         ),
         "lstm": _recipe("A text classifier that reads word by word.", _TEXT),
         "transformer": _recipe(

@@ -227,6 +227,10 @@ class Trainer:
                 return
             await _first(reported.wait(), self.feed.wait(revision), seconds=WATCH_SECONDS)
 
+    async def stirred(self, revision: int, seconds: float) -> None:
+        """Wait for a report, or for a change after `revision`; no longer than some seconds."""
+        await _first(self._reported.wait(), self.feed.wait(revision), seconds=seconds)
+
     async def versions(self, project: str, spec: run_pb2.RunSpec) -> dict[str, str]:
         """What every dataset that the spec names means now, so that it means the same for ever."""
         versions = {}

@@ -173,6 +173,7 @@ class SweepSpec(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
     parallelism: _builtins.int
     """Trials that run at once; 2 where unset, at most 100."""
     description: _builtins.str
@@ -199,6 +200,10 @@ class SweepSpec(_message.Message):
     def last(self) -> _run_pb2.RunSpec:
         """A run after all trials. It reads what each of the best left in its outputs, as its datasets `trial_{number}`."""
 
+    @_builtins.property
+    def first(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
+        """Tried first, in this order; what one leaves out is drawn. At most 100."""
+
     def __init__(
         self,
         *,
@@ -211,10 +216,11 @@ class SweepSpec(_message.Message):
         budget: Global___Budget | None = ...,
         last: _run_pb2.RunSpec | None = ...,
         description: _builtins.str = ...,
+        first: _abc.Iterable[_struct_pb2.Struct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "last", b"last", "pruner", b"pruner", "run", b"run", "sampler", b"sampler"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "description", b"description", "last", b"last", "objectives", b"objectives", "parallelism", b"parallelism", "parameters", b"parameters", "pruner", b"pruner", "run", b"run", "sampler", b"sampler"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "description", b"description", "first", b"first", "last", b"last", "objectives", b"objectives", "parallelism", b"parallelism", "parameters", b"parameters", "pruner", b"pruner", "run", b"run", "sampler", b"sampler"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,10 +64,20 @@ def save_network(folder: Path, model: nn.Module, network: Mapping[str, object]) 
 
 
 def hand_over(
-    run: Run, folder: Path | None, signature: tensor_pb2.Signature | None, evaluation: Evaluation
+    run: Run,
+    folder: Path | None,
+    signature: tensor_pb2.Signature | None,
+    evaluation: Evaluation,
+    files: Mapping[str, object] | None = None,
 ) -> None:
-    """Complete the run with a folder that holds the exported model, where there is one."""
+    """Complete the run with a folder that holds the exported model, where there is one.
+
+    Args:
+        files: More of its outputs, by name, as JSON.
+    """
     outputs = evaluation.write(run.folder("outputs"))
+    for name, content in (files or {}).items():
+        (outputs / name).write_text(json.dumps(content, indent=1))
     version = run.complete(folder, signature, evaluation.metrics, outputs)
     figures = ", ".join(f"{name} {figure.value:.4f}" for name, figure in evaluation.figures.items())
     print(f"{figures}; registered as {version or 'nothing: the run names no model'}", flush=True)

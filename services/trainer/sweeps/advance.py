@@ -16,13 +16,13 @@ from services.trainer.sweeps.rules import (
     FINAL,
     TRIAL_FINAL,
     UNDER_WAY,
+    Proposal,
     State,
     Sweep,
     SweepSpec,
     Trial,
     TrialState,
 )
-from services.trainer.sweeps.sampling import Proposal
 from services.trainer.sweeps.space import Values
 
 EXPLOIT = "exploit"
@@ -42,6 +42,8 @@ class View:
     curve: Sequence[float] = ()
     """The first objective, report by report."""
     steps: int = 0
+    completed: bool = False
+    """The run handed its result over, also where it was stopped right after."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class _Planner:
     def hopeless(self) -> bool:
         """So many trials have failed, and none has given a value, that the next would fail too."""
         failed = sum(trial.state is TrialState.FAILED for trial in self._trials)
-        return failed >= FAILURES_MAX and not any(trial.scores for trial in self._trials)
+        return failed >= FAILURES_MAX and not self._has_result()
 
     def end_all(self, state: TrialState, why: str) -> None:
         """Stop what runs; what is paused ends at once."""
@@ -168,7 +170,7 @@ class _Planner:
             promoted = halving.next_promotion(self._spec, self._trials)
             if promoted is not None:
                 self._resume(promoted)
-            elif not self._new():
+            elif not self._new() and not self._finish_one():
                 return
 
     def done(self) -> Decision:
@@ -190,7 +192,7 @@ class _Planner:
         if sweep.state is State.STOPPING:
             return replace(sweep, state=State.CANCELLED, message="Cancelled.", end_time=now), False
         failed = [trial for trial in self._trials if trial.state is TrialState.FAILED]
-        if not any(trial.scores for trial in self._trials):
+        if not self._has_result():
             why = failed[-1].message if failed else "No trial came as far as a report."
             message = f"No trial gave a result. The last one: {why}" if failed else why
             return replace(
@@ -218,7 +220,7 @@ class _Planner:
             trial = replace(trial, looks={**trial.looks, **fresh})
         if view.state not in runs.FINAL:
             return trial
-        if view.state is runs.State.SUCCEEDED:
+        if view.state is runs.State.SUCCEEDED or view.completed:
             if view.scores:
                 return replace(trial, state=TrialState.SUCCEEDED, then=None, message="", end_time=self._now)
             wanted = ", ".join(objective.metric for objective in self._spec.objectives)
@@ -292,6 +294,15 @@ class _Planner:
         self._starts.append(Start(number, 1, trial.values))
         return True
 
+    def _finish_one(self) -> bool:
+        """Where all are paused and none is whole, the best goes on: a sweep ends with one that ran to its end."""
+        if any(trial.state in UNDER_WAY or trial.state is TrialState.SUCCEEDED for trial in self._trials):
+            return False
+        trial = halving.furthest(self._spec, self._trials)
+        if trial is not None:
+            self._resume(trial)
+        return trial is not None
+
     def _stop(self, trial: Trial, then: TrialState, why: str) -> None:
         """Asked again in every pass until the run has ended: asking twice changes nothing."""
         self._stops[self._sweep.run_of(trial.number, trial.runs)] = why
@@ -300,6 +311,9 @@ class _Planner:
 
     def _room(self) -> int:
         return self._spec.parallelism - sum(trial.state in UNDER_WAY for trial in self._trials)
+
+    def _has_result(self) -> bool:
+        return any(trial.scores and trial.state is not TrialState.FAILED for trial in self._trials)
 
     def _steps_spent(self) -> bool:
         budget = self._spec.budget.steps

@@ -81,11 +81,14 @@ def promotable(spec: SweepSpec, trial: Trial, trials: Sequence[Trial]) -> bool:
 
 
 def next_promotion(spec: SweepSpec, trials: Sequence[Trial]) -> Trial | None:
-    """The paused trial to take up again: the one that came furthest, then the best."""
-    waiting = [
-        trial for trial in trials if trial.state is TrialState.PAUSED and promotable(spec, trial, trials)
-    ]
-    return max(waiting, key=lambda trial: (trial.level, _rank(spec, trial), -trial.number), default=None)
+    """The paused trial to take up again, if one has turned out good."""
+    return furthest(spec, [t for t in trials if t.state is TrialState.PAUSED and promotable(spec, t, trials)])
+
+
+def furthest(spec: SweepSpec, trials: Sequence[Trial]) -> Trial | None:
+    """Of those that are paused the one that came furthest, then the best."""
+    paused = [trial for trial in trials if trial.state is TrialState.PAUSED]
+    return max(paused, key=lambda trial: (trial.level, _rank(spec, trial), -trial.number), default=None)
 
 
 def _rung(spec: SweepSpec, trials: Sequence[Trial], at: int, of_bracket: int) -> Mapping[int, float]:

@@ -7,6 +7,7 @@ that it was made from. So a service that is killed at any moment has decided eit
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aios.errors import AiosError, InvalidArgument
@@ -16,13 +17,15 @@ from aios.runtime.clock import Clock
 from aios.trainer.v1 import sweep_pb2
 from services.trainer import runs, store
 from services.trainer.runs import Run
+from services.trainer.service import Trainer
 from services.trainer.sweeps import advance, mapping, rules, sampling
 from services.trainer.sweeps import store as sweep_store
 from services.trainer.sweeps.advance import Decision, Start, View
 from services.trainer.sweeps.rules import UNDER_WAY, Sweep, Trial
 
 EVERY_SECONDS = 2.0  # a lost event, and a time that is up, are noticed this late
-LOOK_SECONDS = 0.5  # the same for a report, where a pruner waits for it
+LOOK_SECONDS = 0.5  # the same for a report that another process took, where a pruner waits for it
+PAUSE_SECONDS = 0.05  # between two passes at least, however many reports come
 BEST_OUTPUTS = 25  # of the trials, that the last run reads
 
 _log = logging.getLogger(__name__)
@@ -41,8 +44,9 @@ class Snapshot:
 class Loop:
     """One pass per change of a run or sweep, and one now and then."""
 
-    def __init__(self, db: Database, clock: Clock) -> None:
+    def __init__(self, db: Database, trainer: Trainer, clock: Clock) -> None:
         self._db = db
+        self._trainer = trainer
         self._feed = Feed(db)
         self._clock = clock
 
@@ -56,11 +60,13 @@ class Loop:
                     looking |= await self.advance(name)
                 except AiosError as error:
                     _log.warning("%s is not decided yet: %s", name, error.message)
-            try:
-                async with asyncio.timeout(LOOK_SECONDS if looking else EVERY_SECONDS):
+            if looking:
+                await self._trainer.stirred(revision, LOOK_SECONDS)
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_SECONDS):
                     await self._feed.wait(revision)
-            except TimeoutError:
-                pass
 
     async def advance(self, name: SweepName) -> bool:
         """Decide once, and apply it. Says whether reports of its runs matter."""
@@ -149,6 +155,7 @@ def _view(tx: Tx, sweep: Sweep, trial: Trial) -> View:
         scores=[metrics[key] for key in wanted] if all(key in metrics for key in wanted) else (),
         curve=_curve(tx, names, wanted[0]),
         steps=max(trial.steps, newest.progress.step),
+        completed=newest.completed,
     )
 
 

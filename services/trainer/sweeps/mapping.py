@@ -55,6 +55,7 @@ def spec_from_proto(asked: sweep_pb2.SweepSpec) -> SweepSpec:
             startup=pruner.startup or 5,
         ),
         parallelism=asked.parallelism or rules.PARALLELISM,
+        first=[run_mapping.whole_numbers(MessageToDict(each)) for each in asked.first],
         budget=Budget(budget.trials or (rules.TRIALS_MAX if limited else rules.TRIALS), budget.steps, time),
     )
     rules.check(spec, PATH)

@@ -68,7 +68,7 @@ def importance(sweep: Sweep, trials: Sequence[Trial]) -> list[tuple[str, float]]
 
 def _groups(parameter: Parameter, values: Sequence[Value]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     if isinstance(parameter.domain, Choice):
-        return np.array([parameter.domain.values.index(value) for value in values], dtype=np.int64)
+        return np.array([parameter.domain.index(value) for value in values], dtype=np.int64)
     ranks = np.argsort(np.argsort(np.array([float(value) for value in values]), kind="stable"), kind="stable")
     return (ranks * GROUPS // max(1, len(values))).astype(np.int64)
 
@@ -138,7 +138,7 @@ def _placed(parameter: Parameter) -> Callable[[Trial], float | None]:
         if value is None:
             return None
         if isinstance(domain, Choice):
-            return domain.values.index(value) / max(1, len(domain.values) - 1)
+            return domain.index(value) / max(1, len(domain.values) - 1)
         return domain.share(float(value))
 
     return place

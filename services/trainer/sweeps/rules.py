@@ -14,6 +14,7 @@ from services.trainer.sweeps.space import Space, Values
 
 SWEEP_ID_LENGTH_MAX = 28  # its runs are named after it, with two numbers
 TRIALS, TRIALS_MAX = 20, 2_000
+FIRST_MAX = 100
 PARALLELISM, PARALLELISM_MAX = 2, 100
 FAILURES_MAX = 4  # trials that fail before any has given a value: more would fail too
 SAMPLERS = ("random", "grid", "tpe", "cmaes", "gp", "nsga2", "population")
@@ -117,6 +118,16 @@ class SweepSpec:
     pruner: Pruner = field(default_factory=Pruner)
     parallelism: int = PARALLELISM
     budget: Budget = field(default_factory=Budget)
+    first: Sequence[Values] = ()
+    """Tried first, in this order."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a new trial tries, and what its sampler must know of it again."""
+
+    values: Values
+    attributes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -223,6 +234,13 @@ def check(spec: SweepSpec, path: str = "sweep.spec") -> None:
         raise InvalidArgument.of(f"{path}.pruner.last", "must be the reports of a whole run, more than first")
     if pruner.last < 0:
         raise InvalidArgument.of(f"{path}.pruner.last", "must not be negative")
+    if len(spec.first) > FIRST_MAX:
+        raise InvalidArgument.of(f"{path}.first", f"at most {FIRST_MAX}")
+    for index, values in enumerate(spec.first):
+        for name, chosen in values.items():
+            domains = [parameter.domain for parameter in spec.space if parameter.name == name]
+            if not domains or not domains[0].has(chosen):
+                raise InvalidArgument.of(f"{path}.first[{index}].{name}", f"{chosen!r} is not in the space")
     if not 1 <= spec.parallelism <= PARALLELISM_MAX:
         raise InvalidArgument.of(f"{path}.parallelism", f"must be 1 to {PARALLELISM_MAX}")
     if not 1 <= budget.trials <= TRIALS_MAX:

@@ -97,6 +97,12 @@ class Range:
         value = min(self.high, max(self.low, value))
         return int(min(self.high, max(self.low, round(value)))) if self.whole else value
 
+    def has(self, value: Value) -> bool:
+        """Whether a value is one of it."""
+        if isinstance(value, bool | str) or not self.low <= value <= self.high:
+            return False
+        return not self.whole or value == int(value)
+
     def changed(self, value: Value, rng: Random) -> Value:
         """A number nearby, by one of the factors."""
         assert not isinstance(value, str)
@@ -127,6 +133,14 @@ class Choice:
     def at(self, share: float) -> Value:
         """The value at a share of the way through them."""
         return self.values[min(len(self.values) - 1, max(0, int(share * len(self.values))))]
+
+    def index(self, value: Value) -> int:
+        """Where a value stands: 1 and true are two values."""
+        return next(at for at, each in enumerate(self.values) if type(each) is type(value) and each == value)
+
+    def has(self, value: Value) -> bool:
+        """Whether a value is one of them."""
+        return any(type(each) is type(value) and each == value for each in self.values)
 
     def grid(self) -> list[Value]:
         """All of them."""
@@ -178,6 +192,16 @@ def check(space: Space, path: str = "sweep.spec.parameters") -> None:
 def drawn(space: Space, rng: Random) -> dict[str, Value]:
     """Random values, each evenly over its domain."""
     return from_shares(space, [rng.random() for _ in space])
+
+
+def completed(space: Space, given: Values, rng: Random) -> dict[str, Value]:
+    """The given values, with those drawn that are left out."""
+    chosen: dict[str, Value] = {}
+    for parameter in space:
+        share = rng.random()
+        if parameter.exists(chosen):
+            chosen[parameter.name] = given.get(parameter.name, parameter.domain.at(share))
+    return chosen
 
 
 def from_shares(space: Space, shares: Sequence[float]) -> dict[str, Value]:
