@@ -48,7 +48,8 @@ def test_a_request_for_a_deployment_at_zero_is_held_until_a_replica_answers(
         typed = [pool.submit(stack.predict_grpc, "digits") for _ in range(2)]
         while not counted(stack, REFUSED_FILTER).refused:
             time.sleep(0.02)
-        assert not any(each.done() for each in (*asked, *typed))
+        assert not any(each.done() for each in asked)
+        assert not any(each.done() for each in typed)
         awake = Backend("r1", 100, (models[0].replica,))
         stack.deploy(DeploymentRoute("vision", "digits", (awake,)))
         assert {each.result().status_code for each in asked} == {200}
