@@ -1,12 +1,16 @@
 """`aios dataset`: push, import, pull, checkout, list, get, show, versions, diff, log, branch, tag, rm."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aios.cli import output
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size
 from aios.cli.progress import Transfer
+
+if TYPE_CHECKING:
+    from aios.client import Client
 
 DATASET: Columns = {
     "NAME": lambda d: leaf(d.name),
@@ -48,6 +52,7 @@ DELETION: Columns = {
     "SHARED": lambda d: size(d.shared_bytes),
     "PURGED": lambda d: d.purge_time.ToJsonString(),
 }
+DETAILS: Columns = {**VERSION, "PRIVACY": lambda v: " ".join(v.origin.privacy)}
 FIRST = "No datasets yet: `aios dataset push NAME DIRECTORY` makes one."
 
 
@@ -61,8 +66,9 @@ def dataset() -> None:
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("-m", "--message", default="", help="Why this version was made.")
 @click.option("-b", "--branch", default="", help="Branch to commit to; `main`, or that of the checkout.")
+@click.option("--scan", is_flag=True, help="Look for personal data in it, by a job: see `aios dataset show`.")
 @common
-def push(name: str, source: Path, message: str, branch: str) -> None:
+def push(name: str, source: Path, message: str, branch: str, scan: bool) -> None:
     """Store a file or directory as the next version of NAME.
 
     Content that is already stored is not sent again, so a push that was cut off goes on where it was. A directory that
@@ -70,6 +76,8 @@ def push(name: str, source: Path, message: str, branch: str) -> None:
     """
     with connected() as client, Transfer() as transfer:
         version = client.datasets.push(name, source, message=message, branch=branch, progress=transfer.report)
+        if scan:
+            _scan(client, version.name)
     output.emit(version, VERSION)
 
 
@@ -80,8 +88,9 @@ def push(name: str, source: Path, message: str, branch: str) -> None:
     "-f", "--format", "format_", default="", help="csv, jsonl, images …; found from SOURCE otherwise."
 )
 @click.option("-m", "--message", default="", help="Why this version was made.")
+@click.option("--scan", is_flag=True, help="Look for personal data in it, by a job: see `aios dataset show`.")
 @common
-def import_(name: str, source: Path, format_: str, message: str) -> None:
+def import_(name: str, source: Path, format_: str, message: str, scan: bool) -> None:
     """Make the records of a file or folder into shards that train fast, as the next version of NAME.
 
     Takes CSV, TSV, JSON lines, Parquet, Arrow, a folder of images by class, IDX (MNIST) and WebDataset tar.
@@ -94,6 +103,8 @@ def import_(name: str, source: Path, format_: str, message: str) -> None:
         import_shards(source, Path(scratch), format_)
         with connected() as client, Transfer() as transfer:
             version = client.datasets.push(name, Path(scratch), message=message, progress=transfer.report)
+            if scan:
+                _scan(client, version.name)
     output.emit(version, VERSION)
 
 
@@ -143,7 +154,7 @@ def get(name: str) -> None:
             output.emit(client.datasets.get(name), DATASET)
             return
         version = client.datasets.version(name)
-    output.emit(version, VERSION)
+    output.emit(version, DETAILS)
     if output.shared().output == "table" and version.index_sha256:
         output.notice(
             "Its files are in an index: `aios dataset pull` fetches them, `aios dataset diff` compares them."
@@ -164,11 +175,22 @@ def get(name: str) -> None:
 )
 @common
 def show(name: str, page: Path | None) -> None:
-    """What is in NAME, or in one version NAME/VERSION, as its newest profile says it."""
+    """What is in NAME, or in one version NAME/VERSION, as its newest profile and search for personal data say it."""
     from aios.cli.transform import report
+    from aios.errors import NotFound
 
     with connected() as client:
-        report(client, client.transforms.profile_of(name), page)
+        version = client.datasets.version(name).name
+        profile, scanned = (client.transforms.newest(kind, version) for kind in ("profile", "pii"))
+        if not profile and not scanned:
+            raise NotFound(
+                f"{short(version)} has not been looked at: `aios transform submit profile {name} {name}-profile`.",
+                reason="NO_REPORT",
+            )
+        if profile:
+            report(client, profile, page)
+        if scanned:
+            report(client, scanned, None if profile else page)
 
 
 @dataset.command()
@@ -231,6 +253,12 @@ def rm(name: str, dry_run: bool) -> None:
     """
     with connected() as client:
         output.emit(client.datasets.delete(name, dry_run=dry_run), DELETION)
+
+
+def _scan(client: "Client", version: str) -> None:
+    """Have a version looked through for personal data; the findings are a version of `{dataset}-pii`."""
+    made = client.transforms.submit("pii", version, f"{version.split('/')[3][:59]}-pii")
+    output.notice(f"Looked through by {leaf(made.name)}: `aios transform get {leaf(made.name)}`.")
 
 
 def _ref(name: str, ref: str, *, tag: bool, delete: bool) -> None:

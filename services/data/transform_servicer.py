@@ -3,8 +3,6 @@
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -13,13 +11,13 @@ from aios.common.v1 import resources_pb2
 from aios.data.v1 import data_service_pb2, dataset_pb2, transform_pb2, transform_service_pb2_grpc
 from aios.data.v1 import transform_service_pb2 as pb
 from aios.errors import AlreadyExists, InvalidArgument, NotFound, StaleEpoch
-from aios.names import DatasetName, DatasetVersionName, JobName, TransformName, check_id, new_id
+from aios.names import DatasetName, JobName, TransformName, check_id, new_id
 from aios.records import Tx
 from aios.runtime import telemetry
 from aios.runtime.context import require_job
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2
 from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
-from services.data import dataset_store, lineage_store, mapping, transforms
+from services.data import dataset_store, lineage_store, mapping, transform_mapping, transforms
 from services.data.datasets import MAIN
 from services.data.keys import ProjectKeys
 from services.data.ledger import Draft
@@ -27,31 +25,21 @@ from services.data.lineage import Direction, Edge, Relation
 from services.data.logs import Change, Log
 from services.data.manifests import Origin
 from services.data.rpcs import Context, Parts, Rpcs, project_of
-from services.data.transform_types import TYPES, Type
+from services.data.transform_mapping import Accepted
+from services.data.transform_types import TYPES
 from services.data.transforms import NotATransform, Spec, TransformNotFound
 
 COMMAND = ("python", "-m", "services.data.job")
-VARIABLE = "AIOS_JOB_TRANSFORM"
-"""Of the job: its spec, the request that made it and the trace it belongs to, as JSON."""
 CPU_MILLIS = 1000
-MAX_RESTARTS = 0  # what fails is the data or the parameters; an attempt that a node lost is followed by another anyway
+MAX_RESTARTS = (
+    0  # what fails is the data or the parameters; an attempt that a node lost is followed by another anyway
+)
 _STATES: Mapping[int, "transform_pb2.Transform.State.ValueType"] = {
     job_pb2.Job.STATE_QUEUED: transform_pb2.Transform.STATE_QUEUED,
     job_pb2.Job.STATE_SUCCEEDED: transform_pb2.Transform.STATE_SUCCEEDED,
     job_pb2.Job.STATE_FAILED: transform_pb2.Transform.STATE_FAILED,
     job_pb2.Job.STATE_CANCELLED: transform_pb2.Transform.STATE_CANCELLED,
 }
-
-
-@dataclass(frozen=True)
-class _Accepted:
-    """A transform as its job keeps it."""
-
-    name: TransformName
-    spec: Spec
-    request_id: str
-    trace_id: str
-    job: job_pb2.Job
 
 
 class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceServicer):
@@ -82,7 +70,7 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
             spec=job_pb2.JobSpec(
                 kind=job_pb2.JobSpec.KIND_BATCH,
                 command=COMMAND,
-                environment={VARIABLE: json.dumps(record, sort_keys=True)},
+                environment={transform_mapping.VARIABLE: json.dumps(record, sort_keys=True)},
                 resources=resources_pb2.Resources(
                     cpu_millis=CPU_MILLIS, memory_bytes=transforms.memory_bytes(size)
                 ),
@@ -98,7 +86,7 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
                 request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{request.request_id or new_id()}")),
             )
         )
-        return await self._shown(_Accepted(name, spec, request.request_id, record["trace_id"], made))
+        return await self._shown(Accepted(name, spec, request.request_id, record["trace_id"], made))
 
     async def GetTransform(
         self, request: pb.GetTransformRequest, context: Context
@@ -115,7 +103,7 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
                 page_token=request.page_token,
             )
         )
-        found = [accepted for job in page.jobs if (accepted := _accepted(job)) is not None]
+        found = [accepted for job in page.jobs if (accepted := transform_mapping.accepted(job)) is not None]
         shown = [await self._shown(each) for each in found]
         return pb.ListTransformsResponse(transforms=shown, next_page_token=page.next_page_token)
 
@@ -123,7 +111,7 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         self, request: pb.ListTransformTypesRequest, context: Context
     ) -> pb.ListTransformTypesResponse:
         return pb.ListTransformTypesResponse(
-            types=[_type_to_proto(name, each) for name, each in TYPES.items()]
+            types=[transform_mapping.type_to_proto(name, each) for name, each in TYPES.items()]
         )
 
     async def CompleteTransform(
@@ -135,7 +123,7 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         origin = Origin(
             code_sha256=stated.code_sha256,
             transform=spec.label,
-            parameters=_as_json(spec.parameters),
+            parameters=transform_mapping.as_json(spec.parameters),
             inputs=tuple(spec.reads),
             schema=stated.schema,
             licence=stated.licence,
@@ -165,15 +153,15 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         at = "transform.spec"
         transforms.type_of(asked.type)
         transforms.check_inputs(asked.type, asked.inputs)
-        given = _whole(MessageToDict(asked.parameters))
+        given = transform_mapping.whole_numbers(MessageToDict(asked.parameters))
         if len(json.dumps(given)) > transforms.PARAMETERS_BYTES_MAX:
             raise InvalidArgument.of(
                 f"{at}.parameters", f"must not be longer than {transforms.PARAMETERS_BYTES_MAX} bytes"
             )
         parameters = transforms.parameters_of(asked.type, given)
-        named = {"": _version_asked(project, asked.input, f"{at}.input")}
+        named = {"": transform_mapping.version_asked(project, asked.input, f"{at}.input")}
         for key, text in asked.inputs.items():
-            named[key] = _version_asked(project, text, f"{at}.inputs.{key}")
+            named[key] = transform_mapping.version_asked(project, text, f"{at}.inputs.{key}")
 
         def resolve(tx: Tx) -> tuple[dict[str, str], int]:
             found = {key: dataset_store.get_version(tx, version) for key, version in named.items()}
@@ -185,7 +173,7 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         source = pinned.pop("")
         return Spec(asked.type, source, check_id(asked.output, f"{at}.output"), parameters, pinned), size
 
-    async def _attempt(self, name: TransformName, epoch: int) -> _Accepted:
+    async def _attempt(self, name: TransformName, epoch: int) -> Accepted:
         """The transform, for a caller that is the newest attempt of its job."""
         require_job(str(JobName(name.project, name.transform)), epoch)
         found = await self._get(name)
@@ -197,20 +185,22 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
             )
         return found
 
-    async def _get(self, name: TransformName) -> _Accepted:
+    async def _get(self, name: TransformName) -> Accepted:
         found = await self._find(name)
         if found is None:
             raise TransformNotFound(f"{name} does not exist.", name=str(name))
         return found
 
-    async def _find(self, name: TransformName) -> _Accepted | None:
+    async def _find(self, name: TransformName) -> Accepted | None:
         job = JobName(name.project, name.transform)
         try:
-            return _accepted(await self._scheduler.GetJob(scheduler_service_pb2.GetJobRequest(name=str(job))))
+            return transform_mapping.accepted(
+                await self._scheduler.GetJob(scheduler_service_pb2.GetJobRequest(name=str(job)))
+            )
         except NotFound:
             return None
 
-    async def _shown(self, found: _Accepted) -> transform_pb2.Transform:
+    async def _shown(self, found: Accepted) -> transform_pb2.Transform:
         job = found.job
         edges = await self._db.read(
             lambda tx: lineage_store.edges_at(tx, found.name.project, [job.name], Direction.DOWN)
@@ -223,7 +213,7 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
             message = "Its process ended with exit code 0 and handed over nothing: see the log of its job."
         shown = transform_pb2.Transform(
             name=str(found.name),
-            spec=_spec_to_proto(found.spec),
+            spec=transform_mapping.spec_to_proto(found.spec),
             state=state,
             state_message=message,
             output_version=made,
@@ -270,71 +260,3 @@ def _id_of(request: pb.CreateTransformRequest) -> str:
     if not request.request_id:
         return new_id(prefix)
     return f"{prefix}-{uuid.uuid5(uuid.NAMESPACE_URL, f'{request.parent}/{request.request_id}').hex[:12]}"
-
-
-def _version_asked(project: str, text: str, field: str) -> DatasetVersionName:
-    full = text if text.startswith("projects/") else f"projects/{project}/{text}"
-    if DatasetName.matches(full):
-        full += "/versions/latest"
-    if not DatasetVersionName.matches(full) or DatasetVersionName.parse(full).project != project:
-        raise InvalidArgument.of(
-            field, f"must be datasets/{{dataset}} or datasets/{{dataset}}/versions/{{version}} of {project}"
-        )
-    return DatasetVersionName.parse(full)
-
-
-def _accepted(job: job_pb2.Job) -> _Accepted | None:
-    """A job's transform; None for a job that is none."""
-    if not TransformName.matches(job.spec.owner) or VARIABLE not in job.spec.environment:
-        return None
-    name = TransformName.parse(job.spec.owner)
-    if str(JobName(name.project, name.transform)) != job.name:
-        return None
-    try:
-        stored = json.loads(job.spec.environment[VARIABLE])
-        return _Accepted(
-            name, Spec.from_json(stored), str(stored["request_id"]), str(stored["trace_id"]), job
-        )
-    except (ValueError, KeyError, TypeError, InvalidArgument):
-        return None  # somebody's own job that looks like one
-
-
-def _spec_to_proto(spec: Spec) -> transform_pb2.TransformSpec:
-    proto = transform_pb2.TransformSpec(
-        type=spec.type, input=spec.input, inputs=spec.inputs, output=spec.output
-    )
-    proto.parameters.update(_as_json(spec.parameters))
-    return proto
-
-
-def _type_to_proto(name: str, each: Type) -> transform_pb2.TransformType:
-    proto = transform_pb2.TransformType(
-        type=name, version=each.version, summary=each.summary, inputs=each.inputs
-    )
-    for key, parameter in each.parameters.items():
-        shown = proto.parameters.add(name=key, summary=parameter.summary, choices=parameter.choices)
-        value = _as_json({"": parameter.default})[""]
-        if isinstance(value, bool):
-            shown.default.bool_value = value
-        elif isinstance(value, int | float):
-            shown.default.number_value = value
-        elif isinstance(value, str):
-            shown.default.string_value = value
-        elif isinstance(value, list):
-            shown.default.list_value.extend(value)
-        else:
-            shown.default.struct_value.update(value)
-    return proto
-
-
-def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def _whole(value: Any) -> Any:
-    """JSON has one number type: whole numbers come back as int, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: _whole(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value

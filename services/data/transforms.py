@@ -60,12 +60,16 @@ class Spec:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Spec":
-        """Read `to_json`."""
+        """Read `to_json`: also of an older release, which had other parameters."""
+        parameters = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in stored["parameters"].items()
+        }
         return cls(
             str(stored["type"]),
             str(stored["input"]),
             str(stored["output"]),
-            parameters_of(str(stored["type"]), stored["parameters"]),
+            parameters,
             dict(stored["inputs"]),
         )
 
