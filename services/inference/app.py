@@ -49,6 +49,11 @@ async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None =
     add = inference_service_pb2_grpc.add_InferenceServiceServicer_to_server
     return App(
         services=[Service(add, InferenceServicer(deployments, Releases(db), watching, predictor))],
-        loops=[reconciler.run, jobs.run, Relay(db, bus).run, *(level.run for level in meters.levels(db))],
+        loops=[
+            reconciler.run,
+            jobs.run,
+            Relay(db, bus).run,
+            *(level.run for level in meters.levels(db, watching)),
+        ],
         healthy=db.answers,
     )

@@ -1,17 +1,37 @@
 """What the inference service tells of itself over time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from aios.inference.v1.deployment_pb2 import RevisionFigures
+from aios.names import ANY_PROJECT, RevisionName
 from aios.records import Database
 from aios.records.counts import by_state
-from aios.runtime.meters import Labels, Levels
+from aios.runtime.meters import Labels, Levels, Look
 from services.inference import deployments, replicas, store
+from services.inference.watching import Watching
 
 Found = Iterable[tuple[float, Labels]]
 
 
-def levels(db: Database) -> list[Levels]:
-    """Deployments and replicas by state."""
+def levels(db: Database, watching: Watching) -> list[Levels]:
+    """Deployments and replicas by state, and what each revision answered in the last seconds."""
+
+    def of_revisions(value: Callable[[RevisionFigures], float]) -> Look:
+        async def look() -> Found:
+            return [(value(each), _labels(each)) for each in await watching.figures(ANY_PROJECT)]
+
+        return look
+
+    async def times() -> Found:
+        return [
+            (value / 1000, {**_labels(each), "quantile": quantile})
+            for each in await watching.figures(ANY_PROJECT)
+            for quantile, value in (
+                ("0.5", each.p50_millis),
+                ("0.95", each.p95_millis),
+                ("0.99", each.p99_millis),
+            )
+        ]
 
     async def of_deployments() -> Found:
         return await db.read(lambda tx: by_state(tx, store.deployments.c.state, deployments.State))
@@ -22,4 +42,28 @@ def levels(db: Database) -> list[Levels]:
     return [
         Levels("aios.deployments", "{deployment}", "Deployments by state.", of_deployments),
         Levels("aios.replicas", "{replica}", "Replicas by state.", of_replicas),
+        Levels(
+            "aios.revision.requests",
+            "{request}/s",
+            "Predictions that a revision answers.",
+            of_revisions(lambda each: each.requests_per_second),
+        ),
+        Levels(
+            "aios.revision.failed",
+            "1",
+            "Share of them that failed.",
+            of_revisions(lambda each: each.errors / each.requests if each.requests else 0.0),
+        ),
+        Levels(
+            "aios.revision.in_flight",
+            "{request}",
+            "Predictions under way.",
+            of_revisions(lambda each: each.in_flight),
+        ),
+        Levels("aios.revision.time", "s", "How long a revision's predictions take.", times),
     ]
+
+
+def _labels(figures: RevisionFigures) -> Labels:
+    name = RevisionName.parse(figures.revision)
+    return {"project": name.project, "deployment": name.deployment, "revision": name.revision}
