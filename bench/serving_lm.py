@@ -134,7 +134,8 @@ class Library:
 
         torch.set_num_threads(psutil.cpu_count() or 1)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, padding_side="left")
-        self._model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        self._model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        self._model.train(False)
 
     def ask(self, prompt: str) -> tuple[float, int]:
         """Seconds to the first token, and how many there were."""

@@ -148,7 +148,9 @@ def _check_known(body: Json, known: set[str]) -> None:
             continue
         if name not in _NEUTRAL:
             raise WrongRequest(name[:80], "is not supported here: leave it out", "unsupported_parameter")
-        if not any(value == each and type(value) is type(each) for each in _NEUTRAL[name]):
+        if not any(
+            value == each and isinstance(value, bool) == isinstance(each, bool) for each in _NEUTRAL[name]
+        ):
             raise WrongRequest(
                 name, "is not supported here with this value: leave it out", "unsupported_value"
             )

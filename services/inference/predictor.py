@@ -75,6 +75,8 @@ class Predictor:
             raise NotFound(f"{name} is not in the project of your token.", name=str(name))
         live = await self._db.read(lambda tx: _live(tx, name))
         signature = Signature.FromString(live.artifact.signature)
+        if any(each.name == "finish_reason" for each in signature.outputs):
+            raise predict.NoPlainForm(f"{name} generates text: ask /v1/chat/completions.", name=str(name))
         head, body = await asyncio.to_thread(_encoded, request, signature)
         with gate.aside():
             answer = await self._send(name, head, body, authorization, seconds - MARGIN_SECONDS)

@@ -21,6 +21,11 @@ from services.inference.replica.lm.text import Writer
 ROWS_MAX = 16
 """Sequences at once on a CPU, where each costs a little time of every other."""
 ROWS_MAX_ON_GPU = 64
+CELLS_MAX, CELLS_MAX_ON_GPU = 16_384, 262_144
+"""Rows times columns of the cache, which every layer holds: 0.75 GB for SmolLM2-135M in float32, and 12 GB. One row alone
+may have more."""
+CHARACTERS_PER_TOKEN_MAX = 32
+"""A text that is longer than the context by this is not even split into tokens: others wait for that."""
 WAITING_MAX = 256
 PROMPT_TOKENS_AT_ONCE = 2048
 """Of the prompts that are read in one step: those who decode wait for them."""
@@ -62,7 +67,9 @@ class Engine:
         self._model, self._tokenizer = model, tokenizer
         self._context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
         self._ends = _end_tokens(model, tokenizer)
-        self._most = ROWS_MAX_ON_GPU if model.device.type == "cuda" else ROWS_MAX
+        on_gpu = model.device.type == "cuda"
+        self._most = ROWS_MAX_ON_GPU if on_gpu else ROWS_MAX
+        self._cells = CELLS_MAX_ON_GPU if on_gpu else CELLS_MAX
         self._batch = Batch(model)
         self._rows: list[_Row] = []
         self._waiting: deque[_Row] = deque()
@@ -90,8 +97,7 @@ class Engine:
             WrongRequest: the prompt is too long, or the queue is.
         """
         tokens = self._encode(ask)
-        room = self._context - len(tokens)
-        if room < 1:
+        if len(tokens) >= self._context:
             raise WrongRequest(
                 f"messages: the prompt has {len(tokens)} tokens and the model's context {self._context}: shorten it"
             )
@@ -113,6 +119,11 @@ class Engine:
         return cancel
 
     def _encode(self, ask: Ask) -> list[int]:
+        said = len(ask.prompt) + sum(len(each["content"]) for each in ask.messages)
+        if said > CHARACTERS_PER_TOKEN_MAX * self._context:
+            raise WrongRequest(
+                f"messages: {said} characters are more than the context of {self._context} tokens"
+            )
         if not ask.messages:
             return list(self._tokenizer(ask.prompt)["input_ids"]) or [self._ends[0] if self._ends else 0]
         if not self._tokenizer.chat_template:
@@ -159,11 +170,18 @@ class Engine:
             row = self._waiting[0]
             if found and read + len(row.tokens) > PROMPT_TOKENS_AT_ONCE:
                 break
+            together = [*self._rows, *found, row]
+            if len(together) > 1 and len(together) * max(map(self._columns, together)) > self._cells:
+                break
             self._waiting.popleft()
             if not row.gone:
                 found.append(row)
                 read += len(row.tokens)
         return found
+
+    def _columns(self, row: _Row) -> int:
+        """The most it may need."""
+        return min(len(row.tokens) + row.sampling.max_tokens, self._context)
 
     def _choose(self, rows: list[_Row], logits_BV: torch.Tensor) -> None:
         likeliest = logits_BV.argmax(dim=1).tolist()
