@@ -43,7 +43,7 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
             Form.NETWORK,
             {
                 "rank": Setting(default="energy", choices=("energy", "budget", "sensitivity")),
-                "energy": Setting(default=0.9, low=0.01, high=1.0),
+                "energy": Setting(default=0.99, low=0.01, high=1.0),
                 "keep": Setting(default=0.5, low=0.01, high=1.0),
                 "aware": Setting(default=True),
                 "samples": _SAMPLES,
@@ -98,14 +98,14 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
 LIMITS: Mapping[str, Setting] = MappingProxyType(
     {
         "points_lost": Setting(default=1.0, low=-100.0, high=100.0),
-        "smaller": Setting(default=1.0, low=0.0, high=1e6),
+        "smaller": Setting(default=0.0, low=0.0, high=1e6),
         "slower": Setting(default=1.05, low=0.0, high=1e6),
         "p95_ms": Setting(default=0.0, low=0.0, high=1e9),
         "batch": Setting(default=32, low=1, high=65_536),
     }
 )
-"""What a variant must keep: percentage points of accuracy, times smaller, times the original's median latency at one
-batch size, and its own p95 there (0: any)."""
+"""What a variant must keep: percentage points of accuracy, times smaller (0: any), times the original's median latency
+at one batch size, and its own p95 there (0: any)."""
 SEARCH: Mapping[str, Setting] = MappingProxyType(
     {
         "trials": Setting(default=12, low=1, high=1_000),

@@ -261,6 +261,25 @@ async def test_a_model_version_is_found_by_number_latest_and_alias(platform: Pla
         await alice.api.SetModelAlias(pb.SetModelAliasRequest(model=model, alias="next", version="9"))
 
 
+async def test_a_rejected_version_is_never_latest_and_gets_no_alias(platform: Platform) -> None:
+    alice = platform.caller()
+    model = f"{PROJECT}/models/digits"
+    await alice.register("digits", [await alice.store("model.onnx", b"1")])
+    rejected = await alice.register("digits", [await alice.store("model.onnx", b"2")], rejected="got slower")
+    assert (rejected.name, rejected.rejected) == (f"{model}/versions/2", "got slower")
+
+    latest = await alice.api.GetModelVersion(pb.GetModelVersionRequest(name=f"{model}/versions/latest"))
+    assert latest.name == f"{model}/versions/1"
+    with pytest.raises(FailedPrecondition, match="got slower") as refused:
+        await alice.api.SetModelAlias(pb.SetModelAliasRequest(model=model, alias="champion", version="2"))
+    assert refused.value.reason == "MODEL_VERSION_REJECTED"
+    await alice.api.DeleteModelVersion(pb.DeleteModelVersionRequest(name=f"{model}/versions/1"))
+    with pytest.raises(NotFound):
+        await alice.api.GetModelVersion(pb.GetModelVersionRequest(name=f"{model}/versions/latest"))
+    third = await alice.register("digits", [await alice.store("model.onnx", b"3")])
+    assert third.name == f"{model}/versions/3"
+
+
 async def test_a_run_registers_one_version_and_its_lineage(platform: Platform) -> None:
     alice, trainer = platform.caller(), platform.caller("service", project="default")
     trainer.project = PROJECT

@@ -194,7 +194,8 @@ async def _serve(
     )
     (place / "config.pbtxt").write_text(config)
     if backend is Backend.PYTHON:
-        shutil.copy(Path(__file__).with_name("model.py"), place / repository.VERSION / "model.py")
+        for file in ("model.py", "stub.py"):
+            shutil.copy(Path(__file__).with_name(file), place / repository.VERSION)
     ports = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
     check = Probe(LOOPBACK, ports.http, MODEL, signature)
     server = await Server.start(triton, place.parent, MODEL, ports, triton.environment(threads, os.environ))

@@ -38,7 +38,7 @@ def apply(net: Net, task: Task, settings: Mapping[str, Any]) -> Net:
         both: torch.Tensor = weight * temperature**2 * apart + (1 - weight) * alone
         return both
 
-    fit(student.module, task, settings, loss)
+    fit(student, task, settings, loss)
     return student
 
 

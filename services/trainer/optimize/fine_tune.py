@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from services.trainer.job import data
@@ -24,12 +23,13 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 def apply(net: Net, task: Task, settings: Mapping[str, Any]) -> Net:
     """The network, trained on where that helps."""
     tuned = net.copy()
-    fit(tuned.module, task, settings, lambda _, logits, labels: functional.cross_entropy(logits, labels))
+    fit(tuned, task, settings, lambda _, logits, labels: functional.cross_entropy(logits, labels))
     return max(net, tuned, key=lambda each: accuracy(each.module, task.validation))
 
 
-def fit(module: nn.Module, task: Task, settings: Mapping[str, Any], loss: Loss) -> None:
+def fit(net: Net, task: Task, settings: Mapping[str, Any], loss: Loss) -> None:
     """Minimise a loss over the first `samples` training samples (0: all)."""
+    module = net.module
     samples = min(settings["samples"] or len(task.train.inputs), len(task.train.inputs))
     epochs = settings["epochs"]
     masks = [
@@ -42,7 +42,7 @@ def fit(module: nn.Module, task: Task, settings: Mapping[str, Any], loss: Loss) 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     module.train()
     for _, _, chosen_B in data.batches(samples, BATCH, epochs, task.seed, 0):
-        inputs = task.batch(chosen_B)
+        inputs = task.batch(chosen_B, net.description)
         value = loss(inputs, module(inputs), task.train.labels_N[chosen_B])
         optimizer.zero_grad()
         value.backward()

@@ -87,15 +87,14 @@ def widths(description: Mapping[str, Any], factor: float) -> dict[str, Any]:
     }
 
 
-def factor(module: nn.Module, name: str, rank: int) -> tuple[nn.Module, nn.Module]:
-    """Put two thin layers in place of one; returns them, not yet filled in."""
+def factor(module: nn.Module, name: str, rank: int) -> tuple[nn.Linear | nn.Conv2d, nn.Linear | nn.Conv2d]:
+    """Put two thin layers in place of one; returns them, with the bias and not yet the weights."""
     layer = module.get_submodule(name)
-    first: nn.Module
-    second: nn.Module
-    bias = getattr(layer, "bias", None) is not None
+    first: nn.Linear | nn.Conv2d
+    second: nn.Linear | nn.Conv2d
     if isinstance(layer, nn.Linear):
         first = nn.Linear(layer.in_features, rank, bias=False)
-        second = nn.Linear(rank, layer.out_features, bias=bias)
+        second = nn.Linear(rank, layer.out_features)
     elif isinstance(layer, nn.Conv2d):
         first = nn.Conv2d(
             layer.in_channels,
@@ -105,11 +104,12 @@ def factor(module: nn.Module, name: str, rank: int) -> tuple[nn.Module, nn.Modul
             pair(layer.padding),
             bias=False,
         )
-        second = nn.Conv2d(rank, layer.out_channels, 1, bias=bias)
+        second = nn.Conv2d(rank, layer.out_channels, 1)
     else:
         raise NotOptimizable(f"{name} is no linear layer and no convolution.")
-    if bias:
-        second.load_state_dict({"bias": layer.bias}, strict=False)
+    with torch.no_grad():
+        assert second.bias is not None
+        second.bias.copy_(torch.zeros(()) if layer.bias is None else layer.bias)
     parent, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(parent), leaf, nn.Sequential(first, second))
     return first, second

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aios.common.v1 import tensor_pb2
-from services.trainer.job import export
+from services.trainer.job.export import to_onnx
 from services.trainer.job.outputs import MODEL_FILE
 from services.trainer.job.result import MAX_BATCH_SIZE, NETWORK_FILE
 from services.trainer.optimization import TECHNIQUES, Form, words
@@ -71,14 +71,14 @@ def make(original: Original, steps: Steps, folder: Path) -> Variant:
             net = apply(net or networks.load(original.folder), original.task, settings)
             continue
         if net is not None:
-            signature = _export(net, original.task, folder)
+            signature = export(net, original.task, folder)
             source = target.rename(folder / "float32.onnx")
         apply(source, target, original.task, settings)
         if net is not None:
             source.unlink()
             net = None
     if net is not None:
-        signature = _export(net, original.task, folder)
+        signature = export(net, original.task, folder)
         net.save(folder)
     digest = task.digest(original.task.calibration(samples)) if samples else ""
     return Variant(words(steps), steps, folder, signature, digest)
@@ -93,12 +93,14 @@ def tuned_original(original: Original, steps: Steps, folder: Path) -> Variant | 
         for key, value in next(iter(steps[0].values())).items()
         if key in TECHNIQUES["fine_tune"].settings
     }
+    print("the original, trained as long:", flush=True)
     return make(original, [{"fine_tune": settings}], folder)
 
 
-def _export(net: Net, given: Task, folder: Path) -> tensor_pb2.Signature:
+def export(net: Net, given: Task, folder: Path) -> tensor_pb2.Signature:
+    """Write the model that is served, with the names of the original's tensors."""
     wanted = given.signature
-    return export.to_onnx(
+    return to_onnx(
         net.module,
         given.test.inputs[:EXPORT_SAMPLES],
         folder,

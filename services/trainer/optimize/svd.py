@@ -4,9 +4,10 @@ Saves where k < mn/(m+n); other layers stay. A convolution is reshaped to [out, 
 channels, and one of 1x1.
 
 Plain (Eckart and Young 1936): the nearest matrix of rank k. Activation-aware (after Wang et al., SVD-LLM, 2024): the
-nearest outputs. With the Gram matrix G = E[xxᵀ] of the layer's inputs on calibration samples, G = QΛQᵀ and
-S = QΛ^½, the error E‖Wx − W'x‖² is ‖(W − W')S‖², so W' = [WS]_k S⁻¹. `eigh` with small eigenvalues clamped takes a G
-without full rank, where Cholesky fails.
+nearest outputs. Let μ be the mean of the layer's inputs on calibration samples and G = E[(x−μ)(x−μ)ᵀ] their Gram matrix
+around it, G = QΛQᵀ and S = QΛ^½. What W' misses of the mean goes into the bias, b' = b + (W − W')μ, so the error is
+E‖W(x−μ) − W'(x−μ)‖² = ‖(W − W')S‖², least for W' = [WS]_k S⁻¹. `eigh` with small eigenvalues clamped takes a G without
+full rank, where Cholesky fails.
 
 Rank of each layer: `energy` keeps that share of Σσ²; `budget` and `sensitivity` keep at most the share `keep` of the
 network's parameters, and choose all ranks at once so that the loss is least: Σ loss + λ·parameters, with λ by bisection.
@@ -14,7 +15,8 @@ The loss of a rank is the share of Σσ² that it drops, or the rise of the cros
 alone is dropped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,9 +37,9 @@ def apply(net: Net, task: Task, settings: Mapping[str, Any]) -> Net:
     """The network with the layers factored where that saves."""
     found = net.copy()
     samples = task.calibration(settings["samples"])
-    grams = _grams(found.module, samples) if settings["aware"] else {}
+    inputs = _inputs(found.module, samples) if settings["aware"] else {}
     factored = {
-        name: _decompose(networks.matrix(layer), grams.get(name))
+        name: decompose(networks.matrix(layer), *inputs.get(name, (None, None)))
         for name, layer in networks.layers(found.module).items()
     }
     ranks = _ranks(found, task, factored, settings)
@@ -46,24 +48,44 @@ def apply(net: Net, task: Task, settings: Mapping[str, Any]) -> Net:
     return Net(found.module, {**net.description, "ranks": {**net.description.get("ranks", {}), **ranks}})
 
 
-Factors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""U [M, R], σ [R] and Vᵀ [R, N], the last with S⁻¹ in it."""
+@dataclass(frozen=True)
+class Factors:
+    """A matrix in parts: its rank-k neighbour is U_k Σ_k V_kᵀ, the last with S⁻¹ in it."""
+
+    u_MR: torch.Tensor
+    sigma_R: torch.Tensor
+    vt_RN: torch.Tensor
+    missed: Callable[[torch.Tensor], torch.Tensor]
+    """What a neighbour misses of the mean output. Shape: [M]."""
+
+    @property
+    def useful(self) -> int:
+        """The largest rank that saves; 0 where none does."""
+        rows, columns = len(self.u_MR), self.vt_RN.shape[1]
+        return (rows * columns - 1) // (rows + columns)
 
 
-def _decompose(weights_MN: torch.Tensor, gram_NN: torch.Tensor | None) -> Factors:
+def decompose(
+    weights_MN: torch.Tensor, gram_NN: torch.Tensor | None = None, mean_N: torch.Tensor | None = None
+) -> Factors:
+    """The factors of a matrix: those of least output error where its inputs are known."""
     weights = weights_MN.double()
+
+    def missed(near_MN: torch.Tensor) -> torch.Tensor:
+        return (weights - near_MN) @ (torch.zeros(weights.shape[1]).double() if mean_N is None else mean_N)
+
     if gram_NN is None:
         u, sigma, vt = torch.linalg.svd(weights, full_matrices=False)
-        return u, sigma, vt
+        return Factors(u, sigma, vt, missed)
     values, vectors = torch.linalg.eigh(gram_NN.double())
     root = values.clamp_min(CLAMP * float(values.max())).sqrt()
     u, sigma, vt = torch.linalg.svd(weights @ (vectors * root), full_matrices=False)
-    return u, sigma, (vt / root) @ vectors.T
+    return Factors(u, sigma, (vt / root) @ vectors.T, missed)
 
 
-def _grams(module: nn.Module, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-    """E[xxᵀ] of each layer's inputs."""
-    sums: dict[str, torch.Tensor] = {}
+def _inputs(module: nn.Module, samples: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Gram matrix around the mean, and the mean, of each layer's inputs."""
+    sums: dict[str, tuple[torch.Tensor, torch.Tensor, int]] = {}
 
     def watch(name: str, layer: nn.Linear | nn.Conv2d) -> Any:
         def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -74,7 +96,8 @@ def _grams(module: nn.Module, samples: torch.Tensor) -> dict[str, torch.Tensor]:
                 )
                 x = functional.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
             x = x.reshape(-1, x.shape[-1]).double()
-            sums[name] = sums.get(name, torch.zeros(())) + x.T @ x
+            products, total, count = sums.get(name, (torch.zeros(()), torch.zeros(()), 0))
+            sums[name] = products + x.T @ x, total + x.sum(0), count + len(x)
 
         return layer.register_forward_pre_hook(hook)
 
@@ -82,21 +105,25 @@ def _grams(module: nn.Module, samples: torch.Tensor) -> dict[str, torch.Tensor]:
     logits(module, samples)
     for handle in handles:
         handle.remove()
-    return sums
+    found = {}
+    for name, (products, total, count) in sums.items():
+        mean = total / count
+        found[name] = products / count - torch.outer(mean, mean), mean
+    return found
 
 
 def _ranks(
     net: Net, task: Task, factored: Mapping[str, Factors], settings: Mapping[str, Any]
 ) -> dict[str, int]:
     if settings["rank"] == "energy":
-        wanted = {name: _by_energy(sigma, settings["energy"]) for name, (_, sigma, _) in factored.items()}
-        return {name: rank for name, rank in wanted.items() if rank <= _useful(factored[name])}
+        wanted = {name: _by_energy(each.sigma_R, settings["energy"]) for name, each in factored.items()}
+        return {name: rank for name, rank in wanted.items() if rank <= factored[name].useful}
     measured = settings["rank"] == "sensitivity"
     options = {
         name: _measured(net, task, name, each) if measured else _by_share(each)
         for name, each in factored.items()
     }
-    fixed = net.parameters - sum(len(u) * vt.shape[1] for u, _, vt in factored.values())
+    fixed = net.parameters - sum(len(each.u_MR) * each.vt_RN.shape[1] for each in factored.values())
     return _allocate(options, factored, settings["keep"] * net.parameters - fixed)
 
 
@@ -105,16 +132,10 @@ def _by_energy(sigma: torch.Tensor, share: float) -> int:
     return int((energy < share * float(energy[-1])).sum()) + 1
 
 
-def _useful(each: Factors) -> int:
-    """The largest rank that saves; 0 where none does."""
-    rows, columns = len(each[0]), each[2].shape[1]
-    return (rows * columns - 1) // (rows + columns)
-
-
 def _by_share(each: Factors) -> dict[int, float]:
-    energy = each[1] ** 2
+    energy = each.sigma_R**2
     tail = 1 - energy.cumsum(0) / energy.sum()
-    return {rank: float(tail[rank - 1]) for rank in range(1, _useful(each) + 1)}
+    return {rank: float(tail[rank - 1]) for rank in range(1, each.useful + 1)}
 
 
 def _measured(net: Net, task: Task, name: str, each: Factors) -> dict[int, float]:
@@ -123,7 +144,7 @@ def _measured(net: Net, task: Task, name: str, each: Factors) -> dict[int, float
         task.validation.labels_N[:SENSITIVITY_SAMPLES],
     )
     before = float(functional.cross_entropy(logits(net.module, inputs), labels))
-    most = _useful(each)
+    most = each.useful
     ranks = sorted({max(1, round(most * 0.5**step)) for step in range(SENSITIVITY_RANKS)}) if most else []
     losses = {}
     for rank in ranks:
@@ -141,7 +162,7 @@ def _allocate(
     def chosen(price: float) -> tuple[dict[str, int], float]:
         ranks, cost = {}, 0.0
         for name, losses in options.items():
-            rows, columns = len(factored[name][0]), factored[name][2].shape[1]
+            rows, columns = len(factored[name].u_MR), factored[name].vt_RN.shape[1]
             best, paid = price * rows * columns, float(rows * columns)
             rank_of_best = 0
             for rank, loss in losses.items():
@@ -161,10 +182,11 @@ def _allocate(
 
 
 def _replace(module: nn.Module, name: str, rank: int, each: Factors) -> None:
-    u, sigma, vt = each
     first, second = networks.factor(module, name, rank)
-    root = sigma[:rank].sqrt()
-    for layer, weights in ((first, root[:, None] * vt[:rank]), (second, u[:, :rank] * root)):
-        assert isinstance(layer.weight, torch.Tensor)
-        with torch.no_grad():
+    root = each.sigma_R[:rank].sqrt()
+    thin = (root[:, None] * each.vt_RN[:rank], each.u_MR[:, :rank] * root)
+    with torch.no_grad():
+        for layer, weights in zip((first, second), thin, strict=True):
             layer.weight.copy_(weights.reshape(layer.weight.shape))
+        assert second.bias is not None
+        second.bias += each.missed(thin[1] @ thin[0])

@@ -7,6 +7,7 @@ Shapes: N samples, C classes.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from services.trainer.recipes import image_classifier
 
 VALIDATION = 0.1
 EVALUATE_BATCH = 500
-SHIFT_PIXELS = 2  # of images while a network is trained on
 Array = NDArray[Any]
 
 
@@ -59,12 +59,13 @@ class Task:
         count = int(max(self.train.labels_N.max(), self.test.labels_N.max())) + 1
         return list(self.signature.labels) or [str(index) for index in range(count)]
 
-    def batch(self, chosen_B: torch.Tensor) -> torch.Tensor:
-        """Training inputs with these indices; images are moved by up to two pixels each way."""
+    def batch(self, chosen_B: torch.Tensor, network: Mapping[str, Any]) -> torch.Tensor:
+        """Training inputs with these indices; images are varied as when the network was first trained."""
         inputs = self.train.inputs[chosen_B]
-        if self.images:
-            inputs = image_classifier.shifted(inputs[:, 0], SHIFT_PIXELS).unsqueeze(1)
-        return inputs
+        if not self.images:
+            return inputs
+        pixels, mirror = network.get("shift_pixels", 0), network.get("mirror", False)
+        return image_classifier.varied(inputs[:, 0], pixels, mirror=mirror).unsqueeze(1)
 
     def calibration(self, samples: int) -> torch.Tensor:
         """Some of the training inputs, always the same."""

@@ -37,9 +37,7 @@ def train(run: Run) -> None:
         return torch.autocast(device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16")
 
     def loss(chosen_B: torch.Tensor) -> torch.Tensor:
-        images_BHW = shifted(images_NHW[chosen_B], settings["shift_pixels"])
-        if settings["mirror"]:
-            images_BHW = mirrored(images_BHW)
+        images_BHW = varied(images_NHW[chosen_B], settings["shift_pixels"], mirror=settings["mirror"])
         with autocast():
             logits_BC = model(scaled(images_BHW).to(device))
         return functional.cross_entropy(logits_BC.float(), labels_N[chosen_B].to(device))
@@ -69,7 +67,13 @@ def train(run: Run) -> None:
         input_name="image",
         output_name="logits",
         labels=names,
-        network={"recipe": "image_classifier", "classes": classes, "size": size},
+        network={
+            "recipe": "image_classifier",
+            "classes": classes,
+            "size": size,
+            "shift_pixels": settings["shift_pixels"],
+            "mirror": settings["mirror"],
+        },
     )
 
 
@@ -131,12 +135,18 @@ def load(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
 
 
+def varied(images_BHW: torch.Tensor, pixels: int, *, mirror: bool) -> torch.Tensor:
+    """Images to train on: shifted, and mirrored where that changes nothing."""
+    images_BHW = _shifted(images_BHW, pixels)
+    return _mirrored(images_BHW) if mirror else images_BHW
+
+
 def scaled(images_BHW: torch.Tensor) -> torch.Tensor:
     """Images as the network takes them."""
     return images_BHW.unsqueeze(1).float() / 255
 
 
-def shifted(images_BHW: torch.Tensor, pixels: int) -> torch.Tensor:
+def _shifted(images_BHW: torch.Tensor, pixels: int) -> torch.Tensor:
     """Each image moved by up to `pixels` each way; what comes in at the edge is black."""
     if not pixels:
         return images_BHW
@@ -147,7 +157,7 @@ def shifted(images_BHW: torch.Tensor, pixels: int) -> torch.Tensor:
     return padded[torch.arange(size).view(-1, 1, 1), rows, columns]
 
 
-def mirrored(images_BHW: torch.Tensor) -> torch.Tensor:
+def _mirrored(images_BHW: torch.Tensor) -> torch.Tensor:
     """Half of the images, left for right."""
     chosen_B11 = torch.rand(len(images_BHW), 1, 1) < 0.5
     return torch.where(chosen_B11, images_BHW.flip(2), images_BHW)

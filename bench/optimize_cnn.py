@@ -1,0 +1,205 @@
+"""What each technique costs and gains on Fashion-MNIST: `python -m bench.optimize_cnn [SEEDS] [PART ...]`.
+
+Parts: the names of PLANS, all where none is given, and search. Data: Debian's package dataset-fashion-mnist. Each seed trains a base of its own, three epochs
+of the recipe `image_classifier`; figures are means over the seeds with half the width of their 95% interval (Student's
+t). Fine-tuning sees 15,000 samples; what an original gains by the same is printed beside it. Latency is through Triton.
+"""
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.json_format import ParseDict
+from scipy import stats
+
+from aios.common.v1 import tensor_pb2
+from aios.train import Run
+from aios.train.local import Local
+from aios.trainer.v1 import run_pb2
+from bench import fashion
+from bench.report import Report
+from services.trainer import catalog, optimization
+from services.trainer.optimize import pipeline, serving, task
+from services.trainer.optimize.pipeline import Original, Variant
+from services.trainer.optimize.verdict import Side
+from services.trainer.recipes import image_classifier, optimize
+
+SEEDS = 5
+TRAIN = 60_000
+BASE = {"epochs": 3, "precision": "bfloat16", "shift_pixels": 0, "mirror": True, "learning_rate": 0.003}
+TUNED = {"fine_tune": {"epochs": 1, "samples": 15_000}}
+STUDENT = {"smaller": 16.0, "epochs": 6, "samples": 15_000}
+PLANS: Mapping[str, Sequence[Any]] = {
+    "tuned": [TUNED],
+    "int8": ["int8_static"],
+    "svd_17": [{"svd": {"rank": "budget", "keep": 0.17}}],
+    "svd_17_plain": [{"svd": {"rank": "budget", "keep": 0.17, "aware": False}}],
+    "svd_11_tuned": [{"svd": {"rank": "budget", "keep": 0.11}}, TUNED],
+    "pruned_50_tuned": [{"prune": {"share": 0.5}}, {"fine_tune": {"epochs": 2, "samples": 15_000}}],
+    "student": [{"distill": STUDENT}],
+    "student_alone": [{"distill": {**STUDENT, "weight": 0.0}}],
+}
+GOAL = {"points_lost": 0.5, "smaller": 3.0, "slower": 1.0}
+
+
+def main() -> None:
+    """Print each figure as it is known."""
+    report = Report("optimize_cnn")
+    seeds = next((int(word) for word in sys.argv[1:] if word.isdigit()), SEEDS)
+    parts = [word for word in sys.argv[1:] if not word.isdigit()] or [*PLANS, "search"]
+    plans = {name: PLANS[name] for name in parts if name != "search"}
+    torch.set_num_threads(1)
+    report.figure("seeds", seeds)
+    with tempfile.TemporaryDirectory(prefix="bench-optimize-") as folder:
+        root = Path(folder)
+        report.say(f"data: {_write(root / 'data')}")
+        found: dict[str, list[float]] = {}
+        for seed in range(seeds if plans else 1):
+            home = _train(root / f"base-{seed}", root / "data", seed)
+            report.say(f"seed {seed}: trained")
+            original = _original(home, root / "data", seed)
+            for name, value in _techniques(report, original, plans, root / f"made-{seed}").items():
+                found.setdefault(name, []).append(value)
+        _tell(report, found)
+        if "search" in parts:
+            _search(report, root, root / "base-0")
+    report.finish()
+
+
+def _techniques(
+    report: Report, original: Original, plans: Mapping[str, Sequence[Any]], scratch: Path
+) -> dict[str, float]:
+    scratch.mkdir()
+    seed = original.task.seed
+    base = Side.of("original", original.file, original.task, 1)
+    found = {"base": base.accuracy.value * 100}
+    made: dict[str, Variant] = {}
+    for name, steps in plans.items():
+        began = time.monotonic()
+        torch.manual_seed(seed)
+        made[name] = pipeline.make(original, optimization.read_steps(list(steps)), scratch / name)
+        side = Side.of(name, made[name].file, original.task, 1)
+        found[name] = side.accuracy.value * 100
+        found[f"{name}_lost"] = found["base"] - found[name]
+        found[f"{name}_parameters"] = side.size.parameters / base.size.parameters
+        found[f"{name}_macs"] = side.size.macs / base.size.macs
+        found[f"{name}_smaller"] = base.size.bytes / side.size.bytes
+        report.say(f"seed {seed}: {name} {found[name]:.2f}, {time.monotonic() - began:.0f} s")
+    if "student" in plans and "student_alone" in plans:
+        found["student_gain"] = found["student"] - found["student_alone"]
+    if "int8" in plans:
+        found |= _through_triton(original, made["int8"], scratch)
+    return found
+
+
+def _through_triton(original: Original, int8: Variant, scratch: Path) -> dict[str, float]:
+    served = serving.measure(
+        {
+            "original": (original.folder, original.task.signature),
+            "int8": (int8.folder, int8.signature),
+            "float16": _converted(original, scratch),
+        },
+        original.task.test.inputs,
+        scratch,
+        seconds=4.0,
+        threads=1,
+    )
+    found = {}
+    for name in ("int8", "float16"):
+        for batch in serving.BATCHES:
+            found[f"{name}_times_as_long_{batch}"] = served[name].times(served["original"], batch)
+    offline = task.answers(int8.file, original.task.test.inputs[: serving.ANSWERS], 1)
+    found["int8_numerics"] = float(np.abs(served["int8"].answers - offline).max())
+    found["int8_same_class"] = float((served["int8"].answers.argmax(1) == offline.argmax(1)).mean())
+    return found
+
+
+def _converted(original: Original, scratch: Path) -> tuple[Path, tensor_pb2.Signature]:
+    made = pipeline.make(original, optimization.read_steps(["float16"]), scratch / "float16")
+    return made.folder, made.signature
+
+
+def _tell(report: Report, found: Mapping[str, Sequence[float]]) -> None:
+    means = {name: float(np.mean(values)) for name, values in found.items()}
+    bars: Mapping[str, dict[str, float]] = {
+        "base": {"at_least": 91.7},
+        "int8_lost": {"at_most": 0.3},
+        "int8_smaller": {"at_least": 3.8},
+        "int8_times_as_long_32": {"at_most": 1.0},
+        "svd_17_lost": {"at_most": 1.0},
+        "svd_17_parameters": {"at_most": 0.171},
+        "svd_11_tuned_lost": {"at_most": 1.5},
+        "svd_11_tuned_parameters": {"at_most": 0.111},
+        "pruned_50_tuned_lost": {"at_most": 2.0},
+        "pruned_50_tuned_macs": {"at_most": 0.27},
+        "student_gain": {"at_least": 0.4},
+        "student_parameters": {"at_most": 1 / 16},
+    }
+    for name, values in found.items():
+        if name in bars:
+            report.bar(name, means[name], **bars[name])
+        else:
+            report.figure(name, means[name])
+        if len(values) > 1 and (name.endswith("lost") or name == "student_gain"):
+            spread = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+            report.figure(f"{name}_plus_minus", float(spread))
+
+
+def _search(report: Report, root: Path, base: Path) -> None:
+    """The goal of the CNN: within ten minutes on two cores."""
+    began = time.monotonic()
+    plan = optimization.read({"search": {"trials": 10, "seconds": 420}, "limits": GOAL, "measure_seconds": 2})
+    home = _run("optimize", root / "search", {"dir": root / "data", "base": base}, plan, 0)
+    verdict = json.loads((home / "outputs" / "verdict.json").read_text())
+    for each in verdict["tried"]:
+        mark = "front" if each["front"] else "     "
+        report.say(
+            f"{mark} {each['words']}: {each['points_lost']:.2f} points, {each['bytes_share']:.3f}x bytes, "
+            f"{each['times_as_long']:.2f}x latency"
+        )
+    report.say(f"chosen: {verdict['words']}: {verdict['said']}")
+    report.bar("search_minutes", (time.monotonic() - began) / 60, 10.0)
+    report.bar("search_points_lost", verdict["points_lost"], 0.5)
+    report.bar("search_smaller", verdict["smaller"], at_least=3.0)
+    report.bar("search_times_as_long_32", verdict["times_as_long"]["32"], 1.0)
+
+
+def _train(folder: Path, data: Path, seed: int) -> Path:
+    settings = catalog.hyperparameters("image_classifier", BASE)
+    return _run("image_classifier", folder, {"dir": data}, settings, seed)
+
+
+def _run(recipe: str, folder: Path, data: Mapping[str, Path], settings: Mapping[str, Any], seed: int) -> Path:
+    spec = run_pb2.RunSpec(recipe=recipe, seed=seed)
+    spec.hyperparameters.update(dict(settings))
+    home = Local(folder, spec, data)
+    train = {"image_classifier": image_classifier.train, "optimize": optimize.train}[recipe]
+    train(Run(home, threading.Event(), {}))
+    home.close()
+    return folder
+
+
+def _original(home: Path, data: Path, seed: int) -> Original:
+    signature = ParseDict(json.loads((home / "model.json").read_text())["signature"], tensor_pb2.Signature())
+    file = home / "model" / "model.onnx"
+    return Original(home / "model", file, task.load(data, signature, seed))
+
+
+def _write(folder: Path) -> str:
+    arrays, what = fashion.arrays()
+    for split, part in (("train", slice(0, TRAIN)), ("test", slice(TRAIN, None))):
+        (folder / split).mkdir(parents=True)
+        np.save(folder / split / "images.npy", arrays["image"][part])
+        np.save(folder / split / "labels.npy", arrays["label"][part])
+    return what
+
+
+if __name__ == "__main__":
+    main()
