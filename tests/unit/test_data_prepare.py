@@ -164,6 +164,21 @@ def test_texts_that_are_nearly_the_same_are_found_and_others_are_not() -> None:
     assert found == [(3, 40)]
 
 
+def test_each_column_is_looked_at_and_of_two_parts_the_training_row_goes() -> None:
+    first, second = (
+        f"the {word} fox jumps over the lazy dog near the river bank at noon" for word in ("red", "old")
+    )
+    other = "nothing of this is like anything else that anybody wrote down in this table"
+    given = {
+        "train": pa.table({"a": [first, other, "short"], "b": ["x y z", other[::-1], first]}),
+        "test": pa.table({"a": [second], "b": [second[::-1]]}),
+    }
+    made = do("clean", given, near_duplicates=0.7)
+    assert made.parts["test"].num_rows == 1
+    assert list(reasons(made, "train")) == [0]
+    assert reasons(made, "train")[0].startswith("near duplicate: a is 8")
+
+
 def test_images_that_are_nearly_the_same_are_found_and_others_are_not() -> None:
     random = np.random.default_rng(2)
     pixels = [np.kron(random.integers(0, 256, (8, 8)), np.ones((8, 8))).astype(np.uint8) for _ in range(30)]

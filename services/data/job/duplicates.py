@@ -62,9 +62,10 @@ def near(
         likeness: From which two are taken for the same, 0 to 1.
     """
     order = sorted(parts, key=lambda name: name == training)  # what the others have is known before
-    places = [(name, row) for name in order for row in rejects.kept(name).tolist()]
+    kept = {name: rejects.kept(name) for name in order}
+    places = [(name, row) for name in order for row in kept[name].tolist()]
     for column in columns:
-        chosen = [parts[name].select([column]).take(pa.array(rejects.kept(name))) for name in order]
+        chosen = [parts[name].select([column]).take(pa.array(kept[name])) for name in order]
         whole = pa.concat_tables(chosen).combine_chunks()
         reasons: dict[int, str] = {}
         for one, other, alike in sorted(_alike(whole, column, likeness)):
