@@ -81,6 +81,40 @@ def test_a_broken_version_leaves_the_old_one_answering(aios: Stack, rolling: str
     assert mended["state"] == "STATE_READY"
 
 
+def test_a_canary_is_promoted_under_load_and_then_rolled_back_and_no_prediction_fails(
+    aios: Stack, rolling: str, folder: Path
+) -> None:
+    canary = ("--strategy", "canary", "--steps", "50", "--step", "1s", "--requests", "5", "--max-errors", "5")
+    with steady(aios, rolling, digits.held_out(folder)[0][:1]) as predictions:
+        predictions.wait(0.0)
+        ready = aios.json("deploy", "digits/1", "--name", rolling, "--batch-delay", "100", *canary, "--wait")
+        predictions.wait(time.monotonic())
+        back = aios.json("deployment", "rollback", rolling, "--reason", "as it was")
+        eventually(lambda: answers(aios, rolling, back["latestRevision"]), "the former spec answers again")
+
+    assert not predictions.failures, predictions.failures[:3]
+    assert leaf(ready["liveRevision"]) == "2"
+    by_http = [answer.revision for answer in predictions.answers if answer.door == "http"]
+    first, last = by_http.index("2"), len(by_http) - by_http[::-1].index("1")
+    assert first < last, "for a while both answered"
+    changes = aios.json("deployment", "history", rolling, "--traffic")
+    whys = [each["reason"] for each in changes]
+    assert whys[-1] == "revision 1 answers with all of its replicas"
+    assert whys[-2] == "revision 2 goes on trial with 50% of the requests"
+    assert whys[-3].startswith("revision 2 is promoted: its gates held for")
+    times = [when(each["effectTime"]) for each in changes]
+    assert times == sorted(times, reverse=True)
+
+
+def answers(aios: Stack, deployment: str, revision: str) -> bool:
+    """Whether that revision is live."""
+    return bool(aios.json("deployment", "get", deployment).get("liveRevision") == revision)
+
+
+def leaf(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
 def short(version: str) -> str:
     """`digits/2`, as people type it."""
     return version.partition("/models/")[2].replace("/versions/", "/")
