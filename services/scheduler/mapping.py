@@ -55,14 +55,10 @@ _specs = _Specs()
 
 def job_to_proto(job: Job, waits: Reason | None = None) -> job_pb2.Job:
     """Args: waits: Why a queued job waits, as the last plan found."""
-    return _job_to_proto(job, waits, spec_to_proto(job.spec))
-
-
-def _job_to_proto(job: Job, waits: Reason | None, spec: job_pb2.JobSpec | None) -> job_pb2.Job:
     found = waits if waits and job.state is State.QUEUED else Reason(job.reason, job.message)
     return job_pb2.Job(
         name=str(job.name),
-        spec=spec,
+        spec=spec_to_proto(job.spec),
         state=job_pb2.Job.State.Value(f"STATE_{job.state}"),
         state_reason=found.code,
         state_message=found.message,
@@ -145,12 +141,13 @@ def policy_from_proto(proto: policy_pb2.Policy) -> Policy:
     )
 
 
-def job_to_event(job: Job) -> dict[str, Any]:
-    """A job as it is told to watchers: `job_to_proto` as JSON."""
-    return as_json(_job_to_proto(job, None, None)) | {"spec": _specs.of(job.spec)[1]}
+def spec_to_json(spec: JobSpec) -> dict[str, Any]:
+    """One that may not be changed."""
+    return _specs.of(spec)[1]
 
 
 def as_json(message: Message) -> dict[str, Any]:
+    """A message as events carry it."""
     return MessageToDict(message, preserving_proto_field_name=True)
 
 

@@ -40,6 +40,7 @@ from aios.records.tx import Happened
 from aios.runtime import telemetry
 from aios.scheduler.v1 import job_pb2, policy_pb2, queue_pb2
 from services.scheduler import mapping
+from services.scheduler.announce import announced
 from services.scheduler.jobs import (
     EVENT,
     FINAL,
@@ -416,7 +417,7 @@ def put_node(tx: Tx, node: Node) -> None:
 def _event(job: Job, event: str) -> Happened:
     # Whoever caused the change, it belongs to the job's trace.
     traceparent = job.traceparent or telemetry.current_traceparent()
-    return Happened(job.name.project, job.name.job, event, mapping.job_to_event(job), traceparent)
+    return Happened(job.name.project, job.name.job, event, announced(job), traceparent)
 
 
 def _attempt_row(job: Job, attempt: Attempt) -> dict[str, Any]:
