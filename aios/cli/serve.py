@@ -1,7 +1,7 @@
 """`aios deploy` and `aios deployment`."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,9 @@ from aios.cli import output
 from aios.cli import serve_policies as policies
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, state
 from aios.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from aios.common.v1.resources_pb2 import Resources
 
 DEPLOYMENT: Columns = {
     "NAME": lambda d: leaf(d.name),
@@ -57,12 +60,21 @@ FIRST = "No deployments yet: `aios deploy MODEL/VERSION --name NAME` makes one."
 @click.option("--name", required=True, help="What clients call it.")
 @click.option("--replicas", default=0, help="How many servers; 1 where not given.")
 @click.option("--batch-delay", default=0, metavar="MICROSECONDS", help="Longest wait to fill a batch.")
+@click.option("--cpu", default="0", metavar="CORES", help="Of each server; 0.5 where not given.")
+@click.option("--memory", default="0", metavar="BYTES", help="Of each server: 3Gi; 512Mi where not given.")
 @policies.rollout
 @policies.scaling
 @click.option("--wait", is_flag=True, help="Return when it answers, or its trial has ended.")
 @common
 def deploy(
-    model_version: str, name: str, replicas: int, batch_delay: int, wait: bool, **options: Any
+    model_version: str,
+    name: str,
+    replicas: int,
+    batch_delay: int,
+    cpu: str,
+    memory: str,
+    wait: bool,
+    **options: Any,
 ) -> None:
     """Serve MODEL_VERSION (digits/3, digits/@champion) under a name.
 
@@ -78,6 +90,7 @@ def deploy(
             model_version,
             name,
             replicas=replicas,
+            resources=_resources(cpu, memory),
             batch_delay_micros=batch_delay,
             rollout=policies.rollout_of(options),
             scaling=policies.scaling_of(options),
@@ -85,6 +98,13 @@ def deploy(
             progress=lambda d: bar.update(f"{leaf(d.name)} {state(d)}", detail=d.state_message),
         )
     output.emit(made, DEPLOYMENT)
+
+
+def _resources(cpu: str, memory: str) -> "Resources":
+    from aios.client.runspec import amount
+    from aios.common.v1.resources_pb2 import Resources
+
+    return Resources(cpu_millis=amount(cpu, "cpu", 1000), memory_bytes=amount(memory, "memory"))
 
 
 @click.group(cls=Noun)
