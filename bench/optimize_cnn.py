@@ -26,12 +26,13 @@ from aios.trainer.v1 import run_pb2
 from bench import fashion
 from bench.report import Report
 from services.trainer import catalog, optimization
-from services.trainer.optimize import pipeline, serving, task
+from services.trainer.optimize import attack, networks, pipeline, serving, task
 from services.trainer.optimize.pipeline import Original, Variant
 from services.trainer.optimize.verdict import Side
 from services.trainer.recipes import image_classifier, optimize
 
 SEEDS = 5
+ATTACKED = 1_000
 TRAIN = 60_000
 BASE = {"epochs": 3, "precision": "bfloat16", "shift_pixels": 0, "mirror": True, "learning_rate": 0.003}
 TUNED = {"fine_tune": {"epochs": 1, "samples": 15_000}}
@@ -43,6 +44,7 @@ PLANS: Mapping[str, Sequence[Any]] = {
     "svd_17_plain": [{"svd": {"rank": "budget", "keep": 0.17, "aware": False}}],
     "svd_11_tuned": [{"svd": {"rank": "budget", "keep": 0.11}}, TUNED],
     "pruned_50_tuned": [{"prune": {"share": 0.5}}, {"fine_tune": {"epochs": 2, "samples": 15_000}}],
+    "hardened": [{"harden": {"epochs": 1, "samples": 15_000}}],
     "student": [{"distill": STUDENT}],
     "student_alone": [{"distill": {**STUDENT, "weight": 0.0}}],
 }
@@ -92,6 +94,14 @@ def _techniques(
         found[f"{name}_macs"] = side.size.macs / base.size.macs
         found[f"{name}_smaller"] = base.size.bytes / side.size.bytes
         report.say(f"seed {seed}: {name} {found[name]:.2f}, {time.monotonic() - began:.0f} s")
+    if "hardened" in plans:
+        nets = {"base": original.folder, "hardened": made["hardened"].folder}
+        for name, folder in nets.items():
+            module = networks.load(folder).module
+            for size, epsilon in attack.EPSILONS.items():
+                share = attack.accuracy(module, original.task.test, epsilon, ATTACKED)
+                found[f"{name}_attacked_{size.replace('/', '_')}"] = share * 100
+        found["hardened_gain_8_255"] = found["hardened_attacked_8_255"] - found["base_attacked_8_255"]
     if "student" in plans and "student_alone" in plans:
         found["student_gain"] = found["student"] - found["student_alone"]
     if "int8" in plans:
@@ -139,6 +149,8 @@ def _tell(report: Report, found: Mapping[str, Sequence[float]]) -> None:
         "svd_11_tuned_parameters": {"at_most": 0.111},
         "pruned_50_tuned_lost": {"at_most": 2.0},
         "pruned_50_tuned_macs": {"at_most": 0.27},
+        "hardened_lost": {"at_most": 4.0},
+        "hardened_gain_8_255": {"at_least": 15.0},
         "student_gain": {"at_least": 0.4},
         "student_parameters": {"at_most": 1 / 16},
     }

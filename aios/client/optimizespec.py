@@ -7,7 +7,7 @@ from typing import Any
 from aios.errors import InvalidArgument
 from aios.names import ModelVersionName
 
-PLAN_KEYS = ("steps", "limits", "search", "threads", "measure_seconds")
+PLAN_KEYS = ("steps", "limits", "search", "threads", "measure_seconds", "attack_samples")
 RUN_KEYS = ("name", "dataset", "model", "seed", "resources", "description", "priority", "queue", "scheduling")
 RESOURCES = {"cpu": 1, "memory": "2Gi"}
 """Of a plan that says nothing: the original, the variant and their two servers are in memory at once."""

@@ -65,6 +65,18 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
             {"epochs": _EPOCHS, "learning_rate": _RATE, "samples": Setting(default=0, low=0, high=10**9)},
             trains=True,
         ),
+        "harden": Technique(
+            "Trained on inputs that were moved against it.",
+            Form.NETWORK,
+            {
+                "epochs": _EPOCHS,
+                "learning_rate": _RATE,
+                "samples": Setting(default=0, low=0, high=10**9),
+                "epsilon": Setting(default=8 / 255, low=0.0, high=1.0),
+                "attack_steps": Setting(default=4, low=1, high=100),
+            },
+            trains=True,
+        ),
         "distill": Technique(
             "A smaller network of the same kind, taught by the original.",
             Form.NETWORK,
@@ -116,9 +128,10 @@ PLAIN: Mapping[str, Setting] = MappingProxyType(
     {
         "threads": Setting(default=1, low=1, high=256),
         "measure_seconds": Setting(default=2.0, low=0.05, high=600.0),
+        "attack_samples": Setting(default=0, low=0, high=10**9),
     }
 )
-"""`measure_seconds` is spent on each model at each batch size."""
+"""`measure_seconds` is spent on each model at each batch size; so many test images are attacked."""
 
 
 def read(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from services.trainer import optimization
 from services.trainer.job import result
 from services.trainer.job.evaluate import wilson
 from services.trainer.optimize import (
+    attack,
     count,
     distill,
     fine_tune,
+    harden,
     networks,
     pipeline,
     prune,
@@ -132,6 +134,19 @@ def test_what_is_zero_stays_zero(net: Net, given: Task) -> None:
 def test_the_better_of_before_and_after_is_kept(net: Net, given: Task) -> None:
     ruined = settings("fine_tune", learning_rate=5.0, samples=64)
     assert fine_tune.apply(net, given, ruined) is net
+
+
+def test_an_attack_stays_within_its_ball_and_training_against_it_helps(net: Net, given: Task) -> None:
+    inputs, labels = given.test.inputs[:50], given.test.labels_N[:50]
+    for steps in (1, 7):
+        moved = attack.perturb(net.module, inputs, labels, 0.1, steps)
+        assert float((moved - inputs).abs().max()) <= 0.1 + 1e-6
+        assert float(moved.min()) >= 0
+        assert float(moved.max()) <= 1
+    hard = harden.apply(net, given, settings("harden", epsilon=0.15, epochs=2))
+    before, after = (attack.accuracy(each.module, given.test, 0.15, 200) for each in (net, hard))
+    assert after > before + 0.05
+    assert before < task.accuracy(net.module, given.test)
 
 
 def test_a_student_is_as_small_as_it_was_asked_to_be(net: Net, given: Task) -> None:

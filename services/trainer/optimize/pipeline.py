@@ -65,7 +65,7 @@ def make(original: Original, steps: Steps, folder: Path) -> Variant:
         ((name, settings),) = step.items()
         print(f"  {words([step])}", flush=True)
         apply = import_module(f"services.trainer.optimize.{name}").apply
-        uses_samples = name != "fine_tune" and name != "distill" and settings.get("aware", True)
+        uses_samples = not TECHNIQUES[name].trains and settings.get("aware", True)
         samples = max(samples, int(settings.get("samples", 0)) if uses_samples else 0)
         if TECHNIQUES[name].form is Form.NETWORK:
             net = apply(net or networks.load(original.folder), original.task, settings)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from services.trainer.job import plots
+from services.trainer.optimize import attack
 from services.trainer.optimize.pipeline import Variant
 from services.trainer.optimize.serving import WHERE
 from services.trainer.optimize.verdict import Side, Verdict
@@ -36,6 +37,10 @@ def rows(verdict: Verdict) -> Rows:
     ]
     if verdict.tuned is not None:
         lines.insert(1, ("accuracy of the original trained as long", _accuracy(verdict.tuned), ""))
+    lines += [
+        (f"accuracy under attack, PGD-{attack.STEPS} within {name}", f"{old:.2%}", f"{new:.2%}")
+        for name, (old, new) in verdict.attacked.items()
+    ]
     for batch in after.batches:
         old, new = before.batches[batch], after.batches[batch]
         for key, name in (("p50_ms", "p50"), ("p95_ms", "p95"), ("p99_ms", "p99")):

@@ -8,7 +8,7 @@ Shapes: N samples, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,8 @@ class Verdict:
     """By `original` and `variant`."""
     limits: Mapping[str, float]
     missed: Sequence[str]
+    attacked: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Accuracy of original and variant on inputs moved by at most so much, where both can be attacked."""
 
     @property
     def passed(self) -> bool:
@@ -141,6 +143,7 @@ class Verdict:
             "smaller": self.smaller,
             "agreement": self.agreement,
             "numerics": self.numerics,
+            "attacked": {name: list(both) for name, both in self.attacked.items()},
             "times_as_long": {
                 str(batch): self.times_as_long(batch) for batch in self.served["variant"].batches
             },

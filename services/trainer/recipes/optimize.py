@@ -6,6 +6,7 @@ name it and `latest` never means it. The report says what was measured, with the
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 
 from aios.train import Run
 from services.trainer.job.outputs import MODEL_FILE
-from services.trainer.optimize import pipeline, report, search, serving, task, verdict
+from services.trainer.job.result import NETWORK_FILE
+from services.trainer.optimize import attack, networks, pipeline, report, search, serving, task, verdict
 from services.trainer.optimize.pipeline import Original, Variant
 from services.trainer.optimize.verdict import Side, Verdict
 
@@ -37,6 +39,9 @@ def train(run: Run) -> None:
             chosen = pipeline.make(original, plan["steps"], scratch / "variant")
     with run.phase("measure"):
         found = _judge(run, original, chosen, scratch)
+    if plan["attack_samples"]:
+        with run.phase("attack"):
+            found = replace(found, attacked=_attacked(original, chosen, plan["attack_samples"]))
     print(report.log(found), flush=True)
     outputs = run.folder("outputs")
     told = {**found.told(), "steps": chosen.steps, "words": chosen.words, "tried": tried}
@@ -69,6 +74,19 @@ def _judge(run: Run, original: Original, chosen: Variant, scratch: Path) -> Verd
         served,
         run.hparams["limits"],
     )
+
+
+def _attacked(original: Original, chosen: Variant, samples: int) -> dict[str, tuple[float, float]]:
+    """Accuracy under attack of both; nothing where one has no network that could be attacked."""
+    folders = (original.folder, chosen.folder)
+    if not original.task.images or not all((folder / NETWORK_FILE).is_file() for folder in folders):
+        return {}
+    before, after = (networks.load(folder).module for folder in folders)
+    test = original.task.test
+    return {
+        name: (attack.accuracy(before, test, size, samples), attack.accuracy(after, test, size, samples))
+        for name, size in attack.EPSILONS.items()
+    }
 
 
 def _file(folder: Path) -> Path:
