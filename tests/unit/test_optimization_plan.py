@@ -7,7 +7,8 @@ import pytest
 from aios.client.optimizespec import optimization as run_of
 from aios.client.runspec import parse
 from aios.errors import InvalidArgument
-from services.trainer import optimization
+from aios.trainer.v1 import run_pb2
+from services.trainer import mapping, optimization
 
 AT = "spec.hyperparameters"
 
@@ -53,3 +54,29 @@ def test_an_optimize_file_becomes_a_run() -> None:
 def test_an_unknown_key_of_an_optimize_file_is_named_with_the_likely_one() -> None:
     with pytest.raises(InvalidArgument, match="did you mean limits"):
         run_of("projects/p/models/digits/versions/3", {"limit": {}})
+
+
+@pytest.mark.parametrize(("recipe", "base"), [("optimize", ""), ("image_classifier", "models/m/versions/1")])
+def test_only_an_optimisation_starts_from_a_model_and_it_must(recipe: str, base: str) -> None:
+    spec = run_pb2.RunSpec(recipe=recipe, dataset="datasets/digits", base_model=base)
+    spec.hyperparameters.update({"steps": ["prune"]} if recipe == "optimize" else {})
+    with pytest.raises(InvalidArgument) as raised:
+        mapping.spec_from_proto(spec, {"dataset": "d", "base_model": base})
+    assert list(raised.value.fields) == ["spec.base_model"]
+
+
+def test_a_base_model_is_of_the_same_project() -> None:
+    name = "projects/p/models/m/versions/latest"
+    assert str(mapping.model_version_asked("p", "models/m/versions/latest")) == name
+    for other in ("models/m", "projects/q/models/m/versions/1"):
+        with pytest.raises(InvalidArgument):
+            mapping.model_version_asked("p", other)
+
+
+def test_an_optimisation_reads_its_model_and_says_so_again() -> None:
+    spec = run_pb2.RunSpec(recipe="optimize", dataset="datasets/d", base_model="models/m/versions/@best")
+    spec.hyperparameters.update({"steps": ["prune"]})
+    found = mapping.spec_from_proto(
+        spec, {"dataset": "projects/p/datasets/d/versions/1", "base_model": "projects/p/models/m/versions/3"}
+    )
+    assert found.inputs == ["projects/p/models/m/versions/3", "projects/p/datasets/d/versions/1"]
