@@ -112,7 +112,7 @@ def tasks(name: str, states: tuple[str, ...], limit: int) -> None:
 @label.command("next")
 @click.argument("name")
 @click.option(
-    "-n", "--count", type=click.IntRange(1, 50), default=1, show_default=True, help="How many tasks."
+    "-n", "--count", type=click.IntRange(1, 20), default=1, show_default=True, help="How many tasks."
 )
 @common
 def next_(name: str, count: int) -> None:

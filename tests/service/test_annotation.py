@@ -405,6 +405,23 @@ async def test_a_label_project_that_cannot_be_is_refused(boss: AsyncClient) -> N
             await boss.labels.create("mood", dataset, "classification", labels, **asked)
 
 
+async def test_large_items_come_in_several_pages_and_too_large_ones_are_refused(
+    boss: AsyncClient, tmp_path: Path
+) -> None:
+    (tmp_path / "long.csv").write_text("text\n" + "".join(f"{n}{'x' * 60_000}\n" for n in range(60)))
+    await boss.datasets.push("texts", tmp_path / "long.csv")
+    await project(boss)
+
+    rows = [task.item.row async for task in boss.labels.tasks("mood")]
+
+    assert rows == list(range(60))
+    request = pb.AddLabelTasksRequest(parent=f"{PROJECT}/labelProjects/mood")
+    request.tasks.add().item.path = "long.csv"
+    request.tasks[0].item.data["text"] = "x" * 70_000
+    with pytest.raises(InvalidArgument, match="at most 65536 bytes"):
+        await boss.labels._stub.AddLabelTasks(request)
+
+
 async def test_items_that_are_not_in_the_version_are_refused(boss: AsyncClient) -> None:
     await project(boss)
     request = pb.AddLabelTasksRequest(parent=f"{PROJECT}/labelProjects/mood")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import cohen_kappa_score, f1_score
 from statsmodels.stats.inter_rater import fleiss_kappa as reference_fleiss
 
 from aios.labels.agreement import Level, cohen_kappa, fleiss_kappa, krippendorff_alpha
+from aios.labels.likeness import span_f1
 
 CLOSE = 1e-9
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=30)
@@ -60,6 +61,22 @@ def test_krippendorff_is_that_of_the_library_on_every_level(
     for level in Level:
         theirs = krippendorff.alpha(value_counts=table, value_domain=values, level_of_measurement=level.value)
         same(krippendorff_alpha(counts, values, level), float(theirs))
+
+
+SPANS = st.sets(st.tuples(st.integers(0, 9), st.integers(10, 12), st.sampled_from("xy")), max_size=8)
+
+
+@given(SPANS, SPANS)
+@settings(max_examples=50, deadline=None)
+def test_f1_of_spans_is_that_of_scikit_learn(
+    a: set[tuple[int, int, str]], b: set[tuple[int, int, str]]
+) -> None:
+    every = sorted(a | b)
+    if every:
+        theirs = f1_score([span in a for span in every], [span in b for span in every], zero_division=0)
+        same(span_f1(sorted(a), sorted(b)), float(theirs))
+    else:
+        assert span_f1([], []) == 1
 
 
 def test_krippendorff_of_his_own_example() -> None:

@@ -71,7 +71,7 @@ def labels(draw: st.DrawFn, kind: Kind, record: Record, *, rings: int = 2) -> La
         case Kind.POLYGONS:
             shapes = st.lists(polygons(record.width, record.height, rings), max_size=3)
             made = Label(polygons=tuple(draw(shapes)))
-        case Kind.KEYPOINTS:
+        case _:
             made = Label(keypoints=tuple(draw(st.lists(keypoints(record.width, record.height), max_size=3))))
     return check_label(made, kind, LABELS, Size(None, record.width or None, record.height or None), "label")
 

@@ -73,8 +73,8 @@ def take(now: Progress, step: str, argument: object, rules: Rules) -> Progress:
             return tasks.labelled(now, share, rules)
         case "skip", _:
             return tasks.skipped(now, rules)
-        case "review", (verdict, bool(label)):
-            return tasks.reviewed(now, Verdict(verdict), label=label, known=now.labels > 0)
+        case "review", (Verdict() as verdict, bool(label)):
+            return tasks.reviewed(now, verdict, label=label, known=now.labels > 0)
         case _:
             return tasks.resolved(now, accept=bool(argument))
 
@@ -191,7 +191,8 @@ def test_most_decide() -> None:
     assert majority(Kind.CLASSIFICATION, said("x", "y", "x")).confidence == pytest.approx(2 / 3)
     several = [Label(choices=("x", "y")), Label(choices=("x",)), Label(choices=("x", "z"))]
     found = majority(Kind.MULTI_LABEL, several)
-    assert (found.label.choices, found.confidence) == (("x",), pytest.approx(2 / 3))
+    assert found.label.choices == ("x",)
+    assert found.confidence == pytest.approx(2 / 3)
     drawn = [Label(boxes=(Box("x", shift, 0, 10, 10),)) for shift in (0, 1, 7)]
     assert majority(Kind.BOXES, drawn).label == drawn[1]
     assert agreement(Kind.CLASSIFICATION, said("x", "x", "y")) == pytest.approx(1 / 3)

@@ -166,7 +166,7 @@ Global___LabelProject: _TypeAlias = LabelProject  # noqa: Y015
 
 @_typing.final
 class Label(_message.Message):
-    """What somebody says of one item. Which field is used follows from the project's kind; the others are empty. No span or
+    """What somebody says of one item: at most 64 KiB. Which field is used follows from the project's kind; the others are empty. No span or
     shape at all says that there is nothing to mark.
     """
 

@@ -229,7 +229,7 @@ class ListLabelTasksRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     page_size: _builtins.int
-    """0 is 50; at most 200."""
+    """0 is 50; at most 200, and fewer where they are large."""
     page_token: _builtins.str
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_annotation_pb2.LabelTask.State.ValueType]:
@@ -418,7 +418,7 @@ class LeaseLabelTasksRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     count: _builtins.int
-    """0 is 1; at most 50."""
+    """0 is 1; at most 20."""
     request_id: _builtins.str
     def __init__(
         self,

@@ -42,5 +42,5 @@ def annotated(
 
 
 def tell(tx: Tx, task: Task, change: str) -> None:
-    """Emit a task as it is now, without what is shown of its item."""
+    """Emit a task as it is now, without what is shown to those who label."""
     tx.emit(NOUN, task.name.project, task.resource, change, mapping.task_to_proto(task, data=False))

@@ -13,8 +13,8 @@ from aios.errors import Aborted, InvalidArgument
 from aios.labels import Label, consensus, wire
 from aios.labels.values import check_label
 from aios.names import DatasetVersionName, LabelProjectName, LabelTaskName
-from aios.records import Event, Tx
-from aios.records.feed import Feed
+from aios.records import Event, Feed, Page, Tx
+from aios.records.pages import encode
 from aios.runtime.context import principal
 from aios.runtime.watch import serve_watch
 from services.data import dataset_store
@@ -27,6 +27,8 @@ from services.data.annotation.work import Annotation, Item, Prelabelled, Task, T
 from services.data.rpcs import Context, Rpcs, project_of
 
 AT_ONCE = 1_000
+LABEL_BYTES_MAX = 64 * 1024
+PAGE_BYTES = 2 << 20  # of tasks in one answer: half of what a message may be
 
 
 class LabelTaskRpcs(Rpcs):
@@ -74,13 +76,22 @@ class LabelTaskRpcs(Rpcs):
         name = LabelProjectName.parse(request.parent, "parent")
         states = [_state(state, f"states[{index}]") for index, state in enumerate(request.states)]
 
-        def read(tx: Tx) -> tuple[list[Told], str, int]:
+        def read(tx: Tx) -> pb.ListLabelTasksResponse:
             store.get_project(tx, name)
-            return *store.tasks_page(tx, request, name, states), tx.revision()
+            found, token = store.tasks_page(tx, request, name, states)
+            answer = pb.ListLabelTasksResponse(next_page_token=token, revision=tx.revision())
+            size = 0
+            for each in found:
+                shown = mapping.task_to_proto(each.task, each.annotations)
+                size += shown.ByteSize()
+                if answer.tasks and size > PAGE_BYTES:
+                    page = Page.of(request)
+                    answer.next_page_token = encode([found[len(answer.tasks) - 1].task.number], page.query)
+                    break
+                answer.tasks.append(shown)
+            return answer
 
-        found, token, revision = await self._db.read(read)
-        shown = [mapping.task_to_proto(each.task, each.annotations) for each in found]
-        return pb.ListLabelTasksResponse(tasks=shown, next_page_token=token, revision=revision)
+        return await self._db.read(read)
 
     async def WatchLabelTasks(
         self, request: pb.WatchLabelTasksRequest, context: Context
@@ -199,6 +210,8 @@ def check(project: LabelProject, item: Item, label: Label, at: str) -> Label:
         InvalidArgument: naming the part below `at`.
     """
     size = projects.size_of(project.kind, item.data or {}, item.width, item.height, "item")
+    if wire.label_to_proto(label).ByteSize() > LABEL_BYTES_MAX:
+        raise InvalidArgument.of(at, f"must be at most {LABEL_BYTES_MAX} bytes")
     return check_label(label, project.kind, set(project.labels), size, at)
 
 

@@ -21,7 +21,7 @@ from services.data.annotation.work import Annotation, Lease, Prelabelled, Task
 from services.data.rpcs import Context, Rpcs
 from services.data.upload_rpcs import download_of
 
-LEASES_MAX = 50  # of one annotator in one label project: what others wait for
+LEASES_MAX = 20  # of one annotator in one label project: what others wait for, and one message holds
 
 
 class LabelWorkRpcs(Rpcs):
@@ -57,7 +57,7 @@ class LabelWorkRpcs(Rpcs):
             task, now = store.get_task(tx, name), tx.now()
             lease = store.find_lease(tx, name, annotator, request.fence)
             if lease is None:
-                raise LabelLeaseLost(f"{name} is not yours any more: take another one.", name=str(name))
+                raise LabelLeaseLost(f"{name} is not yours: take another one.", name=str(name))
             store.end_lease(tx, name, annotator)
             annotated(tx, project, task, _answer(project, task, lease, request, reason, now))
             return Empty()
