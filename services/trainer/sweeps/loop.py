@@ -16,7 +16,7 @@ from aios.records import Database, Feed, Tx
 from aios.runtime.clock import Clock
 from aios.trainer.v1 import sweep_pb2
 from services.trainer import runs, store
-from services.trainer.runs import Run
+from services.trainer.runs import Run, RunExists
 from services.trainer.service import Trainer
 from services.trainer.sweeps import advance, mapping, rules, sampling
 from services.trainer.sweeps import store as sweep_store
@@ -25,7 +25,7 @@ from services.trainer.sweeps.rules import UNDER_WAY, Sweep, Trial
 
 EVERY_SECONDS = 2.0  # a lost event, and a time that is up, are noticed this late
 LOOK_SECONDS = 0.5  # the same for a report that another process took, where a pruner waits for it
-PAUSE_SECONDS = 0.05  # between two passes at least, however many reports come
+PAUSE_SECONDS = 0.2  # between two passes at least, however many reports come
 BEST_OUTPUTS = 25  # of the trials, that the last run reads
 
 _log = logging.getLogger(__name__)
@@ -88,14 +88,21 @@ class Loop:
         for start in decision.starts:
             try:
                 store.add(tx, self._made(before, asked, start))
-            except InvalidArgument as error:  # a combination of values that the recipe refuses
+            except (
+                InvalidArgument,
+                RunExists,
+            ) as error:  # values that the recipe refuses; a name that is taken
                 trials[start.trial] = rules.refused(trials[start.trial], error.message, now)
         for name, why in decision.stops.items():
             run = store.get(tx, name)
             store.save(tx, run, runs.cancel(run, now, "TRIAL_STOPPED", why))
+        after = decision.sweep
         if decision.make_last:
-            store.add(tx, self._last(tx, decision.sweep, asked, trials))
-        sweep_store.save(tx, before, decision.sweep, seen.trials, trials, now)
+            try:
+                store.add(tx, self._last(tx, after, asked, trials))
+            except RunExists as error:
+                after = rules.without_last(after, error.message, now)
+        sweep_store.save(tx, before, after, seen.trials, trials, now)
 
     def _made(self, sweep: Sweep, asked: sweep_pb2.SweepSpec, start: Start) -> Run:
         now = self._clock.now()

@@ -254,6 +254,11 @@ def refused(trial: Trial, why: str, now: datetime) -> Trial:
     return replace(trial, state=TrialState.FAILED, then=None, message=why, end_time=now)
 
 
+def without_last(sweep: Sweep, why: str, now: datetime) -> Sweep:
+    """The sweep whose last run cannot be made."""
+    return replace(sweep, state=State.FAILED, message=why, last_created=False, end_time=now)
+
+
 def counts(trials: Sequence[Trial]) -> dict[str, int]:
     """Trials by state."""
     return {state.value: found for state in TrialState if (found := sum(t.state is state for t in trials))}
