@@ -25,7 +25,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv = tmp_path_factory.mktemp("mlflow")
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     lock = REPOSITORY / "requirements" / "mlflow.lock"
-    install = [venv / "bin" / "pip", "install", "--quiet", "--require-hashes", "-r", lock]
+    install = [f"{venv}/bin/pip", "install", "--quiet", "--require-hashes", "-r", str(lock)]
     subprocess.run(install, check=True, timeout=600)
     return venv / "bin" / "python"
 
