@@ -70,6 +70,9 @@ _CLEAN = Type(
         ),
         "near_columns": Parameter((), "Where near duplicates are looked for; texts and images where empty."),
         "label_errors": Parameter("", "Column of labels in which mistakes are looked for."),
+        "poisoned": Parameter(
+            "", "Column of labels whose classes are searched for rows with signs of a backdoor."
+        ),
         "leakage": Parameter(default=True, summary="Put aside rows of train that another part has too."),
         "columns": Parameter((), "Where missing values and outliers are looked for; all where empty."),
         "seed": _SEED,

@@ -220,6 +220,20 @@ def test_wrong_labels_of_two_clear_groups_are_found() -> None:
     assert dict(zip(found.rows.tolist(), found.proposed, strict=True)) == {5: "a", 70: "b"}
 
 
+def test_rows_with_a_backdoors_mark_stand_apart_from_their_class() -> None:
+    random = np.random.default_rng(4)
+    pixels = np.concatenate([random.normal(number, 1, (150, 6, 6)) for number in (0, 2)])
+    y = np.array(["a"] * 150 + ["b"] * 150)
+    marked = np.arange(150, 165)
+    pixels[marked, :2, :2] += 12
+    y[marked] = "a"
+
+    made = do("clean", with_column(pa.table({"y": y}), "image", pixels), poisoned="y")
+
+    assert set(marked.tolist()) <= set(reasons(made))
+    assert len(reasons(made)) <= 20
+
+
 @pytest.mark.parametrize("by", ["random", "stratified", "group", "time"])
 def test_a_split_has_every_row_once_and_is_the_same_for_the_same_seed(by: str) -> None:
     table = people().append_column("id", pa.array(range(200)))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.data.job import charts, duplicates, labels, schema
+from services.data.job import charts, duplicates, labels, poison, schema
 from services.data.job.columns import Kind, class_names, kind_of, numbers, of_kind
 from services.data.job.parts import TRAINING, Array
 from services.data.job.rejects import Rejects
@@ -32,6 +32,11 @@ def run(work: Work) -> Result:
         duplicates.leaked(parts, TRAINING, rejects, [label] if label else [])
     if likeness := float(work.parameters["near_duplicates"]):
         duplicates.near(parts, _near_columns(work), likeness, TRAINING, rejects)
+    if marked := work.parameters["poisoned"]:
+        whole, places = _left(parts, rejects)
+        for position in poison.apart(whole, work.require("poisoned", marked), work.seed).tolist():
+            name, row = places[position]
+            rejects.add(name, [row], "stands apart from its class as a poisoned sample does")
     if label:
         _mislabelled(work, parts, work.require("label_errors", label), rejects)
     kept, quarantine = rejects.divide(parts)
@@ -65,10 +70,7 @@ def _near_columns(work: Work) -> list[str]:
 
 def _mislabelled(work: Work, parts: Mapping[str, "pa.Table"], label: str, rejects: Rejects) -> None:
     """Look for wrong labels among what is left of all parts together."""
-    places = [(name, row) for name in parts for row in rejects.kept(name).tolist()]
-    left = [parts[name].take(pa.array(rejects.kept(name))) for name in parts]
-    whole = pa.concat_tables(left, promote_options="default").combine_chunks()
-    whole = whole.drop_columns([each for each in ("path",) if each in whole.column_names])
+    whole, places = _left(parts, rejects)
     found = labels.suspects(whole, label, work.seed)
     names = class_names(whole, label)
     for position, proposed in zip(found.rows.tolist(), found.proposed, strict=True):
@@ -77,6 +79,15 @@ def _mislabelled(work: Work, parts: Mapping[str, "pa.Table"], label: str, reject
         if names:
             stated, proposed = names[stated], names[proposed]
         rejects.add(name, [row], f"label error: {stated!r} is probably {proposed!r}")
+
+
+def _left(parts: Mapping[str, "pa.Table"], rejects: Rejects) -> tuple["pa.Table", list[tuple[str, int]]]:
+    """The rows that nothing was said against yet, of all parts together, and where each is."""
+    kept = {name: rejects.kept(name) for name in parts}
+    places = [(name, row) for name, rows in kept.items() for row in rows.tolist()]
+    some = [parts[name].take(pa.array(rows)) for name, rows in kept.items()]
+    whole = pa.concat_tables(some, promote_options="default").combine_chunks()
+    return whole.drop_columns([each for each in ("path",) if each in whole.column_names]), places
 
 
 def _missing(
