@@ -96,9 +96,7 @@ async def _doors(
 ) -> tuple[Callable[[], Awaitable[str]], Callable[[], Awaitable[str]]]:
     """A prediction over gRPC and one over HTTP; each returns the revision that answered."""
     address, bearer = running.state.address, f"Bearer {running.token}"
-    channel = await entered.enter_async_context(
-        grpc.aio.insecure_channel(address.removeprefix("http://"))
-    )
+    channel = await entered.enter_async_context(grpc.aio.insecure_channel(address.removeprefix("http://")))
     web = await entered.enter_async_context(
         httpx.AsyncClient(
             base_url=address, headers={"authorization": bearer}, trust_env=False, timeout=CALL_SECONDS

@@ -55,6 +55,7 @@ def to_proto(counts: dict[Key, Counts]) -> inference_service_pb2.ReportTrafficRe
         counts=[
             inference_service_pb2.TrafficCount(
                 revision=str(RevisionName(key.project, key.deployment, key.revision)),
+                door=key.protocol,
                 requests=each.requests,
                 errors=each.errors,
                 in_flight=each.in_flight,

@@ -27,16 +27,17 @@ REFUSED_FILTER = rf"^cluster\.[^.]*~[^.]*\.{_REFUSED}$"
 
 
 class Key(NamedTuple):
-    """Whose counts they are."""
+    """Whose counts they are, and at which door. Each counts by itself: Envoy may begin anew with one of them alone."""
 
     project: str
     deployment: str
     revision: str
+    protocol: str
 
 
 @dataclass
 class Counts:
-    """Of one revision since Envoy started, at both doors."""
+    """Of one revision at one door, since Envoy began to count."""
 
     requests: int = 0
     errors: int = 0
@@ -48,9 +49,9 @@ class Counts:
 
 
 def counts(stats: Iterable[Json]) -> dict[Key, Counts]:
-    """The counts by revision, of statistics as the admin interface gives them."""
+    """The counts by revision and door, of statistics as the admin interface gives them."""
     found: dict[Key, Counts] = defaultdict(Counts)
-    for key, protocol, name, value in _values(stats):
+    for key, name, value in _values(stats):
         one = found[key]
         if name == _REQUESTS:
             one.requests += value
@@ -58,7 +59,7 @@ def counts(stats: Iterable[Json]) -> dict[Key, Counts]:
             one.in_flight += value
         elif name == _REFUSED:
             one.refused += value
-        elif name in _ERRORS[protocol]:
+        elif name in _ERRORS[key.protocol]:
             one.errors += value
         elif name == _TIME:
             for bucket in value:
@@ -66,13 +67,13 @@ def counts(stats: Iterable[Json]) -> dict[Key, Counts]:
     return dict(found)
 
 
-def _values(stats: Iterable[Json]) -> Iterator[tuple[Key, str, str, Any]]:
+def _values(stats: Iterable[Json]) -> Iterator[tuple[Key, str, Any]]:
     for each in stats:
         named = ((each["name"], each["value"]),) if "name" in each else _histograms(each)
         for name, value in named:
             _, cluster, rest = name.split(".", 2)
             project, deployment, revision, protocol = cluster.split("~")
-            yield Key(project, deployment, revision), protocol, rest, value
+            yield Key(project, deployment, revision, protocol), rest, value
 
 
 def _histograms(part: Json) -> Iterator[tuple[str, list[Json]]]:

@@ -7,8 +7,8 @@ Counters that went back are a new Envoy's, which starts at zero.
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from services.inference.gates import Figures
@@ -44,22 +44,24 @@ class Monitor(Generic[K]):
 
     def __init__(self) -> None:
         self._samples: dict[K, deque[Sample]] = {}
-        self._raw: dict[K, Counts] = {}
+        self._raw: dict[K, Mapping[str, Counts]] = {}
         self._active: dict[K, float] = {}
 
-    def note(self, key: K, counts: Counts, at: float) -> None:
-        """Take what was counted."""
+    def note(self, key: K, counts: Mapping[str, Counts], at: float) -> None:
+        """Take what was counted, by door."""
         history = self._samples.setdefault(key, deque())
         before = self._raw.get(key)
         self._raw[key] = counts
+        in_flight = sum(each.in_flight for each in counts.values())
         if not history or before is None:
             # What was counted before we looked is nobody's.
-            history.append(Sample(at, Counts(in_flight=counts.in_flight)))
+            history.append(Sample(at, Counts(in_flight=in_flight)))
             self._active[key] = at
             return
-        more = grown(before, counts)
-        total = _sum(history[-1].counts, more)
-        if more.requests or more.held or counts.in_flight:
+        total = replace(history[-1].counts, in_flight=0)
+        for door, now in counts.items():
+            total = _sum(total, grown(before.get(door, Counts()), now))
+        if total.requests > history[-1].counts.requests or total.held > history[-1].counts.held or in_flight:
             self._active[key] = at
         history.append(Sample(at, total))
         while history[0].at < at - KEEP_SECONDS:
@@ -123,8 +125,10 @@ def quantile(counts: Counts, share: float) -> float:
 
 def grown(before: Counts, after: Counts) -> Counts:
     """What came on top; all of it where the counters started again."""
-    if after.requests < before.requests or after.held < before.held:
-        return after
+    # Of held requests only growth counts: those that wait are counted again at once.
+    held = max(0, after.held - before.held)
+    if after.requests < before.requests:
+        return replace(after, held=held)
     if len(after.within) == len(before.within):
         within = tuple(max(0, b - a) for a, b in zip(before.within, after.within, strict=True))
     else:  # Envoy tells of times only once there were some
@@ -135,7 +139,7 @@ def grown(before: Counts, after: Counts) -> Counts:
         after.in_flight,
         after.bounds_millis,
         within,
-        after.held - before.held,
+        held,
     )
 
 
@@ -147,7 +151,7 @@ def _sum(total: Counts, more: Counts) -> Counts:
     return Counts(
         total.requests + more.requests,
         total.errors + more.errors,
-        more.in_flight,
+        total.in_flight + more.in_flight,
         more.bounds_millis or total.bounds_millis,
         within,
         total.held + more.held,

@@ -1,5 +1,6 @@
 """The inference service's RPCs: convert, call, convert."""
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from aios.runtime.context import principal, require_job
 from aios.runtime.interceptors import UNARY_SECONDS_MAX
 from aios.runtime.watch import serve_watch
 from services.inference import mapping, policies_mapping
+from services.inference.monitor import Counts
 from services.inference.predictor import Predictor
 from services.inference.releases import Releases
 from services.inference.service import Deployments
@@ -158,10 +160,10 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         return Empty()
 
     async def ReportTraffic(self, request: inference_service_pb2.ReportTrafficRequest, context: Any) -> Empty:
-        counts = {
-            RevisionName.parse(each.revision, "counts.revision"): policies_mapping.counts_from_proto(each)
-            for each in request.counts
-        }
+        counts: dict[RevisionName, dict[str, Counts]] = defaultdict(dict)
+        for each in request.counts:
+            name = RevisionName.parse(each.revision, "counts.revision")
+            counts[name][each.door] = policies_mapping.counts_from_proto(each)
         await self._watching.report(counts)
         return Empty()
 

@@ -1,6 +1,7 @@
 """What the gateway counted of each revision, as figures: for people, for gates and for scaling."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 
 from aios.inference.v1 import deployment_pb2
@@ -28,14 +29,14 @@ class Watching:
         self._monitor: Monitor[RevisionName] = Monitor()
         self._loads: dict[RevisionName, list[Load]] = {}
 
-    async def report(self, counts: dict[RevisionName, Counts]) -> None:
-        """Take what was counted, and wake what requests wait for."""
+    async def report(self, counts: Mapping[RevisionName, Mapping[str, Counts]]) -> None:
+        """Take what was counted by door, and wake what requests wait for."""
         now = self._clock.monotonic()
         for name, each in counts.items():
             self._monitor.note(name, each, now)
             lately = self._monitor.since(name, now - LATELY_SECONDS)
             loads = self._loads.setdefault(name, [])
-            loads.append(Load(now, each.in_flight, lately.p99_millis))
+            loads.append(Load(now, sum(one.in_flight for one in each.values()), lately.p99_millis))
             self._loads[name] = [load for load in loads if now - load.at <= scaling.DOWN_SECONDS + 1]
         self._monitor.keep(frozenset(counts))
         for name in self._loads.keys() - counts.keys():

@@ -1,6 +1,7 @@
 """Gates, scaling and the figures that both go by."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -124,17 +125,25 @@ def counts(requests: int, *within: int, errors: int = 0) -> Counts:
 
 def test_figures_are_of_the_window_alone_and_survive_another_envoy() -> None:
     seen: Monitor[str] = Monitor()
-    seen.note("web", counts(1000, 1000, 1000, errors=7), 0.0)
-    seen.note("web", counts(1100, 1000, 1100, errors=9), 10.0)
+    seen.note("web", {"http": counts(1000, 1000, 1000, errors=7)}, 0.0)
+    seen.note("web", {"http": counts(1100, 1000, 1100, errors=9)}, 10.0)
     assert seen.since("web", 0.0).requests == 100
     assert seen.since("web", 0.0).errors == 2
     assert 10 < seen.since("web", 0.0).p99_millis <= 100
-    seen.note("web", counts(40, 40, 40), 20.0)
-    assert seen.since("web", 0.0).requests == 140
-    assert seen.since("web", 10.0).requests == 40
+    seen.note("web", {"http": counts(40, 40, 40), "grpc": counts(5, 5, 5)}, 20.0)
+    assert seen.since("web", 0.0).requests == 145
+    assert seen.since("web", 10.0).requests == 45
     assert seen.since("other", 0.0) == Figures(0, 0, seen.since("other", 0.0).p99_millis)
     seen.keep(frozenset())
     assert seen.since("web", 0.0).requests == 0
+
+
+def test_only_a_request_that_waits_now_wakes_a_deployment() -> None:
+    seen: Monitor[str] = Monitor()
+    for at, (http, grpc) in enumerate([(9, 0), (9, 4), (9, 4), (0, 4), (0, 4)]):
+        counted = {"http": replace(counts(0), held=http), "grpc": replace(counts(0), held=grpc)}
+        seen.note("web", counted, float(at))
+        assert seen.held("web") == (at == 1), "counters that begin anew tell of nobody"
 
 
 @given(st.lists(st.integers(0, 500), min_size=2, max_size=2), st.floats(0.01, 1))

@@ -580,7 +580,7 @@ Global___ReportTrafficRequest: _TypeAlias = ReportTrafficRequest  # noqa: Y015
 
 @_typing.final
 class TrafficCount(_message.Message):
-    """What Envoy has counted of one revision since it started."""
+    """What Envoy has counted of one revision at one door since it began to count there: it may begin anew at any time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -591,6 +591,7 @@ class TrafficCount(_message.Message):
     BOUNDS_MILLIS_FIELD_NUMBER: _builtins.int
     WITHIN_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    DOOR_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """`projects/{project}/deployments/{deployment}/revisions/{revision}`."""
     requests: _builtins.int
@@ -598,6 +599,8 @@ class TrafficCount(_message.Message):
     in_flight: _builtins.int
     held: _builtins.int
     """Attempts to reach a replica of a revision that has none."""
+    door: _builtins.str
+    """`http` or `grpc`."""
     @_builtins.property
     def bounds_millis(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Requests by the time that they took; `bounds` are the upper ends of the ranges in milliseconds, growing."""
@@ -616,10 +619,11 @@ class TrafficCount(_message.Message):
         bounds_millis: _abc.Iterable[_builtins.float] | None = ...,
         within: _abc.Iterable[_builtins.int] | None = ...,
         held: _builtins.int = ...,
+        door: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds_millis", b"bounds_millis", "errors", b"errors", "held", b"held", "in_flight", b"in_flight", "requests", b"requests", "revision", b"revision", "within", b"within"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds_millis", b"bounds_millis", "door", b"door", "errors", b"errors", "held", b"held", "in_flight", b"in_flight", "requests", b"requests", "revision", b"revision", "within", b"within"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
