@@ -141,14 +141,14 @@ class RunningReplica:
         """The one that runs `model.py`."""
         return next(each for each in self.below() if "stub" in each.name())
 
-    async def ready(self) -> None:
+    async def ready(self, seconds: float = 20) -> None:
         """Wait for the first READY; fails with the log when the replica ends instead."""
 
         def there() -> bool:
             assert self.process.returncode is None, self.log.read_text()
             return self.platform.state() == STATE.STATE_READY
 
-        await until(there, 20)
+        await until(there, seconds)
 
     async def ended(self, within: float) -> int:
         return await asyncio.wait_for(self.process.wait(), within)
