@@ -23,7 +23,7 @@ from services.scheduler.agent.isolation import NO_ISOLATION, Isolation
 from services.scheduler.resources import Resources
 from services.scheduler.specs import JobSpec, Kind
 
-MEMORY = 256 << 20
+MEMORY = 128 << 20  # killed at twice that
 ISOLATION = isolation.find(isolation.AUTO)
 GROUPS = bounds.find()
 isolated = pytest.mark.skipif(not ISOLATION.program, reason="this machine gives no sandbox")
@@ -190,7 +190,7 @@ def test_its_temporary_folder_has_an_end_and_is_its_own(launch: Launch) -> None:
     code, reason, log = ended(job)
     assert (code, reason) == (0, "")
     assert "No space left on device" in log
-    assert sorted(log.splitlines())[:2] == ["1", str(MEMORY // 2)]
+    assert sorted(log.splitlines())[:2] == ["1", str(MEMORY)]
 
 
 @pytest.mark.parametrize(

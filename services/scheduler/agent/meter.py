@@ -31,7 +31,7 @@ def passed(launch: dict[str, Any], processes: list[int]) -> str:
 def say(reason: str, launch: dict[str, Any]) -> None:
     """To the job's log."""
     said = {
-        OUT_OF_MEMORY: "aios: killed: it needs more than the {memory_bytes} bytes of memory that it asked for\n",
+        OUT_OF_MEMORY: "aios: killed: it has more than {memory_bytes} bytes of memory\n",
         TOO_MANY_PROCESSES: "aios: killed: it has more than {processes} processes and threads\n",
     }
     if reason in said:

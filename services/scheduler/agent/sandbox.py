@@ -24,8 +24,8 @@ BATCH_NICE = 5
 """Training yields the processor to servers, and to the platform itself."""
 BATCH_WEIGHT = 0.33
 """The same among groups: what the kernel gives to one that is nicer by BATCH_NICE."""
-SERVICE_MEMORY = 2
-"""A replica is killed at twice what it asked for: what a model needs with a full batch is seen only under load."""
+MEMORY_SLACK = 2
+"""A job is killed at so many times what it asked for: that is an estimate, and what is in use at once is seen late."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def launch(spec: JobSpec, place: Place, node: Node) -> dict[str, Any]:
     batch, network = spec.kind is Kind.BATCH, spec.kind is Kind.SERVICE or spec.node_network
     cores = spec.resources.cpu_millis / 1000
     bounds = Bounds(
-        spec.resources.memory_bytes * (1 if batch else SERVICE_MEMORY),
+        spec.resources.memory_bytes * MEMORY_SLACK,
         PROCESSES + round(cores * PROCESSES_PER_CORE),
         cores * (BATCH_WEIGHT if batch else 1.0),
     )
