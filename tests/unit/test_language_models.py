@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from aios.client import signatures
+from gateway.http.app import services
+from gateway.http.problems import PathNotFound
+from gateway.http.rules import Routes
 from gateway.openai import requests
 from services.inference.replica import language
 from services.inference.replica.language import GENERATION, Language
@@ -117,3 +120,10 @@ def test_neutral_parameters_are_taken_and_others_refused_by_name() -> None:
         with pytest.raises(requests.WrongRequest) as refused:
             requests.chat({**said, **wrong})
         assert refused.value.param == next(iter(wrong))
+
+
+@pytest.mark.parametrize("path", ["models", "models/m", "chat/completions", "completions", "embeddings"])
+def test_no_path_of_our_own_api_is_one_of_openais(path: str) -> None:
+    for method in ("GET", "POST"):
+        with pytest.raises(PathNotFound):
+            Routes(services()).find(method, f"/v1/{path}")
