@@ -7,7 +7,7 @@ Counters that went back are a new Envoy's, which starts at zero.
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -85,10 +85,6 @@ class Monitor(Generic[K]):
             return nothing, nothing
         times = [each.at for each in history]
         return history[max(bisect_right(times, at) - 1, 0)], history[-1]
-
-    def samples(self, key: K, at: float) -> Sequence[Sample]:
-        """Those since `at`."""
-        return [each for each in self._samples.get(key, ()) if each.at >= at]
 
     def idle(self, key: K, at: float) -> float:
         """Seconds without a request, as far as is known; 0 for one that is not known."""

@@ -68,7 +68,6 @@ class Stage:
     """How long it lasts at the least; 0 until somebody promotes it."""
 
 
-STRAIGHT: tuple[Stage, ...] = ()
 _STAGES: Mapping[Kind, tuple[int, ...]] = MappingProxyType(
     {Kind.ROLLING: (), Kind.BLUE_GREEN: (0,), Kind.SHADOW: (0,)}
 )
