@@ -7,6 +7,7 @@ bytes on every machine, so its digest names the code.
 import io
 import os
 import stat
+import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,26 @@ def pack(root: Path, target: Path) -> Tree:
                 member.mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
                 archive.addfile(member, io.BytesIO(file.read(status.st_size)))
     return tree
+
+
+def export(root: Path, ref: str, target: Path) -> None:
+    """Write the tree of a commit, tag or branch into the folder `target`: what git has of `root`, whatever lies there now.
+
+    Raises:
+        InvalidArgument: `root` is in no repository that has it, or there is no git.
+    """
+    archive = ["git", "-C", str(root), "archive", "--format=tar", "--end-of-options", ref]
+    try:
+        done = subprocess.run(archive, capture_output=True, check=True)
+    except FileNotFoundError:
+        raise InvalidArgument.of("ref", "needs `git` on PATH") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        raise InvalidArgument.of(
+            "ref", f"{ref!r} cannot be read: {said[-1] if said else 'git failed'}"
+        ) from None
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tree:
+        tree.extractall(target, filter="data")
 
 
 def find(root: Path) -> Tree:

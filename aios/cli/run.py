@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -67,12 +68,14 @@ def run() -> None:
 @click.option("--name", help="The run's name; one is made up where none is given.")
 @click.option("--dataset", help="Dataset that it reads: digits, or digits/VERSION.")
 @click.option("--model", help="Model to register what it makes under.")
+@click.option("--ref", help="Send this commit, tag or branch of the code, whatever lies in the folder now.")
 @click.option("--wait", is_flag=True, help="Follow it to its end, and end with its exit code.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @common
 def submit(
     file: Path | None,
     assignments: tuple[str, ...],
+    ref: str | None,
     wait: bool,
     command: tuple[str, ...],
     **simple: str | None,
@@ -85,7 +88,12 @@ def submit(
     given = {"command": list(command)} if command else {}
     spec = load(file, assignments, {**given, **{key: value for key, value in simple.items() if value}})
     code = (file.parent if file else Path()) / (spec.get("code") or "")
-    with connected() as client:
+    with TemporaryDirectory(prefix="aios-ref-") as exported, connected() as client:
+        if ref:
+            from aios.code import export
+
+            export(code, ref, Path(exported))
+            code = Path(exported)
         made = client.runs.submit(spec, code=code)
         if wait:
             output.notice(f"Submitted {leaf(made.name)}.")

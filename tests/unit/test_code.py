@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -129,3 +130,18 @@ def test_an_archive_that_leaves_its_folder_or_holds_no_plain_files_is_refused(
         code.unpack(archive, tmp_path / "out" / "deep")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "out" / "x").exists()
+
+
+def test_a_commit_is_sent_as_it_was_and_only_what_lies_below_the_folder(tmp_path: Path) -> None:
+    root = tree(tmp_path / "root", train_dot_py="print(1)", lib__a_dot_py="a", lib__deep__b_dot_py="b")
+    git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@t"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"], ["tag", "v1"]):
+        subprocess.run([*git, *arguments], check=True)
+    (root / "lib" / "a.py").write_text("changed")
+    (root / "lib" / "new.py").touch()
+    code.export(root / "lib", "v1", tmp_path / "out")
+    assert names(tmp_path / "out") == ["a.py", "deep/b.py"]
+    assert (tmp_path / "out" / "a.py").read_text() == "a"
+    for ref in ("no-such", "--output=/tmp/x"):
+        with pytest.raises(InvalidArgument, match="cannot be read"):
+            code.export(root, ref, tmp_path / "other")
