@@ -243,7 +243,12 @@ def import_(name: str, source: Path, format_: str, annotator: str) -> None:
 @label.command()
 @click.argument("name")
 @click.option(
-    "-f", "--format", "format_", type=click.Choice(("table", *FORMATS)), default="table", show_default=True
+    "-f",
+    "--format",
+    "format_",
+    type=click.Choice(("table", "folders", *FORMATS)),
+    default="table",
+    show_default=True,
 )
 @click.option("-d", "--dataset", default="", help="Make a version of this dataset.")
 @click.option(

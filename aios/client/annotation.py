@@ -136,7 +136,8 @@ class Labels(LabelCalls):
         """Make a dataset version of the accepted labels. Its lineage is the version that was labelled, and the project.
 
         Args:
-            form: `table` adds a column `label` to the rows, for training; or a format of `aios.labels.formats`.
+            form: `table` adds a column `label` to the rows, for training; `folders` puts files into a folder for each
+                class; or a format of `aios.labels.formats`.
         """
         project = await self.get(name)
         labelled = await self.labelled(name)

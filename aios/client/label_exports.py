@@ -12,12 +12,15 @@ from aios.errors import InvalidArgument
 from aios.labels import formats
 from aios.labels.plain import to_plain
 from aios.labels.records import Labelled, Record
+from aios.labels.values import Kind
 
 if TYPE_CHECKING:
     from aios.client.datasets import Datasets
 
 TABLE = "table"
 """The rows that were labelled with a column more: what recipes train on."""
+FOLDERS = "folders"
+"""The files that were labelled, in a folder for each class."""
 LABEL = "label"
 FILE_BYTES_MAX = 1 << 30
 FILES_MAX = 200_000
@@ -48,7 +51,9 @@ def read(source: Path, form: str, known: Labelled) -> Sequence[Record]:
         InvalidArgument: it cannot be read as that, naming the file and the row.
     """
     found = formats.of(form, known.kind)
-    paths = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+    paths = [source]
+    if source.is_dir():
+        paths = sorted(path for path in source.rglob("[!.]*") if path.is_file())
     if len(paths) > FILES_MAX or sum(path.stat().st_size for path in paths) > FILE_BYTES_MAX:
         raise InvalidArgument.of("source", f"must be at most {FILES_MAX} files and {FILE_BYTES_MAX} bytes")
     root = source if source.is_dir() else source.parent
@@ -70,6 +75,8 @@ async def push(
         folder.mkdir()
         if form == TABLE:
             await _tables(datasets, version, labelled, Path(scratch, "in"), folder)
+        elif form == FOLDERS:
+            await _folders(datasets, version, labelled, Path(scratch, "in"), folder)
         else:
             write(labelled, form, folder)
         return await datasets.push(dataset, folder, message=message, origin=origin)
@@ -104,6 +111,22 @@ async def _tables(
         pq.write_table(
             chosen.append_column(LABEL, pa.array(values)), target, use_content_defined_chunking=True
         )
+
+
+async def _folders(
+    datasets: "Datasets", version: str, labelled: Labelled, scratch: Path, folder: Path
+) -> None:
+    """Each file as it was, below the name of its class."""
+    if labelled.kind is not Kind.CLASSIFICATION or any(record.row is not None for record in labelled.records):
+        raise InvalidArgument.of("format", f"`{FOLDERS}` is for files that have one class")
+    await datasets.pull(version, scratch, paths=[record.path for record in labelled.records])
+    for record in labelled.records:
+        name = str(_value(record, labelled))
+        if name in (".", "..") or set(name) & set("/\\:"):
+            raise InvalidArgument.of("format", f"the class {name!r} cannot be a folder's name")
+        target = folder / name / record.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (scratch / record.path).rename(target)
 
 
 def _value(record: Record, labelled: Labelled) -> object:

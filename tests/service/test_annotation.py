@@ -374,6 +374,26 @@ async def test_an_image_is_shown_by_a_url_and_boxes_lie_in_it(
     assert task.label.boxes[0].x == 0.333333
 
 
+async def test_files_go_into_a_folder_for_each_class(boss: AsyncClient, people: Open, tmp_path: Path) -> None:
+    (tmp_path / "notes" / "in").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "notes" / "in" / f"{number}.txt").write_text(f"note {number}")
+    await boss.datasets.push("texts", tmp_path / "notes")
+    await project(boss, accept_agreed=True)
+    ann = people("ann")
+    for lease in await ann.labels.lease("mood", 3):
+        assert lease.item.data["text"] == f"note {lease.item.path[3]}"
+        await ann.labels.submit(lease.task, lease.fence, BAD if lease.item.path == "in/1.txt" else GOOD)
+
+    await boss.labels.export_version("mood", "sorted", "folders")
+
+    await boss.datasets.pull("sorted", tmp_path / "out")
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.txt")}
+    assert found == {"good/in/0.txt", "bad/in/1.txt", "good/in/2.txt"}
+    with pytest.raises(InvalidArgument, match="rows of tables"):
+        await boss.labels.export_version("mood", "sorted", "table")
+
+
 async def test_what_is_labelled_stays_until_its_label_project_goes(boss: AsyncClient) -> None:
     made = await project(boss)
     with pytest.raises(AlreadyExists):
