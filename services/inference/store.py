@@ -345,7 +345,13 @@ def confirm(tx: Tx, number: int) -> None:
 
 
 def traffic_page(tx: Tx, name: DeploymentName, request: ListRequest) -> tuple[list[TrafficChange], str]:
-    """One page of the changes of a deployment's shares, newest first, also after the deployment is gone."""
+    """One page of the changes of a deployment's shares, newest first, also after the deployment is gone.
+
+    Raises:
+        DeploymentNotFound: there never was one of this name.
+    """
+    if next_number(tx, name) == 1:
+        raise _missing(name)
     query = select(traffic).where(*_of(traffic, name))
     found, token = Page.of(request).fetch(tx, query, by=(traffic.c.number,), descending=True)
     return [rows.traffic_change(row) for row in found], token

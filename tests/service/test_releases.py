@@ -132,6 +132,8 @@ async def test_people_promote_hold_and_end_trials(tmp_path: Path) -> None:
     async with world(tmp_path) as w, gateway(w) as played:
         with pytest.raises(NotFound):
             await w.editor.PromoteDeployment(pb.PromoteDeploymentRequest(name=WEB))
+        with pytest.raises(NotFound):
+            await w.editor.ListTrafficChanges(pb.ListTrafficChangesRequest(parent=WEB))
         await on_trial(w, Policy(kind=Policy.KIND_SHADOW, mirror_percent=50))
         await until(lambda: _is(played.routes["2"].mirror_percent == 50 and played.routes["2"].weight == 0))
         assert (await w.editor.PauseDeployment(pb.PauseDeploymentRequest(name=WEB))).paused

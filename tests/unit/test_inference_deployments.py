@@ -20,6 +20,7 @@ from services.inference.deployments import (
     complete,
     edit,
 )
+from services.inference.policies import Gates, Kind, Rollout, Scaling
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "projects/demo/models/m/versions/"
@@ -87,3 +88,26 @@ def test_an_edit_of_what_somebody_else_changed_meanwhile_is_refused() -> None:
     assert deployments.update(changed, SPEC, "", 5, NOW).latest == 5
     with pytest.raises(DeploymentDeleting):
         deployments.update(replace(changed, state=State.DELETING), SPEC, "", 5, NOW)
+
+
+def test_a_policy_gets_its_defaults_and_every_wrong_field_of_it_is_named() -> None:
+    filled = complete(replace(SPEC, rollout=Rollout(Kind.CANARY), scaling=Scaling(0, 4)))
+    assert (filled.rollout.steps, filled.rollout.step_seconds) == ((10, 50), 30)
+    assert (filled.rollout.gates.requests_min, filled.rollout.gates.errors_percent_max) == (50, 1.0)
+    assert (filled.scaling.concurrency, filled.scaling.idle_seconds) == (8.0, 300)
+    assert complete(filled) == filled
+    wrong = Rollout(Kind.CANARY, (50, 10), -1, Gates(-1, 101.0, -1.0, 0.5), 101, "no header")
+    with pytest.raises(InvalidArgument) as refused:
+        complete(replace(SPEC, rollout=wrong, scaling=Scaling(5, 4, -1.0, -1.0, -1)))
+    assert set(refused.value.fields) == {
+        *(f"deployment.spec.rollout.{each}" for each in ("steps", "step_seconds", "mirror_percent")),
+        "deployment.spec.rollout.affinity_header",
+        *(
+            f"deployment.spec.rollout.gates.{each}"
+            for each in ("requests_min", "errors_percent_max", "p99_millis_max", "slowdown_max")
+        ),
+        *(
+            f"deployment.spec.scaling.{each}"
+            for each in ("min_replicas", "target_concurrency", "target_p99_millis", "idle_seconds")
+        ),
+    }
