@@ -6,6 +6,7 @@ import pytest
 
 from aios.client.runspec import amount, override, parse
 from aios.errors import InvalidArgument
+from aios.trainer.v1 import run_pb2
 
 GOOD: dict[str, Any] = {
     "name": "digits-1",
@@ -173,3 +174,27 @@ def test_every_wrong_word_of_scheduling_is_named() -> None:
         parse({"recipe": "image_classifier", "dataset": "digits", "scheduling": wrong})
     assert raised.value.fields.keys() == {f"scheduling.{key}" for key in wrong}
     assert "did you mean weight" in raised.value.fields["scheduling.wieght"]
+
+
+def test_ranks_and_the_nodes_network_are_asked_for_in_words() -> None:
+    spec = parse(
+        {"entry": "train.py", "launcher": "torchrun", "processes": 2, "hang_timeout": "2m", "network": "node"}
+    ).spec
+    assert (spec.launcher, spec.processes, spec.hang_timeout.seconds, spec.node_network) == (
+        run_pb2.RunSpec.LAUNCHER_TORCHRUN,
+        2,
+        120,
+        True,
+    )
+    wrong = {
+        "entry": "train.py",
+        "launcher": "mpi",
+        "processes": -1,
+        "hang_timeout": "soon",
+        "network": "open",
+    }
+    with pytest.raises(InvalidArgument) as refused:
+        parse(wrong)
+    assert refused.value.fields.keys() == wrong.keys() - {"entry"}
+    with pytest.raises(InvalidArgument, match="is for a command"):
+        parse({"recipe": "mlp", "network": "node"})
