@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+import pytest_asyncio
 
 from aios.client import AsyncClient
 from aios.client.credentials import Credentials
@@ -26,8 +27,9 @@ from aios.errors import (
 from aios.labels import Box, Label
 from aios.labels.records import Record
 from tests.servers import S3Server, s3_server
-from tests.service.data_service import PROJECT, Platform, running, settings_at, token_of
+from tests.service.data_service import Platform, running, settings_at, token_of
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 Open = Callable[..., AsyncClient]
 GOOD, BAD = Label(choices=("good",)), Label(choices=("bad",))
 
@@ -38,19 +40,21 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture
-async def platform(s3: S3Server, tmp_path: Path) -> AsyncIterator[Platform]:
-    settings = s3.settings(settings_at(tmp_path / "home"), bucket=f"t{os.urandom(6).hex()}")
-    async with running(settings) as started:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
+    """One for all tests, each of which has a project of its own."""
+    home = tmp_path_factory.mktemp("home")
+    async with running(s3.settings(settings_at(home), bucket=f"t{os.urandom(6).hex()}")) as started:
         yield started
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def people(platform: Platform) -> AsyncIterator[Open]:
     """Clients by name and role."""
+    mine = f"p{os.urandom(6).hex()}"
     async with AsyncExitStack() as stack:
 
-        def make(name: str, role: str = "annotator", project: str = "demo") -> AsyncClient:
+        def make(name: str, role: str = "annotator", project: str = mine) -> AsyncClient:
             token = token_of(role, project, sub=name)
             client = AsyncClient(credentials=Credentials(f"http://{platform.address}", project, token))
             stack.push_async_callback(client.close)
@@ -59,7 +63,7 @@ async def people(platform: Platform) -> AsyncIterator[Open]:
         yield make
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def boss(people: Open, tmp_path: Path) -> AsyncClient:
     """An editor with a table of texts."""
     client = people("boss", "editor")
@@ -72,6 +76,11 @@ async def project(boss: AsyncClient, name: str = "mood", **rules: Any) -> annota
     made = await boss.labels.create(name, "texts", "classification", ["good", "bad"], **rules)
     await boss.labels.add(name)
     return made
+
+
+def home_of(client: AsyncClient) -> str:
+    """Its project's name."""
+    return f"projects/{client.credentials.project}"
 
 
 async def say(client: AsyncClient, label: Label, count: int = 1, name: str = "mood") -> list[str]:
@@ -147,7 +156,7 @@ async def test_an_annotator_labels_and_sees_nothing_else(boss: AsyncClient, peop
     with pytest.raises(PermissionDenied):
         await people("vic", "viewer").labels.lease("mood")
     with pytest.raises(NotFound):
-        await people("mal", "annotator", "others").labels.lease(f"{PROJECT}/labelProjects/mood")
+        await people("mal", "annotator", "others").labels.lease(f"{home_of(boss)}/labelProjects/mood")
 
 
 async def test_a_task_is_in_as_many_hands_as_it_needs_labels(boss: AsyncClient, people: Open) -> None:
@@ -275,7 +284,9 @@ async def test_proposals_are_shown_and_what_becomes_of_them_is_counted(
     await project(boss)
     updates = []
     for number in (1, 2, 3):
-        update = pb.LabelTaskUpdate(name=f"{PROJECT}/labelProjects/mood/tasks/{number}", priority=number)
+        update = pb.LabelTaskUpdate(
+            name=f"{home_of(boss)}/labelProjects/mood/tasks/{number}", priority=number
+        )
         update.prelabel.label.choices.append("good")
         update.prelabel.scores.update({"good": 0.75, "bad": 0.25})
         update.prelabel.source = "deployments/mood"
@@ -336,7 +347,7 @@ async def test_labels_of_other_tools_come_in_and_go_out(
 
 async def test_changes_are_watched_without_a_gap(boss: AsyncClient, people: Open) -> None:
     await project(boss)
-    request = pb.ListLabelTasksRequest(parent=f"{PROJECT}/labelProjects/mood")
+    request = pb.ListLabelTasksRequest(parent=f"{home_of(boss)}/labelProjects/mood")
     revision = (await boss.labels._stub.ListLabelTasks(request)).revision
     await say(people("ann"), GOOD)
     await boss.labels.review("mood/1", "accept")
@@ -346,7 +357,7 @@ async def test_changes_are_watched_without_a_gap(boss: AsyncClient, people: Open
         seen.append((event.type, event.task.name, event.task.item.HasField("data")))
         if len(seen) == 2:
             break
-    name = f"{PROJECT}/labelProjects/mood/tasks/1"
+    name = f"{home_of(boss)}/labelProjects/mood/tasks/1"
     assert seen == [("labelled", name, False), ("accepted", name, False)]
 
 
@@ -435,7 +446,7 @@ async def test_large_items_come_in_several_pages_and_too_large_ones_are_refused(
     rows = [task.item.row async for task in boss.labels.tasks("mood")]
 
     assert rows == list(range(60))
-    request = pb.AddLabelTasksRequest(parent=f"{PROJECT}/labelProjects/mood")
+    request = pb.AddLabelTasksRequest(parent=f"{home_of(boss)}/labelProjects/mood")
     request.tasks.add().item.path = "long.csv"
     request.tasks[0].item.data["text"] = "x" * 70_000
     with pytest.raises(InvalidArgument, match="at most 65536 bytes"):
@@ -444,7 +455,7 @@ async def test_large_items_come_in_several_pages_and_too_large_ones_are_refused(
 
 async def test_items_that_are_not_in_the_version_are_refused(boss: AsyncClient) -> None:
     await project(boss)
-    request = pb.AddLabelTasksRequest(parent=f"{PROJECT}/labelProjects/mood")
+    request = pb.AddLabelTasksRequest(parent=f"{home_of(boss)}/labelProjects/mood")
     request.tasks.add().item.path = "nothing.csv"
     with pytest.raises(InvalidArgument, match=r"nothing\.csv"):
         await boss.labels._stub.AddLabelTasks(request)

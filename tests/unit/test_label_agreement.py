@@ -20,7 +20,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, ma
 
 
 @given(PAIRS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @pytest.mark.filterwarnings("ignore")
 def test_cohen_is_that_of_scikit_learn(pairs: Sequence[tuple[int, int]]) -> None:
     a, b = [list(each) for each in zip(*pairs, strict=True)]
@@ -37,7 +37,7 @@ def tables(draw: st.DrawFn) -> Any:
 
 
 @given(tables())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @pytest.mark.filterwarnings("ignore")
 def test_fleiss_is_that_of_statsmodels(table: Any) -> None:
     same(fleiss_kappa(table.tolist()), float(reference_fleiss(table)))
@@ -47,7 +47,7 @@ def test_fleiss_is_that_of_statsmodels(table: Any) -> None:
     st.lists(st.lists(st.integers(0, 5), min_size=5, max_size=5), min_size=2, max_size=20),
     st.sampled_from([[1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 0.5, 2.0, 7.0, 100.0]]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @pytest.mark.filterwarnings("ignore")
 def test_krippendorff_is_that_of_the_library_on_every_level(
     counts: Sequence[Sequence[int]], values: Sequence[float]

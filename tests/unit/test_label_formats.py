@@ -113,7 +113,7 @@ def unsayable(form: str, labelled: Labelled) -> bool:
 
 
 @pytest.mark.parametrize(("form", "kind"), sorted(CASES), ids=lambda each: str(each))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_labels_come_back_as_they_were(form: str, kind: Kind, data: st.DataObject) -> None:
     labelled = data.draw(projects(form, kind))
@@ -136,7 +136,7 @@ def test_labels_come_back_as_they_were(form: str, kind: Kind, data: st.DataObjec
 
 
 @pytest.mark.parametrize(("form", "kind"), sorted(CASES), ids=lambda each: str(each))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_a_file_that_is_none_ends_in_an_error_that_names_it(
     form: str, kind: Kind, data: st.DataObject

@@ -41,7 +41,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rules=RULES, steps=st.lists(STEPS, max_size=15))
 def test_a_task_only_moves_along_its_ways(rules: Rules, steps: Sequence[tuple[str, object]]) -> None:
     ways = {
