@@ -10,7 +10,7 @@ from aios.names import DeploymentName, RevisionName
 from aios.records import Database, Tx
 from aios.runtime import telemetry
 from aios.runtime.context import principal
-from services.inference import deployments, mapping, policies, policies_mapping, rollout, store
+from services.inference import deployments, mapping, policies, policies_mapping, rollout, store, trials
 from services.inference.revisions import Revision
 from services.inference.rollout import Rollout
 
@@ -60,7 +60,7 @@ class Releases:
         by = principal().subject
 
         def change(before: Rollout, tx: Tx) -> Rollout:
-            return _there(rollout.promote(before, f"by {by}"), before)
+            return _there(trials.promote(before, f"by {by}"), before)
 
         return await self._change(name, change)
 
@@ -86,7 +86,7 @@ class Releases:
         traceparent = telemetry.current_traceparent()
 
         def change(before: Rollout, tx: Tx) -> Rollout:
-            if not request.revision and (ended := rollout.roll_back(before, reason, tx.now())):
+            if not request.revision and (ended := trials.roll_back(before, reason, tx.now())):
                 return ended
             target = _target(tx, before, request.revision)
             number, now = before.latest.number + 1, tx.now()

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from aios.names import DeploymentName, JobName
-from services.inference import deployments, replicas
+from services.inference import deployments, replicas, standing, trials
 from services.inference.deployments import Deployment, Share
-from services.inference.gates import Decision, Step
+from services.inference.gates import Decision
 from services.inference.replicas import FAILURES_MAX, Replica
 from services.inference.revisions import Revision, State, move
 
@@ -114,9 +114,9 @@ def advance(rollout: Rollout, facts: Facts) -> Rollout:
     rules = (
         _give_up,
         _promote,
-        _time_stage,
-        _decide,
-        _begin_trial,
+        trials.time_stage,
+        trials.decide,
+        trials.begin,
         _share_out,
         _set_aside,
         _withdraw,
@@ -125,7 +125,7 @@ def advance(rollout: Rollout, facts: Facts) -> Rollout:
     )
     for rule in rules:
         rollout = rule(rollout, facts)
-    return replace(_judge(rollout, facts.now), reason="")
+    return replace(standing.judge(rollout, facts.now), reason="")
 
 
 def delete(deployment: Deployment, now: datetime) -> Deployment:
@@ -133,27 +133,6 @@ def delete(deployment: Deployment, now: datetime) -> Deployment:
     if deployment.state is deployments.State.DELETING:
         return deployment
     return replace(deployment, state=deployments.State.DELETING, message="", update_time=now)
-
-
-def promote(rollout: Rollout, reason: str) -> Rollout | None:
-    """Take the revision on trial to the end of its stages; None where none is on trial."""
-    trial = rollout.trial
-    if trial is None:
-        return None
-    promoted = replace(trial, stage=trial.stage + len(trial.stages), stage_time=None)
-    return replace(rollout.replace(promoted), reason=f"revision {trial.number} is promoted: {reason}")
-
-
-def roll_back(rollout: Rollout, reason: str, now: datetime) -> Rollout | None:
-    """End the trial; None where no revision is on trial."""
-    trial = rollout.trial
-    if trial is None:
-        return None
-    # That it was on trial is told by the time of its stage.
-    failed = replace(
-        move(trial, State.FAILED, now, f"rolled back: {reason}"), stage_time=trial.stage_time or now
-    )
-    return replace(rollout.replace(failed), reason=f"revision {trial.number} is rolled back: {reason}")
 
 
 def scale(rollout: Rollout, wanted: Mapping[int, int]) -> Rollout:
@@ -180,7 +159,7 @@ def _give_up(rollout: Rollout, facts: Facts) -> Rollout:
             if each.failures >= FAILURES_MAX or late:
                 reason = "still not ready, long after its process started" if late else each.message
                 reason = reason or "its replicas do not start"
-                back = roll_back(rollout, reason, facts.now) if revision == rollout.trial else None
+                back = trials.roll_back(rollout, reason, facts.now) if revision == rollout.trial else None
                 rollout = back or rollout.replace(move(revision, State.FAILED, facts.now, reason))
                 break
     return rollout
@@ -201,46 +180,6 @@ def _promote(rollout: Rollout, facts: Facts) -> Rollout:
 def _takes_over(revision: Revision) -> bool:
     """Whether it is to get all requests once it can."""
     return revision.state is State.STARTING or (revision.state is State.TRIAL and not revision.stages)
-
-
-def _time_stage(rollout: Rollout, facts: Facts) -> Rollout:
-    """A stage begins when the table with its shares is in force."""
-    trial = rollout.trial
-    if trial is None or trial.stage_time or trial.weight is None or facts.confirmed < trial.routed_in:
-        return rollout
-    return rollout.replace(replace(trial, stage_time=facts.now))
-
-
-def _decide(rollout: Rollout, facts: Facts) -> Rollout:
-    """Take a trial to its next stage or back, if that is the stage which was decided about."""
-    trial, decision = rollout.trial, facts.decision
-    if (
-        trial is None
-        or decision is None
-        or (decision.revision, decision.stage) != (trial.number, trial.stage)
-    ):
-        return rollout
-    if decision.step is Step.BACK:
-        return roll_back(rollout, decision.reason, facts.now) or rollout
-    if decision.step is Step.WAIT:
-        return rollout
-    if len(trial.stages) == 1:
-        return promote(rollout, decision.reason) or rollout
-    passed = replace(trial, stage=trial.stage + 1, stage_time=None)
-    reason = f"revision {trial.number} goes on to {passed.stages[0].percent}%: {decision.reason}"
-    return replace(rollout.replace(passed), reason=reason)
-
-
-def _begin_trial(rollout: Rollout, facts: Facts) -> Rollout:
-    """A new revision with stages is tried once all of its replicas answer, if another one is live meanwhile."""
-    latest = rollout.latest
-    ready = latest.state is State.STARTING and latest.complete and not latest.weight
-    if rollout.deleting or rollout.live is None or not latest.stages or not ready:
-        return rollout
-    stage = latest.stages[0]
-    gets = f"copies of {stage.mirror_percent}%" if stage.mirror_percent else f"{stage.percent}%"
-    reason = f"revision {latest.number} goes on trial with {gets} of the requests"
-    return replace(rollout.replace(move(latest, State.TRIAL, facts.now)), reason=reason)
 
 
 def _share_out(rollout: Rollout, facts: Facts) -> Rollout:
@@ -380,52 +319,3 @@ def _replace_replicas(rollout: Rollout, facts: Facts) -> Rollout:
 
 def _over(replica: Replica) -> bool:
     return replica.state is replicas.State.ENDED
-
-
-def _judge(rollout: Rollout, now: datetime) -> Rollout:
-    """Say where the deployment stands."""
-    state, message = _standing(rollout)
-    live = rollout.live.number if rollout.live else None
-    before = rollout.deployment
-    after = replace(before, state=state, message=message, live=live, shares=rollout.shares)
-    return rollout if after == before else replace(rollout, deployment=replace(after, update_time=now))
-
-
-def _standing(rollout: Rollout) -> tuple[deployments.State, str]:
-    latest, live = rollout.latest, rollout.live
-    if rollout.deleting:
-        return deployments.State.DELETING, ""
-    if latest.state is State.FAILED:
-        rest = f"; revision {live.number} answers" if live is not None and live.ready else ""
-        verb = "was" if latest.stage_time else "could not start:"
-        return deployments.State.DEGRADED, f"revision {latest.number} {verb} {latest.message}{rest}"
-    if latest is not live:
-        state = deployments.State.STARTING if live is None else deployments.State.UPDATING
-        return state, _on_trial(rollout) or _missing(latest)
-    if latest.asleep:
-        return deployments.State.ASLEEP, _missing(latest)
-    if not latest.ready:
-        return deployments.State.DEGRADED, f"no replica answers: {_missing(latest)}"
-    return deployments.State.READY, _missing(latest)
-
-
-def _on_trial(rollout: Rollout) -> str:
-    """What the revision on trial gets, and in which step; empty when none is on trial."""
-    trial = rollout.trial
-    if trial is None:
-        return ""
-    stage, steps = trial.stages[0], trial.stage + len(trial.stages)
-    gets = f"copies of {stage.mirror_percent}%" if stage.mirror_percent else f"{stage.percent}%"
-    held = ", waits to be promoted" if rollout.deployment.paused or not stage.seconds else ""
-    step = f", step {trial.stage + 1} of {steps}" if steps > 1 else ""
-    return f"revision {trial.number} on trial gets {gets} of the requests{step}{held}"
-
-
-def _missing(revision: Revision) -> str:
-    """How many replicas do not answer yet, and what one of them waits for; empty when all do."""
-    if revision.complete:
-        return ""
-    serving = [each for each in revision.replicas if each.state not in replicas.DONE]
-    waits = next((each for each in serving if each.message and each not in revision.ready), None)
-    reason = f": {waits.job.job} {waits.message}" if waits else ""
-    return f"{len(revision.ready)} of {revision.wanted} replicas answer{reason}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aios.names import DeploymentName, JobName
-from services.inference import deployments, policies, replicas, rollout
+from services.inference import deployments, policies, replicas, rollout, trials
 from services.inference.deployments import Deployment, Spec
 from services.inference.gates import Decision, Step
 from services.inference.policies import Kind
@@ -327,12 +327,12 @@ def test_a_trial_that_fails_gives_every_request_back_and_says_why() -> None:
 def test_a_shadow_answers_nobody_until_it_is_promoted() -> None:
     world = on_trial(Policy(Kind.SHADOW, mirror_percent=40))
     assert shares(world) == {1: (100, 0), 2: (0, 40)}
-    promoted = rollout.promote(world.rollout, "by alice")
+    promoted = trials.promote(world.rollout, "by alice")
     assert promoted is not None
     world.take(promoted)
     assert shares(world) == {2: (100, 0)}
     assert world.rollout.deployment.reason == "revision 2 is promoted: by alice"
-    assert rollout.promote(world.rollout, "by alice") is None
+    assert trials.promote(world.rollout, "by alice") is None
 
 
 def test_a_green_revision_stands_ready_without_requests() -> None:
