@@ -90,7 +90,7 @@ class Run:
         self._stop = stop
         self._defaults = hparams
         self._progress = run_pb2.Progress()
-        self._newest: Mapping[str, float] = {}
+        self._newest: dict[str, float] = {}
         self._known: set[str] = set()
         self._warned: set[str] = set()
 
@@ -176,7 +176,7 @@ class Run:
         if self._beats is not None:
             self._beats.trained()
         self._progress.step = step
-        self._newest = metrics
+        self._newest.update(metrics)
         self._home.put(step, metrics, self._progress)
 
     def progress(self, phase: str, total_steps: int = 0) -> None:
@@ -224,7 +224,7 @@ class Run:
     ) -> str:
         """Hand over the result: a folder with the model's files, what it takes and gives, its final metrics.
 
-        The metrics are reported as well, at the last step that was, but for those that its report had.
+        The metrics are reported as well, at the last step that was, but for those whose newest report says the same.
 
         Args:
             outputs: A folder with everything else that is to be kept, such as a report.
@@ -234,7 +234,7 @@ class Run:
         Returns:
             The registered model version's name; empty where the run registers none.
         """
-        if fresh := {key: value for key, value in (metrics or {}).items() if key not in self._newest}:
+        if fresh := {key: value for key, value in (metrics or {}).items() if value != self._newest.get(key)}:
             self.report(self._progress.step, **fresh)
         self._home.flush()
         with telemetry.span("register model"):

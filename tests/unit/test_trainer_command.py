@@ -37,6 +37,9 @@ class Recorder:
     def dataset(self, name: str, folder: Path) -> Path:
         return self.scratch.parent / name
 
+    def base_model(self, folder: Path) -> tuple[Path, tensor_pb2.Signature]:
+        raise NotImplementedError
+
     def restore(self) -> Checkpoint | None:
         return self.restored
 
@@ -58,6 +61,8 @@ class Recorder:
         signature: tensor_pb2.Signature | None,
         metrics: Mapping[str, float],
         outputs: Path | None,
+        card: str = "",
+        rejected: str = "",
     ) -> str:
         if self.spec.model and model is None:
             raise InvalidArgument.of("model", "send what it made")
