@@ -130,6 +130,7 @@ def show(client: Any, run: Any) -> None:
     rows = [
         [
             entry["name"],
+            "chosen" if entry["chosen"] else "",
             figure(entry["cv_score"]),
             "" if entry["test_score"] is None else figure(entry["test_score"]),
         ]
@@ -138,7 +139,7 @@ def show(client: Any, run: Any) -> None:
     output.emit_data(
         {"leaderboard": entries, "run": run.name, "modelVersion": run.model_version},
         rows,
-        ["MODEL", "CROSS-VALIDATED", "HELD OUT"],
+        ["MODEL", "", "CROSS-VALIDATED", "HELD OUT"],
     )
     if run.model_version:
         output.notice(f"Registered {output.short(run.model_version)}: serve it with `aios deploy`.")

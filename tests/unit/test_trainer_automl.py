@@ -73,6 +73,9 @@ def test_a_search_for_classes_ends_with_a_model_that_beats_the_baseline_and_is_s
     assert sum(name.startswith("trial") for name in names) == 5
     base = next(entry for entry in board if entry["name"].startswith("baseline"))
     assert board[0]["cv_score"] > 0.9 > base["cv_score"]
+    assert [entry["cv_loss"] for entry in board if entry["chosen"]] == [
+        min(entry["cv_loss"] for entry in board)
+    ]
     session = onnxruntime.InferenceSession(str(last / "model" / "model.onnx"))
     held = np.load(data / "test.npz")
     outputs = session.run(["probabilities"], {"features": held["x"]})[0]

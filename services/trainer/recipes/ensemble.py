@@ -54,7 +54,7 @@ def train(run: Run) -> None:
     single = int(np.argmin(losses))
     if candidates.loss(np.asarray(blended), y, classes) >= losses[single]:
         weights = np.eye(len(found))[single]
-    chosen = [index for index in np.argsort(-weights) if weights[index] > 0]
+    chosen = [int(index) for index in np.argsort(-weights) if weights[index] > 0]
     with run.phase("train", len(chosen)):
         fitted = {}
         for index in {*chosen, single}:
@@ -64,7 +64,7 @@ def train(run: Run) -> None:
     model = _together(members, weights[chosen], samples)
     held = {index: candidates.predict(each, samples.test.x_ND, classes) for index, each in fitted.items()}
     together = candidates.predict(model, samples.test.x_ND, classes)
-    rows = _leaderboard(samples, found, held, np.asarray(blended), together, len(chosen))
+    rows = _leaderboard(samples, found, held, np.asarray(blended), together, chosen)
     for row in rows:
         print(_line(row), flush=True)
     evaluation = _evaluated(run, samples, together, rows)
@@ -110,25 +110,26 @@ def _leaderboard(
     held: dict[int, Array],
     blended: Array,
     together: Array,
-    members: int,
+    chosen: list[int],
 ) -> list[dict[str, Any]]:
     """Best first by the cross-validated score; the baseline is always among them."""
     y, test, classes = samples.train.y_N, samples.test.y_N, samples.classes
 
-    def row(name: str, guessed: Array, at_test: Array | None) -> dict[str, Any]:
+    def row(name: str, guessed: Array, at_test: Array | None, *, wins: bool = False) -> dict[str, Any]:
         return {
             "name": name,
+            "chosen": wins,
             "cv_score": candidates.score(guessed, y, classes),
             "cv_loss": candidates.loss(guessed, y, classes),
             "test_score": None if at_test is None else candidates.score(at_test, test, classes),
         }
 
     rows = [
-        row(f"trial {number}: {described['family']}", guessed, held.get(index))
+        row(f"trial {number}: {described['family']}", guessed, held.get(index), wins=chosen == [index])
         for index, (number, described, guessed) in enumerate(found)
     ]
-    if members > 1:
-        rows.append(row(f"ensemble of {members}", blended, together))
+    if len(chosen) > 1:
+        rows.append(row(f"ensemble of {len(chosen)}", blended, together, wins=True))
     base = "baseline: most frequent class" if classes else "baseline: mean"
     rows.append(row(base, candidates.baseline(samples, y), candidates.baseline(samples, test)))
     return sorted(rows, key=lambda row: -row["cv_score"])
@@ -136,7 +137,8 @@ def _leaderboard(
 
 def _line(row: dict[str, Any]) -> str:
     held = "" if row["test_score"] is None else f", held out {row['test_score']:.4f}"
-    return f"{row['name']}: cross-validated {row['cv_score']:.4f}{held}"
+    said = " (chosen)" if row["chosen"] else ""
+    return f"{row['name']}{said}: cross-validated {row['cv_score']:.4f}{held}"
 
 
 def _evaluated(run: Run, samples: Samples, together: Array, rows: list[dict[str, Any]]) -> Evaluation:
@@ -147,7 +149,12 @@ def _evaluated(run: Run, samples: Samples, together: Array, rows: list[dict[str,
         made = evaluate.regression(title, together[:, 0], samples.test.y_N)
     head = ["", "cross-validated", "held out"]
     cells = [
-        [row["name"], row["cv_score"], "" if row["test_score"] is None else row["test_score"]] for row in rows
+        [
+            row["name"] + " (chosen)" * row["chosen"],
+            row["cv_score"],
+            "" if row["test_score"] is None else row["test_score"],
+        ]
+        for row in rows
     ]
     board = f"<h2>Leaderboard</h2>{plots.table(head, cells)}</html>"
     return Evaluation(made.figures, made.html.replace("</html>", board))
