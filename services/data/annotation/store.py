@@ -1,4 +1,4 @@
-"""Rows of label projects, their tasks, leases and annotations. Plain functions of a transaction."""
+"""Rows of label projects, their tasks and annotations. Plain functions of a transaction."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from aios.data.v1 import annotation_pb2 as pb
 from aios.labels import wire
@@ -22,7 +22,7 @@ from services.data.annotation.projects import (
 )
 from services.data.annotation.tables import label_annotations, label_leases, label_projects, label_tasks
 from services.data.annotation.tasks import Progress, State
-from services.data.annotation.work import Annotation, Item, Lease, Prelabelled, Task, Told
+from services.data.annotation.work import Annotation, Item, Prelabelled, Task, Told
 
 TASKS, TASKS_MAX = 50, 200
 AT_ONCE = 500  # placeholders in one statement
@@ -35,7 +35,7 @@ def add_project(tx: Tx, project: LabelProject) -> None:
         LabelProjectExists
     """
     name = project.name
-    if tx.execute(select(label_projects.c.id).filter_by(**_key(name, "id"))).one_or_none():
+    if tx.execute(select(label_projects.c.id).filter_by(**key(name, "id"))).one_or_none():
         raise LabelProjectExists(f"{name} exists: choose another label_project_id.", name=str(name))
     row = {
         "spec": mapping.project_to_proto(project),
@@ -44,7 +44,7 @@ def add_project(tx: Tx, project: LabelProject) -> None:
         "creator": project.creator,
         "create_time": project.create_time,
     }
-    tx.execute(insert(label_projects).values(_key(name, "id") | row))
+    tx.execute(insert(label_projects).values(key(name, "id") | row))
 
 
 def get_project(tx: Tx, name: LabelProjectName) -> LabelProject:
@@ -53,7 +53,7 @@ def get_project(tx: Tx, name: LabelProjectName) -> LabelProject:
     Raises:
         LabelProjectNotFound
     """
-    row = tx.execute(select(label_projects).filter_by(**_key(name, "id"))).one_or_none()
+    row = tx.execute(select(label_projects).filter_by(**key(name, "id"))).one_or_none()
     if row is None:
         raise LabelProjectNotFound(f"{name} does not exist: see `aios label list`.", name=str(name))
     return _project(tx, row)
@@ -69,8 +69,8 @@ def projects_page(tx: Tx, request: ListRequest, project: str) -> tuple[list[Labe
 def delete_project(tx: Tx, name: LabelProjectName) -> None:
     """Forget a label project and everything in it."""
     for table in (label_leases, label_annotations, label_tasks):
-        tx.execute(delete(table).filter_by(**_key(name)))
-    tx.execute(delete(label_projects).filter_by(**_key(name, "id")))
+        tx.execute(delete(table).filter_by(**key(name)))
+    tx.execute(delete(label_projects).filter_by(**key(name, "id")))
 
 
 def over(tx: Tx, project: str, versions: Iterable[DatasetVersionName]) -> list[str]:
@@ -83,21 +83,21 @@ def over(tx: Tx, project: str, versions: Iterable[DatasetVersionName]) -> list[s
 
 def tasks_by_key(tx: Tx, name: LabelProjectName, paths: Collection[str]) -> Mapping[tuple[str, int], Task]:
     """The tasks of some files, by what their items are known by."""
-    query = _tasks(name).where(label_tasks.c.path.in_(paths))
-    return {(row.path, row.row): _task(row) for row in tx.execute(query)}
+    query = tasks_of(name).where(label_tasks.c.path.in_(paths))
+    return {(row.path, row.row): task_of(row) for row in tx.execute(query)}
 
 
 def add_tasks(tx: Tx, name: LabelProjectName, first: int, tasks: Sequence[Task]) -> None:
     """Keep new tasks, numbered from `first`."""
-    rows = [_key(name) | {"number": first + index} | _columns(task) for index, task in enumerate(tasks)]
+    rows = [key(name) | {"number": first + index} | _columns(task) for index, task in enumerate(tasks)]
     if rows:
         tx.execute(insert(label_tasks), rows)
-    tx.execute(update(label_projects).filter_by(**_key(name, "id")).values(tasks=first + len(tasks) - 1))
+    tx.execute(update(label_projects).filter_by(**key(name, "id")).values(tasks=first + len(tasks) - 1))
 
 
 def task_count(tx: Tx, name: LabelProjectName) -> int:
     """How many tasks a label project has: the highest number."""
-    count: int = tx.execute(select(label_projects.c.tasks).filter_by(**_key(name, "id"))).scalar_one()
+    count: int = tx.execute(select(label_projects.c.tasks).filter_by(**key(name, "id"))).scalar_one()
     return count
 
 
@@ -109,26 +109,26 @@ def get_task(tx: Tx, name: LabelTaskName) -> Task:
     """
     project = LabelProjectName(name.project, name.label_project)
     number = int(name.task) if name.task.isdecimal() and len(name.task) < 10 else 0
-    row = tx.execute(_tasks(project).where(label_tasks.c.number == number)).one_or_none()
+    row = tx.execute(tasks_of(project).where(label_tasks.c.number == number)).one_or_none()
     if row is None:
         raise LabelTaskNotFound(f"{name} does not exist.", name=str(name))
-    return _task(row)
+    return task_of(row)
 
 
 def tasks_page(
     tx: Tx, request: ListRequest, name: LabelProjectName, states: Sequence[State]
 ) -> tuple[list[Told], str]:
     """One page of tasks with their annotations, and the token of the next."""
-    query = _tasks(name)
+    query = tasks_of(name)
     if states:
         query = query.where(label_tasks.c.state.in_(states))
     rows, token = Page.of(request, TASKS, TASKS_MAX).fetch(tx, query, by=(label_tasks.c.number,))
-    return told(tx, name, [_task(row) for row in rows]), token
+    return told(tx, name, [task_of(row) for row in rows]), token
 
 
 def all_told(tx: Tx, name: LabelProjectName, states: Sequence[State]) -> list[Told]:
     """All tasks in some states, with their annotations."""
-    found = [_task(row) for row in tx.execute(_tasks(name).where(label_tasks.c.state.in_(states)))]
+    found = [task_of(row) for row in tx.execute(tasks_of(name).where(label_tasks.c.state.in_(states)))]
     return told(tx, name, sorted(found, key=lambda task: task.number))
 
 
@@ -137,7 +137,7 @@ def told(tx: Tx, name: LabelProjectName, tasks: Sequence[Task]) -> list[Told]:
     by_number: dict[tuple[int, int], list[Annotation]] = defaultdict(list)
     for start in range(0, len(tasks), AT_ONCE):
         numbers = [task.number for task in tasks[start : start + AT_ONCE]]
-        query = select(label_annotations).filter_by(**_key(name))
+        query = select(label_annotations).filter_by(**key(name))
         query = query.where(label_annotations.c.number.in_(numbers))
         order = (label_annotations.c.create_time, label_annotations.c.annotator)
         for row in tx.execute(query.order_by(*order)):
@@ -148,9 +148,9 @@ def told(tx: Tx, name: LabelProjectName, tasks: Sequence[Task]) -> list[Told]:
 def save(tx: Tx, task: Task, now: datetime) -> Task:
     """Keep a task as it is now. Its leases end unless it is open."""
     saved = replace(task, revision=task.revision + 1, update_time=now)
-    tx.execute(update(label_tasks).filter_by(**_at(task.name)).values(_columns(saved)))
+    tx.execute(update(label_tasks).filter_by(**at(task.name)).values(_columns(saved)))
     if saved.progress.state is not State.OPEN:
-        tx.execute(delete(label_leases).filter_by(**_at(task.name)))
+        tx.execute(delete(label_leases).filter_by(**at(task.name)))
     return saved
 
 
@@ -165,110 +165,22 @@ def add_annotation(tx: Tx, task: Task, annotation: Annotation) -> None:
         "seconds": annotation.seconds,
         "create_time": annotation.create_time,
     }
-    tx.execute(insert(label_annotations).values(_at(task.name) | row))
+    tx.execute(insert(label_annotations).values(at(task.name) | row))
 
 
-def leases_of(tx: Tx, name: LabelProjectName, annotator: str) -> list[Lease]:
-    """What somebody has, also for longer than was agreed, as long as nobody else took it."""
-    query = select(label_leases).filter_by(**_key(name), annotator=annotator)
-    return [_lease(row) for row in tx.execute(query.order_by(label_leases.c.number))]
-
-
-def find_lease(tx: Tx, name: LabelTaskName, annotator: str, fence: int) -> Lease | None:
-    """A lease, unless it ended."""
-    query = select(label_leases).filter_by(**_at(name), annotator=annotator, fence=fence)
-    row = tx.execute(query).one_or_none()
-    return _lease(row) if row else None
-
-
-def renew(tx: Tx, name: LabelProjectName, annotator: str, expire_time: datetime) -> None:
-    """Let somebody keep what they have."""
-    mine = update(label_leases).filter_by(**_key(name), annotator=annotator)
-    tx.execute(mine.values(expire_time=expire_time))
-
-
-def take(tx: Tx, task: Task, lease: Lease, now: datetime) -> None:
-    """Give a task to somebody, and fence off those who had it too long."""
-    mine = label_leases
-    tx.execute(delete(mine).filter_by(**_at(task.name)).where(mine.c.expire_time <= now))
-    row = {
-        "annotator": lease.annotator,
-        "fence": lease.fence,
-        "lease_time": lease.lease_time,
-        "expire_time": lease.expire_time,
-    }
-    tx.execute(insert(mine).values(_at(task.name) | row))
-    tx.execute(update(label_tasks).filter_by(**_at(task.name)).values(fence=lease.fence))
-
-
-def end_lease(tx: Tx, name: LabelTaskName, annotator: str) -> None:
-    """Somebody is done with a task."""
-    tx.execute(delete(label_leases).filter_by(**_at(name), annotator=annotator))
-
-
-def untouched(tx: Tx, task: Task) -> bool:
-    """Nobody has the task or has answered it in this round."""
-    leased = select(label_leases.c.number).filter_by(**_at(task.name)).limit(1)
-    return not (task.progress.labels or task.progress.skips or tx.execute(leased).first())
-
-
-def next_tasks(
-    tx: Tx, name: LabelProjectName, annotator: str, overlap: int, now: datetime, limit: int
-) -> list[Task]:
-    """Open tasks that want one more opinion, which may be this annotator's: most urgent first."""
-    leases = label_leases.alias()
-    out = (
-        select(func.count())
-        .select_from(leases)
-        .where(_same(leases), leases.c.expire_time > now)
-        .correlate(label_tasks)
-        .scalar_subquery()
-    )
-    query = (
-        _tasks(name)
-        .where(label_tasks.c.state == State.OPEN, label_tasks.c.gold.is_(False))
-        .where(label_tasks.c.labels + out < overlap, *_new_to(annotator))
-        .order_by(label_tasks.c.priority.desc(), label_tasks.c.number)
-    )
-    return [_task(row) for row in tx.execute(query.limit(limit))]
-
-
-def next_gold(tx: Tx, name: LabelProjectName, annotator: str) -> Task | None:
-    """A task with a known label that this annotator has not met, if there is one."""
-    query = _tasks(name).where(label_tasks.c.gold.is_(True), *_new_to(annotator))
-    row = tx.execute(query.order_by(label_tasks.c.number).limit(1)).one_or_none()
-    return _task(row) if row else None
-
-
-def answers_of(tx: Tx, name: LabelProjectName, annotator: str) -> int:
-    """How many tasks somebody has answered."""
-    query = select(func.count()).select_from(label_annotations)
-    count: int = tx.execute(query.filter_by(**_key(name), annotator=annotator)).scalar_one()
-    return count
-
-
-def _same(table: Any) -> ColumnElement[bool]:
-    """It speaks of the task that is looked at."""
-    columns = ("project", "label_project", "number")
-    return and_(*(table.c[column] == label_tasks.c[column] for column in columns))
-
-
-def _new_to(annotator: str) -> tuple[ColumnElement[bool], ...]:
-    said, has = label_annotations.alias(), label_leases.alias()
-    answered = exists().where(_same(said), said.c.round == label_tasks.c.round, said.c.annotator == annotator)
-    return ~answered, ~exists().where(_same(has), has.c.annotator == annotator)
-
-
-def _key(name: LabelProjectName, column: str = "label_project") -> dict[str, Any]:
+def key(name: LabelProjectName, column: str = "label_project") -> dict[str, Any]:
+    """What finds the rows of a label project."""
     return {"project": name.project, column: name.label_project}
 
 
-def _at(name: LabelTaskName) -> dict[str, Any]:
+def at(name: LabelTaskName) -> dict[str, Any]:
+    """What finds the rows of a task."""
     return {"project": name.project, "label_project": name.label_project, "number": int(name.task)}
 
 
-def _tasks(name: LabelProjectName) -> Any:
-    return select(label_tasks).filter_by(**_key(name))
+def tasks_of(name: LabelProjectName) -> Any:
+    """The query of all tasks of a label project."""
+    return select(label_tasks).filter_by(**key(name))
 
 
 def _project(tx: Tx, row: Row[Any]) -> LabelProject:
@@ -277,7 +189,7 @@ def _project(tx: Tx, row: Row[Any]) -> LabelProject:
     project = mapping.project_from_proto(row.spec, name, version, row.creator, row.create_time, "spec")
     query = (
         select(label_tasks.c.state, label_tasks.c.gold, func.count().label("tasks"))
-        .filter_by(**_key(name))
+        .filter_by(**key(name))
         .group_by(label_tasks.c.state, label_tasks.c.gold)
     )
     counts, gold = {state.value: 0 for state in State}, 0
@@ -313,7 +225,8 @@ def _columns(task: Task) -> dict[str, Any]:
     }
 
 
-def _task(row: Row[Any]) -> Task:
+def task_of(row: Row[Any]) -> Task:
+    """A row as a task."""
     return Task(
         name=LabelTaskName(row.project, row.label_project, str(row.number)),
         item=Item(row.path, None if row.row < 0 else row.row, row.data, row.width, row.height),
@@ -339,10 +252,6 @@ def _annotation(row: Row[Any]) -> Annotation:
         row.seconds,
         row.create_time,
     )
-
-
-def _lease(row: Row[Any]) -> Lease:
-    return Lease(row.number, row.annotator, row.fence, row.lease_time, row.expire_time)
 
 
 def _label(stored: pb.Label | None) -> Any:

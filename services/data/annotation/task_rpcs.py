@@ -1,7 +1,7 @@
-"""Methods of tasks for those who run a label project: add, list, watch, prepare, review, resolve."""
+"""Methods of tasks for those who run a label project: add, list, watch, prepare."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 
 from google.protobuf.empty_pb2 import Empty
@@ -9,21 +9,20 @@ from google.protobuf.json_format import ParseDict
 
 from aios.data.v1 import annotation_pb2
 from aios.data.v1 import annotation_service_pb2 as pb
-from aios.errors import Aborted, InvalidArgument
-from aios.labels import Label, consensus, wire
+from aios.errors import InvalidArgument
+from aios.labels import Label, wire
 from aios.labels.values import check_label
 from aios.names import DatasetVersionName, LabelProjectName, LabelTaskName
 from aios.records import Event, Feed, Page, Tx
 from aios.records.pages import encode
-from aios.runtime.context import principal
 from aios.runtime.watch import serve_watch
 from services.data import dataset_store
-from services.data.annotation import mapping, projects, store, tasks
+from services.data.annotation import lease_store, mapping, projects, store
 from services.data.annotation.project_rpcs import announce
 from services.data.annotation.projects import LabelProject
-from services.data.annotation.settle import NOUN, annotated, tell
-from services.data.annotation.tasks import Progress, State, Verdict
-from services.data.annotation.work import Annotation, Item, Prelabelled, Task, Told
+from services.data.annotation.settle import NOUN, annotated
+from services.data.annotation.tasks import Progress, State
+from services.data.annotation.work import Annotation, Item, Prelabelled, Task
 from services.data.rpcs import Context, Rpcs, project_of
 
 AT_ONCE = 1_000
@@ -113,7 +112,7 @@ class LabelTaskRpcs(Rpcs):
                 changed = task
                 if update.HasField("priority"):
                     changed = replace(changed, priority=_finite(update.priority, f"{at}.priority"))
-                if update.HasField("prelabel") and store.untouched(tx, task):
+                if update.HasField("prelabel") and lease_store.untouched(tx, task):
                     asked = mapping.prelabel_from_proto(update.prelabel, f"{at}.prelabel")
                     label = check(project, task.item, asked.label, f"{at}.prelabel.label")
                     changed = replace(changed, prelabel=replace(asked, label=label))
@@ -123,74 +122,6 @@ class LabelTaskRpcs(Rpcs):
             return Empty()
 
         return await self._db.write(prepare)
-
-    async def ReviewLabelTask(
-        self, request: pb.ReviewLabelTaskRequest, context: Context
-    ) -> annotation_pb2.LabelTask:
-        name = LabelTaskName.parse(request.name)
-        verdict = _verdict(request.verdict)
-        given = wire.label_from_proto(request.label) if request.HasField("label") else None
-
-        def review(tx: Tx) -> annotation_pb2.LabelTask:
-            project = store.get_project(tx, LabelProjectName(name.project, name.label_project))
-            task = store.get_task(tx, name)
-            if task.gold:
-                raise tasks.LabelStateInvalid("The label of this task is known: it has no review.")
-            if request.etag and request.etag != str(task.revision):
-                raise Aborted(f"{name} has changed: look at it again.", reason="ETAG_MISMATCH")
-            label = check(project, task.item, given, "label") if given is not None else None
-            after = tasks.reviewed(
-                task.progress, verdict, label=label is not None, known=task.label is not None
-            )
-            changed = replace(task, progress=after, reviewer=principal().subject)
-            if verdict is Verdict.REOPEN:
-                changed = replace(changed, label=None, confidence=0.0, reviewer="")
-            elif label is not None:
-                changed = replace(changed, label=label, confidence=1.0)
-            saved = store.save(tx, changed, tx.now())
-            tell(tx, saved, "reopened" if verdict is Verdict.REOPEN else after.state.value)
-            mine = store.told(tx, project.name, [saved])[0]
-            return mapping.task_to_proto(saved, mine.annotations)
-
-        return await self._db.once(request, review, annotation_pb2.LabelTask)
-
-    async def ResolveLabelTasks(
-        self, request: pb.ResolveLabelTasksRequest, context: Context
-    ) -> pb.ResolveLabelTasksResponse:
-        name = LabelProjectName.parse(request.parent, "parent")
-        least = request.confidence_min if request.HasField("confidence_min") else 2.0
-        if request.HasField("confidence_min"):
-            projects.check_share(least, "confidence_min")
-        weighed = request.method == pb.ResolveLabelTasksRequest.METHOD_DAWID_SKENE
-
-        def read(tx: Tx) -> tuple[LabelProject, list[Told]]:
-            states = [State.LABELLED, State.DISPUTED, State.REVIEWED, State.ACCEPTED]
-            return store.get_project(tx, name), store.all_told(tx, name, states)
-
-        project, found = await self._db.read(read)
-        if weighed and not project.kind.classes:
-            raise InvalidArgument.of("method", f"must be MAJORITY: labels are {project.kind}")
-        settled = await asyncio.to_thread(_settled, project, found, weighed=weighed)
-        accepted = sum(each.confidence >= least for each in settled.values())
-
-        def resolve(tx: Tx) -> pb.ResolveLabelTasksResponse:
-            done = took = 0
-            for number, each in settled.items():
-                task = store.get_task(tx, LabelTaskName(name.project, name.label_project, str(number)))
-                if task.revision != before[number]:
-                    continue  # somebody has decided meanwhile
-                accept = each.confidence >= least
-                after = tasks.resolved(task.progress, accept=accept)
-                changed = replace(task, progress=after, label=each.label, confidence=each.confidence)
-                store.save(tx, changed, tx.now())
-                done, took = done + 1, took + accept
-            announce(tx, name, "changed")
-            return pb.ResolveLabelTasksResponse(resolved=done, accepted=took)
-
-        before = {each.task.number: each.task.revision for each in found}
-        if request.validate_only or not settled:
-            return pb.ResolveLabelTasksResponse(resolved=len(settled), accepted=accepted)
-        return await self._db.write(resolve)
 
     async def _require_files(self, version: DatasetVersionName, paths: Sequence[str]) -> None:
         stored = await self._db.read(lambda tx: dataset_store.get_version(tx, version))
@@ -260,21 +191,6 @@ def _imported(tx: Tx, project: LabelProject, task: Task, annotation: Annotation)
     return annotated(tx, project, task, replace(annotation, create_time=tx.now()), announce=False)
 
 
-def _settled(
-    project: LabelProject, found: Sequence[Told], *, weighed: bool
-) -> Mapping[int, consensus.Consensus]:
-    wanted = [
-        each for each in found if each.task.progress.state in (State.LABELLED, State.DISPUTED) and each.labels
-    ]
-    if not weighed:
-        return {
-            each.task.number: consensus.majority(project.kind, list(each.labels.values())) for each in wanted
-        }
-    answers = {each.task.number: each.labels for each in found if each.labels}
-    resolve = consensus.resolver(project.kind, project.labels, answers)
-    return {each.task.number: resolve(each.task.number) for each in wanted}
-
-
 def _changes(events: Sequence[Event], revision: int) -> pb.WatchLabelTasksResponse:
     return pb.WatchLabelTasksResponse(
         events=[
@@ -312,10 +228,3 @@ def _state(value: int, at: str) -> State:
         return State(annotation_pb2.LabelTask.State.Name(value).removeprefix("STATE_").lower())  # type: ignore[arg-type]
     except ValueError:
         raise InvalidArgument.of(at, f"must be one of {', '.join(State)}") from None
-
-
-def _verdict(value: int) -> Verdict:
-    try:
-        return Verdict(pb.ReviewLabelTaskRequest.Verdict.Name(value).removeprefix("VERDICT_").lower())  # type: ignore[arg-type]
-    except ValueError:
-        raise InvalidArgument.of("verdict", f"must be one of {', '.join(Verdict)}") from None

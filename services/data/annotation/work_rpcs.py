@@ -12,7 +12,7 @@ from aios.names import DatasetVersionName, LabelProjectName, LabelTaskName
 from aios.records import Tx
 from aios.runtime.context import principal
 from services.data import dataset_store, datasets, layout
-from services.data.annotation import mapping, store
+from services.data.annotation import lease_store, mapping, store
 from services.data.annotation.projects import LabelProject
 from services.data.annotation.settle import annotated
 from services.data.annotation.task_rpcs import check
@@ -55,10 +55,10 @@ class LabelWorkRpcs(Rpcs):
         def submit(tx: Tx) -> Empty:
             project = store.get_project(tx, LabelProjectName(name.project, name.label_project))
             task, now = store.get_task(tx, name), tx.now()
-            lease = store.find_lease(tx, name, annotator, request.fence)
+            lease = lease_store.find_lease(tx, name, annotator, request.fence)
             if lease is None:
                 raise LabelLeaseLost(f"{name} is not yours: take another one.", name=str(name))
-            store.end_lease(tx, name, annotator)
+            lease_store.end_lease(tx, name, annotator)
             annotated(tx, project, task, _answer(project, task, lease, request, reason, now))
             return Empty()
 
@@ -88,24 +88,24 @@ def _take(
     """What somebody has, for as long again, and new tasks up to a count."""
     name, until = project.name, now + project.lease
     answer = pb.LeaseLabelTasksResponse()
-    store.renew(tx, name, annotator, until)
-    held = store.leases_of(tx, name, annotator)
+    lease_store.renew(tx, name, annotator, until)
+    held = lease_store.leases_of(tx, name, annotator)
     for lease in held[:count]:
         task = store.get_task(tx, LabelTaskName(name.project, name.label_project, str(lease.number)))
         answer.leases.append(mapping.lease_to_proto(lease, task))
     wanted = min(count, LEASES_MAX) - len(held)
-    met = store.answers_of(tx, name, annotator) + len(held)
-    candidates = store.next_tasks(tx, name, annotator, project.rules.overlap, now, max(wanted, 0))
+    met = lease_store.answers_of(tx, name, annotator) + len(held)
+    candidates = lease_store.next_tasks(tx, name, annotator, project.rules.overlap, now, max(wanted, 0))
     for turn in range(met + 1, met + wanted + 1):
         gold = None
         if project.gold_every and turn % project.gold_every == 0:
-            gold = store.next_gold(tx, name, annotator)
+            gold = lease_store.next_gold(tx, name, annotator)
         task_or_none = gold or (candidates.pop(0) if candidates else None)
         if task_or_none is None:
             continue  # a later turn may be one for a known label
         task = task_or_none
         lease = Lease(task.number, annotator, task.fence + 1, now, until)
-        store.take(tx, task, lease, now)
+        lease_store.take(tx, task, lease, now)
         answer.leases.append(mapping.lease_to_proto(lease, task))
     return answer
 
