@@ -14,6 +14,7 @@ AIOS_HOME, other attempts, people's folders and /run (with the sockets of docker
 
 import ipaddress
 import logging
+import os
 import socket
 import sys
 import sysconfig
@@ -228,4 +229,5 @@ def _hidden(settings: Settings) -> Iterator[str]:
 
 def _read_only(paths: Sequence[str] | Iterator[str]) -> Iterator[str]:
     for path in dict.fromkeys(paths):
-        yield from ("--ro-bind-try", path, path)
+        if os.access(path, os.R_OK):  # what the agent cannot read, bubblewrap cannot show
+            yield from ("--ro-bind-try", path, path)
