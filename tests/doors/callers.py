@@ -76,7 +76,10 @@ def callers(key: Ed25519PrivateKey, revoked: str) -> dict[str, Caller]:
         Caller("expired", token("admin", ttl_seconds=-3600), None),
         Caller("revoked", revoked, None),
         Caller("forger", tokens.mint(tokens.new_key(), stranger, ttl_seconds=3600), None),
-        *(Caller(role, token(role), role) for role in ("viewer", "annotator", "reviewer", "editor", "admin", "service", "node")),
+        *(
+            Caller(role, token(role), role)
+            for role in ("viewer", "annotator", "reviewer", "editor", "admin", "service", "node")
+        ),
         Caller("worker", token("worker", job=JOB, epoch=1), "worker"),
         Caller("others' admin", token("admin", OTHER_PROJECT), "admin", OTHER_PROJECT),
     ]
