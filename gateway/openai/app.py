@@ -110,8 +110,10 @@ class OpenAI:
         shape = replies.Shape(
             is_chat=is_chat, number=secrets.token_hex(12), model=asked.model, created=int(time.time())
         )
+        # Triton makes no parameters of this path's headers: what it does not know in the body it passes on as one.
+        traced = {"traceparent": headers["traceparent"]} if "traceparent" in headers else {}
         bodies = [
-            {"text_input": prompt, "sampling_parameters": json.dumps(asked.parameters)}
+            {**traced, "text_input": prompt, "sampling_parameters": json.dumps(asked.parameters)}
             for prompt in asked.prompts
         ]
         if asked.stream:

@@ -52,9 +52,10 @@ def test_an_image_goes_in_by_curl_and_its_label_comes_out(
     headers = dict(line.lower().split(": ", 1) for line in head.splitlines()[1:])
     assert headers["x-aios-revision"] == answer["revision"].rpartition("/")[2]
     assert headers["x-aios-trace-id"] == answer["traceId"]
-    trace = Trace.whole(client, answer["traceId"], "model.compute")
+    method = "aios.inference.v1.InferenceService/Predict"
+    trace = Trace.whole(client, answer["traceId"], method, "predict digits", "model.compute")
     steps = trace.path("model.compute")
-    assert ("inference", "aios.inference.v1.InferenceService/Predict") in steps
+    assert ("inference", method) in steps
     assert steps[-3:] == [
         ("envoy", "predict digits"),
         ("envoy", f"to default~digits~{deployment['liveRevision'].rpartition('/')[2]}~http"),

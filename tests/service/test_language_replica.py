@@ -13,9 +13,10 @@ import pytest
 
 from services.inference.replica.install import install
 from tests.service import language_models
-from tests.service.replica_platform import RunningReplica, replica
+from tests.service.replica_platform import RunningReplica, replica, until
 
 pytestmark = pytest.mark.timeout(300)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 START_SECONDS = 120.0
 """Some seconds on an idle machine: torch and its libraries are read from disk."""
 
@@ -68,10 +69,17 @@ async def test_it_generates_streams_and_refuses(
                 {"text_input": "x", "sampling_parameters": "[" * 100_000},
             )
         ]
+        traced = {**asked("Once", max_tokens=2), "traceparent": TRACEPARENT}
+        (await http.post(url(running, "generate"), json=traced)).raise_for_status()
+        await until(lambda: bool(running.platform.spans), 30)
         [weights] = [each for each in running.below() if "services.inference.replica.lm" in each.cmdline()]
         weights.kill()
         assert await running.ended(60) == 1
 
+    print("SPANS", [(s, x.name, x.trace_id.hex()) for s, x in running.platform.spans])
+    assert ("triton", "model.compute", TRACEPARENT[3:35]) in [
+        (service, span.name, span.trace_id.hex()) for service, span in running.platform.spans
+    ]
     assert (whole["prompt_tokens"], whole["completion_tokens"], whole["finish_reason"]) == (4, 20, "length")
     assert "".join(each["text_output"] for each in pieces) == whole["text_output"]
     assert (len(pieces) > 1, pieces[-1]["finish_reason"]) == (True, "length")
