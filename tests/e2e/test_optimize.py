@@ -37,7 +37,7 @@ def test_a_smaller_version_is_judged_registered_and_served(
     assert verdict["calibration_sha256"]
     version = verdict["modelVersion"]
     assert version.endswith("/models/digits-optimized/versions/1")
-    edges = aios.aios("lineage", version, "--json").json["edges"]
+    edges = aios.aios("lineage", version, "--json").json
     assert {(edge["source"], edge["target"]) for edge in edges} >= {
         (run["modelVersion"], verdict["run"]),
         (verdict["run"], version),
