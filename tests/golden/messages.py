@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from google.protobuf import message_factory
+from google.protobuf import message_factory, struct_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.message import Message
 
@@ -54,6 +54,13 @@ def _fill_message(message: Message, field: FieldDescriptor, depth: int) -> None:
     elif kind.full_name == f"{WELL_KNOWN}Struct":
         struct = getattr(message, field.name)
         struct.update({"number": 1.5, "list": [True, None, "text"]})
+    elif kind.full_name == f"{WELL_KNOWN}Value":
+        # One of it may be a list or an object of others, without an end.
+        given = struct_pb2.Value(number_value=field.number + 0.5)
+        if field.is_repeated:
+            getattr(message, field.name).append(given)
+        else:
+            getattr(message, field.name).CopyFrom(given)
     elif depth < DEPTH_MAX or kind.full_name.startswith(WELL_KNOWN):
         inner = filled(kind, depth + 1)
         if field.is_repeated:
