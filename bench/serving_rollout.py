@@ -37,6 +37,7 @@ SLOWEST_MS = 250.0
 TRIAL_REQUESTS = 5000
 CHANGE_SECONDS = 60.0
 WAKES = 3
+REPORT_SECONDS = 2.0
 CANARY = pb.RolloutPolicy(kind=pb.RolloutPolicy.KIND_CANARY, steps=[10, 50], step_seconds=600)
 Change = Callable[[Seen], Awaitable[None]]
 
@@ -178,6 +179,7 @@ class Changes:
         seconds = []
         for _ in range(WAKES):
             await self._rest()
+            await asyncio.sleep(REPORT_SECONDS)  # what woke it last is told once more
             await self._client.deployments.scale(NAME, 0)
             await self._rest(0)
             async with serving_load.steady(self._running, NAME, 20) as seen:
