@@ -158,10 +158,12 @@ def report(client: Any, version: str, page: Path | None = None) -> None:
 
 def summary_of(found: Mapping[str, Any]) -> list[tuple[Sequence[Sequence[object]], Sequence[str]]]:
     """A report as tables: a profile by column, anything else by its figures."""
-    tables: list[tuple[Sequence[Sequence[object]], Sequence[str]]] = []
-    plain = {key: value for key, value in found.items() if key not in ("columns", "correlations")}
-    tables.append((list(_flat(plain)), ()))
-    for part, columns in (found.get("columns") or {}).items():
+    profiled = found.get("columns")
+    profiled = profiled if isinstance(profiled, Mapping) else {}
+    hidden = ("columns", "correlations") if profiled else ()
+    plain = {key: value for key, value in found.items() if key not in hidden}
+    tables: list[tuple[Sequence[Sequence[object]], Sequence[str]]] = [(list(_flat(plain)), ())]
+    for part, columns in profiled.items():
         rows = [[part, name, *_figures(each)] for name, each in columns.items()]
         tables.append((rows, ["PART", "COLUMN", *(each.upper() for each in SHOWN_COLUMNS)]))
     return tables

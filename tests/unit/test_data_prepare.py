@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from aios.cli.transform import summary_of
 from aios.errors import AiosError, InvalidArgument
 from services.data import transforms
 from services.data.job import duplicates, labels, parts
@@ -276,6 +277,17 @@ def test_numbers_are_scaled_as_the_training_part_has_them_and_what_was_fitted_is
     made = do("normalise", given, **{"except": ["y"]})
     assert made.parts["test"]["x"].to_pylist() == [3.0, None]
     assert made.files["normalise.json"]["columns"] == {"x": {"shift": 1.0, "scale": 1.0}}
+
+
+def test_every_summary_can_be_shown_in_a_terminal() -> None:
+    table = people()
+    for name, given in (
+        ("profile", {}),
+        ("normalise", {}),
+        ("anonymity", {"columns": ["town"]}),
+        ("encode", {}),
+    ):
+        assert all(rows for rows, _ in summary_of(do(name, table, **more).summary))
 
 
 def test_a_value_that_training_lacks_is_encoded_as_none() -> None:
