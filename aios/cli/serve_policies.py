@@ -15,7 +15,7 @@ Command = Callable[..., Any]
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """A time: `250ms`, `30s`, `5m`, `2h`; seconds without a unit."""
 
     name = "time"
@@ -27,7 +27,7 @@ class Seconds(click.ParamType):
         return float(found[1]) * _UNITS[found[2]]
 
 
-class Steps(click.ParamType):
+class Steps(click.ParamType):  # type: ignore[type-arg]
     """Shares in percent: `10,50`."""
 
     name = "shares"

@@ -41,4 +41,4 @@ def page(found: dict[str, list[Any]]) -> "Group":
     ]
     total = sum(each.requests_per_second for each in found["figures"])
     head = f"{len(found['deployments'])} deployments, {total:.1f} predictions a second in the last 10 s"
-    return Group(head, "", figures, *(("", *notes) if notes else ()))
+    return Group(head, "", figures, *([Text(), *notes] if notes else []))

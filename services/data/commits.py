@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
@@ -93,7 +93,11 @@ class Commits:
                 return answer(tx)
             origin = manifest.origin
             # Lineage outlives the version: the entry says it too.
-            came = {"run": origin.run, "inputs": list(origin.inputs), "label_project": origin.label_project}
+            came: dict[str, Any] = {
+                "run": origin.run,
+                "inputs": list(origin.inputs),
+                "label_project": origin.label_project,
+            }
             body = {"branch": branch, "manifest": manifest.sha256, "message": message}
             body |= {key: value for key, value in came.items() if value}
             return Draft(Change.COMMITTED, body, content)

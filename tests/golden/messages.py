@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from google.protobuf import message_factory, struct_pb2
+from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.message import Message
 
@@ -12,6 +13,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DEPTH_MAX = 3
 """A message inside a message inside a message; deeper ones are left out, as some hold themselves."""
 WELL_KNOWN = "google.protobuf."
+_JSON: dict[str, Any] = {
+    f"{WELL_KNOWN}Struct": {"number": 1.5, "list": [True, None, "text"]},
+    f"{WELL_KNOWN}Value": ["text", 2.5],
+}
 
 
 def files() -> list[FileDescriptor]:
@@ -51,12 +56,9 @@ def _fill_message(message: Message, field: FieldDescriptor, depth: int) -> None:
             held[_scalar(key)] = _scalar(value)
         elif depth < DEPTH_MAX:
             held[_scalar(key)].CopyFrom(filled(value.message_type, depth + 1))
-    elif kind.full_name == f"{WELL_KNOWN}Struct":
-        struct = getattr(message, field.name)
-        struct.update({"number": 1.5, "list": [True, None, "text"]})
-    elif kind.full_name == f"{WELL_KNOWN}Value":
-        # One of it may be a list or an object of others, without an end.
-        given = struct_pb2.Value(number_value=field.number + 0.5)
+    elif kind.full_name in _JSON:
+        # Filled as others are it would have no end: one may hold others.
+        given = json_format.ParseDict(_JSON[kind.full_name], message_factory.GetMessageClass(kind)())
         if field.is_repeated:
             getattr(message, field.name).append(given)
         else:

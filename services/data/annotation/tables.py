@@ -17,7 +17,7 @@ from sqlalchemy import (
 
 from aios.data.v1 import annotation_pb2
 from aios.records import Json, Proto, UtcTime
-from services.data.tables import metadata
+from services.data.tables import metadata as metadata
 
 _PROJECT = ("project", String(63))
 _LABEL_PROJECT = ("label_project", String(63))
