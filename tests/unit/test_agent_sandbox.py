@@ -265,6 +265,16 @@ def test_a_sandbox_that_does_not_come_up_is_the_nodes_trouble(launch: Launch) ->
     assert (end["exit_code"], end["end_reason"]) == (None, "NOT_STARTED")
 
 
+@pytest.mark.skipif(GROUPS is None, reason="no cgroups")
+def test_the_groups_of_a_job_that_never_started_go_with_its_folder(launch: Launch) -> None:
+    job = launch("true")
+    made = [Path(path) for path in _paths(job)]
+    assert made
+    assert all(path.is_dir() for path in made)
+    job.remove()
+    assert not any(path.exists() for path in made)
+
+
 @isolated
 def test_a_program_that_cannot_be_started_is_told_as_a_shell_would(launch: Launch) -> None:
     assert ended(launch("no-such-program"))[:2] == (127, "START_FAILED")

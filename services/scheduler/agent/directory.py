@@ -135,15 +135,21 @@ class Directory:
             return True
 
     def remove(self) -> None:
+        """With the groups of one that never started: nothing runs in it any more."""
+        with suppress(OSError, ValueError):
+            self._dissolve()
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _dissolve(self) -> None:
+        bounds = (self.read("launch") or {}).get("bounds", {})
+        shim.dissolve(bounds.get("groups", {}).get("paths", []))
 
     def _sweep(self) -> None:
         """Kill every process that was started here, known by the scratch directory in its environment.
 
         A model server is given little of its job's environment, but always where its temporary files go.
         """
-        bounds = (self.read("launch") or {}).get("bounds", {})
-        shim.dissolve(bounds.get("groups", {}).get("paths", []))
+        self._dissolve()
         marks = {f"AIOS_SCRATCH={self.scratch}".encode(), f"TMPDIR={self.scratch}".encode()}
         while found := [pid for pid in psutil.pids() if marks.intersection(_environment_of(pid))]:
             for pid in found:
