@@ -239,3 +239,34 @@ async def test_experiments_are_renamed_tagged_hidden_and_shown_again(mlflow: Mlf
     assert await names(filter="tags.k = 'v'") == ["two"]
     assert await names(order_by=["name ASC"]) == ["Default", "two"]
     assert await mlflow.refused("experiments/delete", experiment_id="0") == "INVALID_PARAMETER_VALUE"
+
+
+async def test_another_project_sees_and_changes_nothing(mlflow: Mlflow) -> None:
+    run = await mlflow.start()
+    made = await mlflow.post("experiments/create", name="ours")
+    mlflow.http.headers["authorization"] = f"Bearer {token('admin', project='other')}"
+    for path, body in {
+        "runs/log-metric": metric("x", 1, 1),
+        "runs/log-parameter": {"key": "x", "value": "1"},
+        "runs/log-batch": {},
+        "runs/set-tag": {"key": "x", "value": "1"},
+        "runs/delete-tag": {"key": "x"},
+        "runs/update": {"status": "FAILED"},
+        "runs/delete": {},
+        "runs/restore": {},
+    }.items():
+        assert await mlflow.refused(path, run_id=run, **body) == "RESOURCE_DOES_NOT_EXIST"
+    for path in ("update", "delete", "restore", "set-experiment-tag"):
+        refused = await mlflow.refused(
+            f"experiments/{path}", experiment_id=made["experiment_id"], new_name="theirs", key="k"
+        )
+        assert refused == "RESOURCE_DOES_NOT_EXIST"
+    assert await mlflow.search(experiments=("0", made["experiment_id"])) == []
+    assert [each["name"] for each in (await mlflow.post("experiments/search"))["experiments"]] == ["Default"]
+
+
+async def test_viewers_and_jobs_track_nothing(mlflow: Mlflow) -> None:
+    run = await mlflow.start()
+    for role, more in (("viewer", {}), ("worker", {"job": f"{PARENT}/jobs/{run}", "epoch": 1})):
+        mlflow.http.headers["authorization"] = f"Bearer {token(role, **more)}"
+        assert await mlflow.refused("runs/log-metric", run_id=run, **metric("x", 1, 1)) == "PERMISSION_DENIED"
