@@ -267,6 +267,6 @@ async def test_another_project_sees_and_changes_nothing(mlflow: Mlflow) -> None:
 
 async def test_viewers_and_jobs_track_nothing(mlflow: Mlflow) -> None:
     run = await mlflow.start()
-    for role, more in (("viewer", {}), ("worker", {"job": f"{PARENT}/jobs/{run}", "epoch": 1})):
-        mlflow.http.headers["authorization"] = f"Bearer {token(role, **more)}"
+    for bearer in (token("viewer"), token("worker", job=f"{PARENT}/jobs/{run}", epoch=1)):
+        mlflow.http.headers["authorization"] = f"Bearer {bearer}"
         assert await mlflow.refused("runs/log-metric", run_id=run, **metric("x", 1, 1)) == "PERMISSION_DENIED"
