@@ -98,6 +98,8 @@ class Settings:
     """Whether jobs are isolated: `auto` where this machine can, `require` (the agent does not start where it cannot), `off`."""
     sandbox_paths: str = ""
     """More folders of this machine that jobs may read, with a colon between."""
+    sandbox_writable: str = ""
+    """More that they may write, such as storage that the nodes share: what one job leaves there another one finds."""
     lease_seconds: float = 10.0
     """How long a silent node keeps its jobs. Five heartbeats."""
 

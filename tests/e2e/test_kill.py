@@ -96,7 +96,7 @@ def test_a_replica_whose_model_process_was_killed_is_replaced(
     before = replica(client)
     with steady(aios, "digits", digits.held_out(folder)[0][:1]) as predictions:
         predictions.wait(0.0)
-        (stub,) = aios.running("triton_python_backend_stub")
+        (stub,) = aios.running("triton_python_backend_stub", before.job.rpartition("/")[2])
         killed = time.monotonic()
         stub.kill()
 

@@ -136,7 +136,7 @@ class Breaker:
         for process, job, epoch in self.platform.attempts():
             with suppress(psutil.Error):
                 words = " ".join(process.cmdline())
-                is_job = str(self.platform.effects) in words
+                is_job = f"{self.platform.effects}/" in words  # without it a folder that every sandbox has
                 if (target == "job" and is_job) or (target != "job" and PROGRAMS[target] in words):
                     found.append((process, job, epoch))
         if not found:

@@ -122,6 +122,7 @@ class Platform:
             "AIOS_NODE_MEMORY_BYTES": str(4 << 30),
             "AIOS_LEASE_SECONDS": str(LEASE_SECONDS),
             "AIOS_TRITON_HOME": str(triton_home()),
+            "AIOS_SANDBOX_WRITABLE": str(self.effects),
             "AIOS_TEST_DIALS": json.dumps(dials),
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(REPOSITORY),

@@ -36,8 +36,9 @@ async def test_jobs_go_on_while_the_database_is_away_and_nothing_accepted_is_los
 ) -> None:
     async with running_pool(tmp_path, database_url=postgres_server.database()) as pool:
         assert (await pool.until_final(await pool.python("print(1)"))).state == job_pb2.Job.STATE_SUCCEEDED
-        end = tmp_path / "end"
-        code = f"import os, time\nprint('ready', flush=True)\nwhile not os.path.exists({str(end)!r}): time.sleep(0.05)"
+        code = (
+            "import os, time\nprint('ready', flush=True)\nwhile not os.path.exists('end'): time.sleep(0.05)"
+        )
         under_way = await pool.python(code)
         await pool.until_logged(under_way, b"ready")
 
@@ -55,7 +56,9 @@ async def test_jobs_go_on_while_the_database_is_away_and_nothing_accepted_is_los
                     await pool.python("print(2)")
                 assert refused.value.reason == "RECORDS_UNAVAILABLE"
                 await until(lambda: says(Serving.NOT_SERVING))
-                end.touch()  # it ends while nobody can write that down
+                (
+                    pool.attempt_directory(under_way) / "scratch" / "end"
+                ).touch()  # it ends while nobody can write that down
                 await asyncio.sleep(1)
             finally:
                 postgres_server.start()

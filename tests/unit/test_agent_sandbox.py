@@ -42,8 +42,16 @@ def launch(tmp_path: Path) -> Launch:
         kind: Kind = Kind.BATCH,
         jail: Isolation = ISOLATION,
         groups: bounds.Groups | None = GROUPS,
+        writable: str = "",
     ) -> Directory:
-        settings = Settings.load({"AIOS_HOME": str(home), "AIOS_ADDRESS": address, "AIOS_S3_ENDPOINT": s3})
+        settings = Settings.load(
+            {
+                "AIOS_HOME": str(home),
+                "AIOS_ADDRESS": address,
+                "AIOS_S3_ENDPOINT": s3,
+                "AIOS_SANDBOX_WRITABLE": writable,
+            }
+        )
         epoch = len(list((home / "agent").iterdir())) + 1 if (home / "agent").exists() else 1
         assignment = agent_service_pb2.AssignmentSpec(job="projects/p/jobs/j", epoch=epoch)
         directory = Directory.make(home / "agent", assignment)
@@ -118,6 +126,17 @@ def test_it_sees_its_own_folder_and_nothing_of_the_platform_or_of_other_jobs(
         *["Read-only file system"] * 4,
     ]
     assert (job.scratch / "mine").read_text() == "kept"
+
+
+@isolated
+def test_what_nodes_share_may_be_written_by_every_job(launch: Launch, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    code = f"import sys; open({str(shared / 'file')!r}, 'a').write(sys.argv[1])"
+    for word in ("one ", "two"):
+        assert ended(launch(*python(code), word, writable=f"{shared}:/none"))[0] == 0
+    assert (shared / "file").read_text() == "one two"
+    assert ended(launch(*python(code), "three"))[0] != 0
 
 
 @isolated

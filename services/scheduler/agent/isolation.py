@@ -103,6 +103,7 @@ class Isolation:
             *("--size", str(shm), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),  # noqa: S108
             *("--size", str(tmp), "--perms", "1777", "--tmpfs", "/tmp"),  # noqa: S108
             *_read_only(_platform(settings)),
+            *(word for path in _words(settings.sandbox_writable) for word in ("--bind-try", path, path)),
             *("--ro-bind", str(attempt), str(attempt), "--bind", scratch, scratch),
             *([] if network else _hosts(attempt)),
             *("--remount-ro", "/"),
@@ -207,7 +208,11 @@ def _platform(settings: Settings) -> Iterator[str]:
         if server is not None:
             yield str(server)
             yield str(server.resolve())
-    yield from filter(None, settings.sandbox_paths.split(":"))
+    yield from _words(settings.sandbox_paths)
+
+
+def _words(paths: str) -> list[str]:
+    return [path for path in paths.split(":") if path]
 
 
 def _hidden(settings: Settings) -> Iterator[str]:

@@ -5,7 +5,7 @@ after each fold, over all that were guessed so far: accuracy, or R² for numbers
 chosen from, so they are kept: `predictions.npz`. Nothing is exported here: `ensemble` fits what was chosen once more.
 
 Families: `linear` (logistic regression or ridge), `nearest` (neighbours, by distance), `random_forest`, `extra_trees`,
-`gradient_boosting`, `mlp`. Dataset: a table, see `tables`, or images, whose pixels are the features.
+`gradient_boosting`, `mlp`. Dataset: a table, see `tables`, or images, whose pixels are the features. Model: none.
 """
 
 import json

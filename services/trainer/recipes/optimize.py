@@ -2,6 +2,7 @@
 
 The result is registered whatever the verdict; one that missed a limit is registered as rejected, so that no alias can
 name it and `latest` never means it. The report says what was measured, with the recipe that makes it again.
+Formulas and sources are with each technique, in `services.trainer.optimize`. Model: the original's inputs and outputs.
 """
 
 import json
