@@ -96,7 +96,7 @@ def test_a_replica_whose_model_process_was_killed_is_replaced(
     before = replica(client)
     with steady(aios, "digits", digits.held_out(folder)[0][:1]) as predictions:
         predictions.wait(0.0)
-        (stub,) = aios.running("triton_python_backend_stub", before.job.rpartition("/")[2])
+        (stub,) = model_processes(aios, before.job)
         killed = time.monotonic()
         stub.kill()
 
@@ -147,6 +147,13 @@ def training(aios: Stack, run: str) -> psutil.Process:
     """The process that trains a run; its job has the run's id."""
     found = aios.running("services.trainer.job", job=RunName.parse(run).run)
     return next(process for process in found if "shim.py" not in " ".join(process.cmdline()))
+
+
+def model_processes(aios: Stack, job: str) -> set[psutil.Process]:
+    """Those that hold a replica's model: Triton starts them without our environment, so by who started them."""
+    servers = aios.running("services.inference.replica", job.rpartition("/")[2])
+    started = {process for server in servers for process in server.children(recursive=True)}
+    return {process for process in started if "triton_python_backend_stub" in " ".join(process.cmdline())}
 
 
 def replica(client: Client) -> Any:
