@@ -4,22 +4,17 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
+from aios import html
+
 WIDTH, HEIGHT, LEFT, BOTTOM = 300, 130, 8, 18
 BLUE, RED = "#3366cc", "#dc3912"
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:66em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}
-th:first-child,td:first-child{text-align:left}td{max-width:24em;overflow-wrap:anywhere}
-svg{margin:0 1em 1em 0}text{font:11px system-ui,sans-serif}
-h1{font-size:1.5em}h2{font-size:1.15em;margin-top:1.6em}.row{display:flex;flex-wrap:wrap}"""
+STYLE = """body{max-width:66em}td{max-width:24em;overflow-wrap:anywhere}
+svg{margin:0 1em 1em 0}.row{display:flex;flex-wrap:wrap}"""
 
 
 def page(title: str, *sections: str) -> str:
     """A whole file."""
-    body = "\n".join(sections)
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{escape(title)}</h1>\n{body}\n</html>\n"
-    )
+    return html.page(title, *sections, style=STYLE)
 
 
 def heading(text: str) -> str:
@@ -29,9 +24,7 @@ def heading(text: str) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Rows of texts and numbers."""
-    lines = ["<tr>" + "".join(f"<th>{escape(each)}" for each in head)]
-    lines += ["<tr>" + "".join(f"<td>{escape(text(cell))}" for cell in row) for row in rows]
-    return "<table>" + "\n".join(lines) + "</table>"
+    return html.table(head, rows, text)
 
 
 def row(*parts: str) -> str:

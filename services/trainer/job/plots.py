@@ -7,29 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aios import html
+
 Array = NDArray[Any]
 COLOURS = "#3366cc #dc3912 #ff9900 #109618 #990099 #0099c6 #dd4477 #66aa00 #b82e2e #316395".split()
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 280, 46, 34, 24
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:62em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}
-th:first-child,td:first-child{text-align:left}svg{margin:0 1em 1em 0}text{font:11px system-ui,sans-serif}
-h1{font-size:1.5em}h2{font-size:1.15em;margin-top:1.6em}"""
+STYLE = "svg{margin:0 1em 1em 0}"
 
 
 def page(title: str, *parts: str) -> str:
     """A whole HTML file."""
-    body = "\n".join(parts)
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{escape(title)}</h1>\n{body}\n</html>\n"
-    )
+    return html.page(title, *parts, style=STYLE)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Rows of text and numbers."""
-    lines = ["<tr>" + "".join(f"<th>{escape(each)}" for each in head)]
-    lines += ["<tr>" + "".join(f"<td>{escape(_text(cell))}" for cell in row) for row in rows]
-    return "<table>" + "\n".join(lines) + "</table>"
+    return html.table(head, rows, _text)
 
 
 def lines(

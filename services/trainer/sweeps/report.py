@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+from aios.html import page, table
 from services.trainer.sweeps.rules import Sweep, Trial, TrialState, best, counts
 from services.trainer.sweeps.space import Choice, Parameter, Value
 
@@ -16,10 +17,6 @@ ROWS_MAX = 100
 LINES_MAX = 500
 GROUPS = 4
 WIDTH, HEIGHT, LEFT, TOP = 860, 300, 60, 30
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:62em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}
-th:first-child,td:first-child{text-align:left}text{font:11px system-ui,sans-serif}h1{font-size:1.5em}
-h2{font-size:1.15em;margin-top:1.6em}"""
 
 
 def html(sweep: Sweep, trials: Sequence[Trial]) -> str:
@@ -41,11 +38,7 @@ def html(sweep: Sweep, trials: Sequence[Trial]) -> str:
         parts += ["<h2>Pareto front of the first two objectives</h2>", _pareto(sweep, scored)]
     parts += [f"<h2>Trials</h2>{'' if len(trials) <= ROWS_MAX else f'<p>The first {ROWS_MAX}.</p>'}"]
     parts += [_table(sweep, trials[:ROWS_MAX])]
-    body = "\n".join(parts)
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{escape(title)}</h1>\n{body}\n</html>\n"
-    )
+    return page(title, *parts)
 
 
 def importance(sweep: Sweep, trials: Sequence[Trial]) -> list[tuple[str, float]]:
@@ -76,15 +69,13 @@ def _groups(parameter: Parameter, values: Sequence[Value]) -> np.ndarray[tuple[i
 def _table(sweep: Sweep, trials: Sequence[Trial]) -> str:
     names = [parameter.name for parameter in sweep.spec.space]
     metrics = [objective.metric for objective in sweep.spec.objectives]
-    rows = [
-        "<tr>" + "".join(f"<th>{escape(each)}" for each in ["trial", "state", *metrics, *names, "reports"])
-    ]
+    rows = []
     for trial in trials:
         scores = [_text(score) for score in trial.scores] or [""] * len(metrics)
         cells = [str(trial.number), trial.state.value.lower(), *scores]
         cells += [_text(trial.values[name]) if name in trial.values else "" for name in names]
-        rows.append("<tr>" + "".join(f"<td>{escape(cell)}" for cell in [*cells, str(trial.reports)]))
-    return "<table>" + "\n".join(rows) + "</table>"
+        rows.append([*cells, str(trial.reports)])
+    return table(["trial", "state", *metrics, *names, "reports"], rows)
 
 
 def _coordinates(sweep: Sweep, trials: Sequence[Trial]) -> str:
