@@ -10,6 +10,9 @@ from pathlib import Path
 
 MAX_PAYLOAD_BYTES = 1024 * 1024  # NATS' own default: larger messages belong into the object store
 CONNECTIONS_MAX = 256  # services and jobs' helpers of one machine; each costs the server some 50 KiB
+# Not left to the server: it would take three quarters of what is free when it starts, and one that starts on a full
+# disk would refuse every event until it is restarted. The streams' own bounds are below this (aios/bus/streams.py).
+FILE_STORE_BYTES = 1024 * 1024 * 1024
 MEMORY_STORE_BYTES = 64 * 1024 * 1024  # our streams are files; this bounds what a mistake could take
 
 
@@ -44,6 +47,7 @@ max_connections: {CONNECTIONS_MAX}
 jetstream {{
   store_dir: {json.dumps(str(store_dir))}
   max_memory_store: {MEMORY_STORE_BYTES}
+  max_file_store: {FILE_STORE_BYTES}
   # Acknowledged means on disk. The default acknowledges up to two minutes before.
   sync_interval: always
 }}

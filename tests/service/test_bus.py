@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,36 @@ async def test_events_flow_again_after_nats_was_killed_or_wiped(town: Town, serv
 
         await town.note("d")
         await town.received("a", "b", "c", "d")
+
+
+async def test_a_bus_that_started_on_a_full_disk_takes_events_once_there_is_room(
+    town: Town, server: NatsServer
+) -> None:
+    server.kill()
+    with small_disk(server.directory / "store", "1m") as disk:
+        server.start()
+        async with town.running(town.relay.run, town.consumer(copy).run):
+            await town.note("kept")
+            await asyncio.sleep(0.5)  # refused meanwhile
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            await town.received("kept")
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """A file system of this size. Skips the test where none can be mounted."""
+    path.mkdir(exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "aios-test", str(path)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("needs to mount a file system")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=False)
 
 
 async def test_a_poisonous_event_is_put_aside_and_the_others_pass(town: Town, server: NatsServer) -> None:
