@@ -212,7 +212,8 @@ async def test_a_bus_that_started_on_a_full_disk_takes_events_once_there_is_room
         async with town.running(town.relay.run, town.consumer(copy).run):
             await town.note("kept")
             await asyncio.sleep(0.5)  # refused meanwhile
-            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            grow = ["mount", "-o", "remount,size=64m", str(disk)]
+            await asyncio.to_thread(subprocess.run, grow, check=True)
             await town.received("kept")
 
 
