@@ -25,7 +25,7 @@ from services.inference.replica.control import GrpcControlPlane
 from services.inference.replica.life import Replica
 from services.inference.replica.server import LOOPBACK, Ports
 from services.inference.replica.spec import State
-from services.inference.replica.triton import locate
+from services.inference.replica.triton import unpacked
 
 _log = logging.getLogger(__name__)
 
@@ -107,11 +107,10 @@ async def _serve(
     scratch: Path,
     compute_spans: BatchSpanProcessor,
 ) -> int:
-    reason = "the replica ended"
-    try:
+    async def live() -> None:
         replica = Replica(
             control=control,
-            triton=locate(settings),
+            triton=await unpacked(settings, lambda what: control.report(State.STARTING, what)),
             ports=attempt.ports,
             scratch=scratch,
             span_processor=compute_spans,
@@ -120,7 +119,11 @@ async def _serve(
             threads=attempt.threads,
             traceparent=attempt.traceparent,
         )
-        life = asyncio.create_task(replica.serve())
+        await replica.serve()
+
+    reason = "the replica ended"
+    try:
+        life = asyncio.create_task(live())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, life.cancel)
         await life

@@ -28,7 +28,7 @@ import zipfile
 from pathlib import Path
 
 from aios.config import Settings
-from services.inference.replica.triton import STAMP, TritonMissing, locate
+from services.inference.replica.triton import LOCK, STAMP, TritonMissing, locate
 
 WHEEL = "nvidia_pytriton-0.7.0-*.whl"
 WANTED = ("pytriton/tritonserver/", "nvidia_pytriton.libs/")
@@ -60,7 +60,7 @@ def install(dest: Path, wheel_dir: Path = SHARE / "wheels") -> Path:
     builds = dest / "builds"
     builds.mkdir(parents=True, exist_ok=True)
     build = builds / key
-    with (dest / "lock").open("w") as held:
+    with (dest / LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not (build / STAMP).is_file():
             with tempfile.TemporaryDirectory(prefix=".building-", dir=builds) as scratch:

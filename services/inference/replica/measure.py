@@ -41,7 +41,7 @@ from services.inference.replica.probe import Probe
 from services.inference.replica.repository import Backend
 from services.inference.replica.server import LOOPBACK, Ports, Server
 from services.inference.replica.spec import ReplicaSpec, Signature, Tensor
-from services.inference.replica.triton import Triton, locate
+from services.inference.replica.triton import Triton, unpacked
 
 ROUNDS = 8
 WARM_CALLS = 5
@@ -126,7 +126,7 @@ class Served:
 async def measure(request: Mapping[str, Any], settings: Settings, scratch: Path) -> dict[str, Any]:
     """The answer to a request."""
     inputs = np.load(request["inputs"], allow_pickle=False)
-    triton = locate(settings)
+    triton = await unpacked(settings, _say)
     async with AsyncExitStack() as stack:
         served = {}
         for number, (name, model) in enumerate(request["models"].items()):
@@ -134,6 +134,10 @@ async def measure(request: Mapping[str, Any], settings: Settings, scratch: Path)
                 stack, triton, model, scratch / str(number), threads=request.get("threads", 1)
             )
         return await asyncio.to_thread(_measured, served, inputs, request)
+
+
+async def _say(what: str) -> None:
+    print(f"the measurement {what}", file=sys.stderr, flush=True)
 
 
 def _measured(served: Mapping[str, Served], inputs: Array, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Where the Triton server of this machine is, and the environment it runs in."""
 
+import asyncio
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,13 @@ from services.inference.replica.repository import Backend
 
 STAMP = "installed.json"
 """Written last into an installation: what it was built from, and where its parts are."""
+
+LOCK = "lock"
+"""Beside the builds; held while one is made."""
+
+UNPACKED_POLL_SECONDS = 0.5
+UNPACKED_SAY_SECONDS = 5.0
+"""Between two words about the wait; often enough that nobody takes the replica for silent."""
 
 PASSED_THROUGH = ("HOME", "LANG", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 """All that a model's process sees of our environment: no token, no address, no PYTHON*."""
@@ -51,6 +61,46 @@ class Triton:
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
             "OMP_NUM_THREADS": str(threads),
         }
+
+
+async def unpacked(settings: Settings, say: Callable[[str], Awaitable[None]]) -> Triton:
+    """The server of this machine, once whoever unpacks it is done: a stack's first start answers before that.
+
+    Args:
+        say: Told what is waited for, and for how long.
+
+    Raises:
+        TritonMissing: There is none, and nobody is making one.
+    """
+    began, said = time.monotonic(), float("-inf")
+    while True:
+        making = _being_made(settings)  # asked first: it may be done just after it was not found
+        try:
+            return locate(settings)
+        except TritonMissing:
+            if not making:
+                raise
+        waited = time.monotonic() - began
+        if waited - said >= UNPACKED_SAY_SECONDS:
+            await say(
+                f"waits for this machine's Triton server, which is being unpacked ({waited:.0f} s so far)"
+            )
+            said = waited
+        await asyncio.sleep(UNPACKED_POLL_SECONDS)
+
+
+def _being_made(settings: Settings) -> bool:
+    """Whether an installer holds the lock."""
+    if settings.triton_server or settings.triton_home is None:
+        return False
+    try:
+        with (settings.triton_home / LOCK).open() as held:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def locate(settings: Settings) -> Triton:
