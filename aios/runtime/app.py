@@ -16,8 +16,10 @@ from aios.errors import AiosError, InvalidArgument
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.runtime import logs, meters, telemetry, turn
 from aios.runtime.channel import service_channel
-from aios.runtime.server import MESSAGE_BYTES_MAX, Server, Service
-from aios.runtime.tokens import Verifier, token_file
+from aios.runtime.server import Server, Service
+from aios.runtime.token_files import token_file
+from aios.runtime.tokens import Verifier
+from aios.runtime.wire import MESSAGE_BYTES_MAX
 
 LOOP_BACKOFF_SECONDS, LOOP_BACKOFF_SECONDS_MAX = 0.2, 5.0
 HEALTH_SECONDS = 0.5

@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 from aios.config import Settings
 from aios.errors import AiosError, Unavailable
 from aios.runtime import contract, gate, telemetry
-from aios.runtime.server import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
 from aios.runtime.status import from_rpc_error, was_answered
-from aios.runtime.tokens import TokenSource, token_file
+from aios.runtime.token_files import TokenSource, token_file
+from aios.runtime.wire import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
 
 UNARY_SECONDS = 10.0  # where the caller names no timeout
 PATIENCE_SECONDS = 8.0  # a service that restarts is back within this; the caller need not notice

@@ -15,12 +15,9 @@ from aios.runtime import contract, roles
 from aios.runtime.interceptors import Chain
 from aios.runtime.status import RETRY_SOON
 from aios.runtime.tokens import Verifier
+from aios.runtime.wire import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
 
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # gRPC's own default, stated: tensors do not pass here
 CUT_OFF_SECONDS = 1.0  # for calls that a stopping server ends to say so
-KEEPALIVE_MILLIS = (
-    20_000  # a peer that is stopped is noticed within half a minute, whatever the call's deadline
-)
 
 _log = logging.getLogger(__name__)
 

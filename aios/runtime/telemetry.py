@@ -25,7 +25,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from aios.errors import Unauthenticated
 from aios.runtime.status import from_rpc_error
-from aios.runtime.tokens import TokenSource
+from aios.runtime.token_files import TokenSource
 
 EXPORT_TIMEOUT_SECONDS = 5.0
 EXPORT_EVERY_MILLIS = 500  # a trace can be read about a second after its request

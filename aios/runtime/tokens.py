@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,6 @@ ALGORITHM = "EdDSA"
 CLOCK_SKEW_SECONDS = 30
 TOKEN_BYTES_MAX = 8 * 1024  # far above ours; bounds what an attacker can make us parse
 CACHE_ENTRIES_MAX = 4096  # about 4 MiB; a cached token skips the signature check, not expiry or revocation
-
-TokenSource = Callable[[], str]
-"""Gives the token to send now."""
 
 
 def new_key() -> Ed25519PrivateKey:
@@ -160,20 +157,6 @@ class Verifier:
             self._stamp = stamp
             self._cache.clear()
         return self._keys[kid]
-
-
-def token_file(path: Path) -> TokenSource:
-    """A source that reads the file at each use, so that the token can be renewed in place."""
-
-    def read() -> str:
-        try:
-            return path.read_text().strip()
-        except FileNotFoundError:
-            raise Unauthenticated(
-                f"There is no token at {path}: run `aios login`.", reason="TOKEN_MISSING"
-            ) from None
-
-    return read
 
 
 def _jwk(key: Ed25519PublicKey) -> dict[str, str]:

@@ -11,7 +11,7 @@ from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 from aios.names import JobName, RunName
 from aios.runtime.channel import connect
-from aios.runtime.tokens import TokenSource
+from aios.runtime.token_files import TokenSource
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
 from aios.trainer.v1 import run_pb2, trainer_service_pb2, trainer_service_pb2_grpc
 

@@ -17,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aios.common.v1 import tensor_pb2
 from aios.errors import AiosError, Internal, InvalidArgument
-from aios.runtime.tokens import TokenSource
+from aios.runtime.token_files import TokenSource
 from aios.train.home import Checkpoint
 from aios.train.pace import Pace
 from aios.train.platform import Platform

@@ -23,7 +23,7 @@ from aios.config import Settings
 from aios.errors import FailedPrecondition, InvalidArgument
 from aios.names import JobName, RunName
 from aios.runtime import telemetry
-from aios.runtime.tokens import token_file
+from aios.runtime.token_files import token_file
 from aios.train.home import Checkpoint, Home
 from aios.train.local import Local
 from aios.train.ranks import ALONE, Beats, Follower, Ranks, spec_told

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from aios.config import Settings
 from aios.errors import AiosError, FailedPrecondition
 from aios.runtime import telemetry
-from aios.runtime.tokens import token_file
+from aios.runtime.token_files import token_file
 from services.data.job import parts
 from services.data.job.platform import Platform, spec_of
 from services.data.job.work import Result, Work, folder_of

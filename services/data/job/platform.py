@@ -14,7 +14,7 @@ from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, t
 from aios.data.v1 import transform_service_pb2 as pb
 from aios.names import JobName, TransformName
 from aios.runtime.channel import connect
-from aios.runtime.tokens import TokenSource
+from aios.runtime.token_files import TokenSource
 from services.data.transforms import Spec
 
 COMPLETE_SECONDS = 60.0  # a version of many files is checked meanwhile

@@ -20,7 +20,7 @@ from aios.config import Settings
 from aios.errors import AiosError, InvalidArgument
 from aios.runtime import logs, telemetry
 from aios.runtime.channel import connect
-from aios.runtime.tokens import TokenSource, token_file
+from aios.runtime.token_files import TokenSource, token_file
 from services.inference.replica.control import GrpcControlPlane
 from services.inference.replica.life import Replica
 from services.inference.replica.server import LOOPBACK, Ports

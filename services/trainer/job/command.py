@@ -26,7 +26,7 @@ from aios.code import ARCHIVE, unpack
 from aios.config import Settings
 from aios.errors import InvalidArgument
 from aios.runtime import telemetry
-from aios.runtime.tokens import token_file
+from aios.runtime.token_files import token_file
 from aios.train import Run
 from aios.train.ranks import SPEC
 from services.trainer.job import outputs
