@@ -27,6 +27,12 @@ class Settings:
     token_file: Path | None = None
     """The caller's own token. Read again at each use, so that it can be renewed in place."""
 
+    mutual_tls: bool = False
+    """Whether the platform's processes speak TLS alone and know each other by certificates: `peer.crt`, `peer.key` and
+    `peers.crt` among the secrets."""
+    certificate_names: str = ""
+    """More names and addresses, with a space between, that those certificates are made for."""
+
     listen_host: str = "127.0.0.1"
     """Address that servers bind. Anything but loopback needs TLS in front."""
     envoy_address: str = "127.0.0.1:8080"

@@ -11,8 +11,9 @@ from aios.config import Settings
 from aios.identity.v1 import identity_service_pb2_grpc
 from aios.records import Database
 from aios.runtime.app import App
-from aios.runtime.channel import connect
+from aios.runtime.channel import peer_channel
 from aios.runtime.clock import SystemClock
+from aios.runtime.peers import Peer
 from aios.runtime.server import Service
 from aios.telemetry.v1 import event_service_pb2_grpc, trace_service_pb2_grpc
 from gateway import http, identity, inference_server
@@ -59,11 +60,12 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
 
     # Callers keep their own tokens: the gateway lends its authority to nobody.
     channels = {
-        domain: await stack.enter_async_context(connect(settings.address_of(service), None))
+        domain: await stack.enter_async_context(peer_channel(settings, service, None))
         for domain, service in SERVICE_OF_DOMAIN.items()
     }
     stopping = asyncio.Event()
-    openai = OpenAI(channels, settings.envoy_address)
+    peer = Peer.of(settings)
+    openai = OpenAI(channels, settings.envoy_address, peer)
     stack.push_async_callback(openai.close)
     web = http_app.build(channels, stopping, openai.routes())
     sampler = Sampler()
@@ -71,7 +73,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     edge = Edge(settings, who, sampler.wanted)
 
     async def serve_http() -> None:
-        await http_app.serve(web, settings.gateway_http_address, stopping)
+        await http_app.serve(web, settings.gateway_http_address, stopping, peer)
 
     return App(
         services=[

@@ -15,10 +15,22 @@ from aios.errors import InvalidArgument
 from aios.inference.v1 import deployment_pb2, inference_service_pb2, inference_service_pb2_grpc
 from aios.names import DeploymentName, RevisionName
 from aios.runtime.channel import service_channel
+from aios.runtime.peers import Peer
 from gateway import counting
 from gateway.envoy.admin import Admin, EnvoyDown
 from gateway.envoy.files import ConfigFiles
-from gateway.envoy.model import Address, Backend, DeploymentRoute, Mirror, Replica, Services, Snapshot, Tls
+from gateway.envoy.model import (
+    Address,
+    Backend,
+    DeploymentRoute,
+    Inside,
+    Mirror,
+    Pem,
+    Replica,
+    Services,
+    Snapshot,
+    Tls,
+)
 from gateway.envoy.publish import ConfigRefused, Publisher
 from gateway.identity.identity import Identity
 
@@ -56,6 +68,7 @@ class Edge:
             listen=_address(settings.envoy_address),
             calls_per_second=settings.calls_per_second,
             tls=_tls(settings),
+            peer=_inside(settings),
         )
         self._services = _services(settings)
         self._revoked: frozenset[str] = frozenset()
@@ -211,7 +224,13 @@ def _tls(settings: Settings) -> Tls | None:
     files = settings.tls_certificate_file, settings.tls_key_file
     if None in files:
         raise InvalidArgument("AIOS_TLS_ADDRESS needs AIOS_TLS_CERTIFICATE_FILE and AIOS_TLS_KEY_FILE.")
-    return Tls(_address(settings.tls_address), *map(str, files))
+    return Tls(_address(settings.tls_address), Pem(*map(str, files)))
+
+
+def _inside(settings: Settings) -> Inside | None:
+    """Envoy finds its own certificate where we have ours: each container has its own files by the same names."""
+    peer = Peer.of(settings)
+    return Inside(Pem(str(peer.certificate), str(peer.key)), str(peer.authority)) if peer else None
 
 
 def _address(text: str) -> Address:

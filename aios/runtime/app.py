@@ -16,6 +16,7 @@ from aios.errors import AiosError, InvalidArgument
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.runtime import logs, meters, telemetry, turn
 from aios.runtime.channel import service_channel
+from aios.runtime.peers import Peer
 from aios.runtime.server import Server, Service
 from aios.runtime.token_files import token_file
 from aios.runtime.tokens import Verifier
@@ -71,18 +72,20 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
     stop = stop or _stop_on_signal()
     assert settings.token_file is not None
     assert settings.jwks_file is not None
+    peer = Peer.of(settings)
     if settings.telemetry:
+        ours = peer.channel_credentials() if peer and not settings.otlp_endpoint else None
         endpoint = settings.otlp_endpoint or settings.gateway_address
-        telemetry.setup(service, endpoint, token_file(settings.token_file))
+        telemetry.setup(service, endpoint, token_file(settings.token_file), ours)
     if settings.collector_address:
         meters.setup(service, settings.collector_address)
     async with AsyncExitStack() as stack:
         stack.callback(telemetry.shutdown)
         stack.callback(meters.shutdown)
-        ours = await turn.take(settings.home, service, stop)
-        if ours is None:
+        place = await turn.take(settings.home, service, stop)
+        if place is None:
             return
-        stack.enter_context(ours)
+        stack.enter_context(place)
         app = await build(settings, stack)
         meters.observe("aios.serving", "Whether the service can answer; its database included.", app.healthy)
         loops = [asyncio.create_task(_keep_running(loop, loop.__qualname__)) for loop in app.loops]
@@ -96,6 +99,7 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
                 foreign=app.foreign,
                 described=app.described,
                 message_bytes_max=app.message_bytes_max,
+                peer=peer,
             )
             await server.start()
             reporting = asyncio.create_task(_report_health(server, app.healthy))
@@ -173,8 +177,8 @@ def _check_environment(service: str, settings: Settings) -> None:
         },
     }
     for variable, host in listens.items():
-        if not _is_local(host):
-            sys.exit(f"{variable} is not loopback, and servers have no TLS of their own: put Envoy in front.")
+        if not _is_local(host) and not settings.mutual_tls:
+            sys.exit(f"{variable} is not loopback: set AIOS_MUTUAL_TLS, or put Envoy in front.")
 
 
 def _is_local(host: str) -> bool:

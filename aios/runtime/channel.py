@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from aios.config import Settings
 from aios.errors import AiosError, Unavailable
 from aios.runtime import contract, gate, telemetry
+from aios.runtime.peers import Peer
 from aios.runtime.status import from_rpc_error, was_answered
 from aios.runtime.token_files import TokenSource, token_file
 from aios.runtime.wire import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
@@ -42,6 +43,7 @@ def connect(
     Args:
         token: Gives the bearer token, at each call.
         background: Calls outside any span are not traced by anyone on the way: for reconcilers and heartbeats.
+        credentials: Of TLS; plain text where None.
     """
     options = [
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -66,7 +68,22 @@ def connect(
 def service_channel(settings: Settings, service: str) -> grpc.aio.Channel:
     """The channel from one service to another, with the caller's service token."""
     assert settings.token_file is not None
-    return connect(settings.address_of(service), token_file(settings.token_file), background=True)
+    return peer_channel(settings, service, token_file(settings.token_file), background=True)
+
+
+def peer_channel(
+    settings: Settings, service: str, token: TokenSource | None, *, background: bool = False
+) -> grpc.aio.Channel:
+    """The same with any token, or with none where each call brings its own."""
+    peer = Peer.of(settings)
+    credentials = peer.channel_credentials() if peer else None
+    return connect(settings.address_of(service), token, background=background, credentials=credentials)
+
+
+def door_channel(address: str, token: TokenSource) -> grpc.aio.Channel:
+    """The channel of a job to the public door, `http://host:port` or `https://host:port`."""
+    target, credentials = telemetry.door(address)
+    return connect(target, token, background=True, credentials=credentials)
 
 
 class _Channel(grpc.aio.Channel):

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from aios.errors import Unauthenticated, Unavailable
 from aios.runtime import contract, roles
 from aios.runtime.interceptors import Chain
+from aios.runtime.peers import Peer
 from aios.runtime.status import RETRY_SOON
 from aios.runtime.tokens import Verifier
 from aios.runtime.wire import KEEPALIVE_MILLIS, MESSAGE_BYTES_MAX
@@ -49,6 +50,7 @@ class Server:
     Args:
         foreign: Permissions of services whose protos are not ours, by service or method path.
         described: Services of other servers that reflection describes here, since callers reach both by one address.
+        peer: Who this is, where only peers may call, over TLS.
 
     Raises:
         ValueError: a method states no permission.
@@ -63,12 +65,14 @@ class Server:
         foreign: Mapping[str, str] | None = None,
         described: Iterable[str] = (),
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        peer: Peer | None = None,
     ) -> None:
         options = [*OPTIONS, ("grpc.max_receive_message_length", message_bytes_max)]
         self._server = grpc.aio.server(options=options)
         self._chain = Chain(verifier, {**BUILT_IN, **(foreign or {})})
         self._health = health.aio.HealthServicer()
         self._address = address
+        self._peer = peer
         self.port = 0
         registrar = _Registrar(self._server, self._chain)
         for service in services:
@@ -85,7 +89,10 @@ class Server:
         Raises:
             RuntimeError: the address is taken.
         """
-        self.port = self._server.add_insecure_port(self._address)
+        if self._peer is None:
+            self.port = self._server.add_insecure_port(self._address)
+        else:
+            self.port = self._server.add_secure_port(self._address, self._peer.server_credentials())
         if not self.port:
             raise RuntimeError(f"cannot listen on {self._address}: is it taken?")
         await self._server.start()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 from opentelemetry import context as otel_context
@@ -23,6 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from aios.config import Settings
 from aios.errors import Unauthenticated
 from aios.runtime.status import from_rpc_error
 from aios.runtime.token_files import TokenSource
@@ -35,12 +37,43 @@ _log = logging.getLogger(__name__)
 _propagator = TraceContextTextMapPropagator()
 
 
-def setup(service: str, endpoint: str, token: TokenSource | None) -> None:
-    """Send this process's spans to `endpoint` (`host:port`, OTLP over gRPC), as `service`."""
+def door(address: str) -> tuple[str, grpc.ChannelCredentials | None]:
+    """What a channel to the public door is made of: `host:port`, and TLS where the address says https.
+
+    Its certificate is checked with the authorities that gRPC trusts: GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names others.
+    """
+    parts = urlsplit(address)
+    if parts.scheme != "https":
+        return parts.netloc, None
+    return parts.netloc, grpc.ssl_channel_credentials()
+
+
+def setup_job(service: str, settings: Settings, token: TokenSource) -> None:
+    """Send the spans of a job's process to the receiver that is named, else through the public door."""
+    setup(service, *receiver(settings, token))
+
+
+def receiver(
+    settings: Settings, token: TokenSource
+) -> tuple[str, TokenSource, grpc.ChannelCredentials | None]:
+    """Where the spans of a job go, as arguments of `OtlpExporter`."""
+    endpoint, credentials = (
+        (settings.otlp_endpoint, None) if settings.otlp_endpoint else door(settings.address)
+    )
+    return endpoint, token, credentials
+
+
+def setup(
+    service: str,
+    endpoint: str,
+    token: TokenSource | None,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> None:
+    """Send this process's spans to `endpoint` (`host:port`, OTLP over gRPC), as `service`; in TLS with `credentials`."""
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(
         BatchSpanProcessor(
-            OtlpExporter(endpoint, token),
+            OtlpExporter(endpoint, token, credentials),
             max_queue_size=SPAN_QUEUE_MAX,
             schedule_delay_millis=EXPORT_EVERY_MILLIS,
         )
@@ -145,8 +178,15 @@ def unsampled_traceparent() -> str:
 class OtlpExporter(SpanExporter):
     """OTLP/gRPC with a token that may be renewed at any time (the SDK's own takes its headers once)."""
 
-    def __init__(self, endpoint: str, token: TokenSource | None) -> None:
-        self._channel = grpc.insecure_channel(endpoint)
+    def __init__(
+        self,
+        endpoint: str,
+        token: TokenSource | None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._channel = (
+            grpc.secure_channel(endpoint, credentials) if credentials else grpc.insecure_channel(endpoint)
+        )
         self._export: Any = self._channel.unary_unary(
             "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
             request_serializer=ExportTraceServiceRequest.SerializeToString,

@@ -1,18 +1,23 @@
 """`python -m aios.stack.distribute`: gives each container of a compose stack its secrets, and nobody else's.
 
 The first start makes them; they stay in a volume that no service mounts. Each service has a volume of its own, mounted
-here as `/secrets/<service>`, with copies of what it needs. A later start renews tokens near their end.
+here as `/secrets/<service>`, with copies of what it needs. A later start renews tokens and certificates near their end. `--new-authority` makes every
+certificate anew, by another authority: nobody believes the former ones any more.
 """
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_urlsafe
 from types import MappingProxyType
 
+from aios.config import Settings
+from aios.runtime import peers
 from aios.runtime.tokens import write_secret
 from aios.stack import nats, secrets
+from aios.stack.authority import Authority
 from aios.stack.layout import Layout
 
 VAULT = Path("/var/lib/aios")
@@ -24,36 +29,60 @@ USER = 10001
 USERS: Mapping[str, int] = MappingProxyType({"postgres": 70})
 """But these, whose images insist on a user of their own."""
 
+PEER = (peers.CERTIFICATE, peers.KEY, peers.AUTHORITY)
 NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
     {
-        "gateway": ("identity.pem", "jwks.json", "gateway.token", "envoy.token", "nats.json", "pgpass"),
-        "scheduler": ("scheduler.pem", "jwks.json", "scheduler.token", "nats.json", "pgpass"),
-        "data": ("jwks.json", "data.token", "nats.json", "s3.json", "pseudonyms.key", "pgpass"),
-        "trainer": ("jwks.json", "trainer.token", "nats.json", "pgpass"),
-        "inference": ("jwks.json", "inference.token", "nats.json", "pgpass"),
-        "worker": ("scheduler.pub", "agent.token"),
+        "gateway": (
+            "identity.pem",
+            "jwks.json",
+            "gateway.token",
+            "envoy.token",
+            "nats.json",
+            "pgpass",
+            *PEER,
+        ),
+        "scheduler": ("scheduler.pem", "jwks.json", "scheduler.token", "nats.json", "pgpass", *PEER),
+        "data": ("jwks.json", "data.token", "nats.json", "s3.json", "pseudonyms.key", "pgpass", *PEER),
+        "trainer": ("jwks.json", "trainer.token", "nats.json", "pgpass", *PEER),
+        "inference": ("jwks.json", "inference.token", "nats.json", "pgpass", *PEER),
+        "worker": ("scheduler.pub", "agent.token", *PEER),
+        "envoy": PEER,
+        "door": ("tls.crt", "tls.key"),
         "nats": ("nats.json", "nats.conf", "health"),
         "postgres": ("password",),
         "object-store": ("user", "password", "s3.json"),
-        "operator": ("operator.token",),
+        "operator": ("operator.token", peers.AUTHORITY),
         "grafana": ("grafana.password",),
     }
 )
 """What each container reads; the names that official images take from files are theirs."""
 
-
 NATS_HEALTH_PORT = 8222
 
 
-def distribute(vault: Path = VAULT, volumes: Path = VOLUMES) -> None:
-    """Make what is missing, and copy to every volume that is mounted what belongs there."""
+def distribute(
+    vault: Path = VAULT, volumes: Path = VOLUMES, names: Sequence[str] = (), *, new_authority: bool = False
+) -> None:
+    """Make what is missing, and copy to every volume that is mounted what belongs there.
+
+    Args:
+        names: More that each certificate is to hold.
+    """
     layout = Layout(vault)
     layout.make()
     secrets.prepare(layout)
+    certificates = layout.secrets / "peers"
+    if new_authority:
+        shutil.rmtree(certificates, ignore_errors=True)
+    authority = Authority(certificates)
     for name, wanted in NEEDS.items():
         if (volume := volumes / name).is_dir():
+            certificate, key = authority.issue(name, names)
+            given = {"tls.crt": certificate, "tls.key": key}
+            given |= dict(zip(PEER, (certificate, key, authority.certificate), strict=True))
             for file in wanted:
-                write_secret(volume / file, _content(layout, name, file))
+                found = given[file].read_text() if file in given else _content(layout, name, file)
+                write_secret(volume / file, found)
 
 
 def _content(layout: Layout, service: str, file: str) -> str:
@@ -93,7 +122,8 @@ def _password(layout: Layout, service: str) -> str:
 
 def main() -> None:
     """Run as root, so that each file and folder can belong to whoever reads it."""
-    distribute()
+    names = Settings.load().certificate_names.split()
+    distribute(names=names, new_authority="--new-authority" in sys.argv[1:])
     for volume in (*VOLUMES.iterdir(), *DATA.iterdir()):
         user = USERS.get(volume.name, USER)
         shutil.chown(volume, user, user)

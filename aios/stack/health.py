@@ -17,7 +17,15 @@ async def check(service: str, settings: Settings) -> None:
         await probes.deadline(settings.home / "agent" / "lease")()
         return
     host, _, port = settings.address_of(service).rpartition(":")
-    await probes.grpc_health(host, int(port))()
+    tls = None
+    if settings.mutual_tls:
+        from aios.runtime.peers import Peer
+
+        peer = Peer.of(settings)
+        assert peer is not None
+        tls = peer.client_context()
+        tls.set_alpn_protocols(["h2"])
+    await probes.grpc_health(host, int(port), tls)()
 
 
 def main() -> None:

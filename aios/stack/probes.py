@@ -4,6 +4,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
 
 PROBE_SECONDS = 2.0
 """A busy two-core machine answers late; a hung process does not answer at all."""
@@ -78,8 +82,8 @@ def http_socket(socket: Path, path: str, *accepted: int) -> Probe:
     return probe
 
 
-def grpc_health(host: str, port: int) -> Probe:
-    """`grpc.health.v1.Health/Check` says SERVING; NOT_SERVING is `Waiting`.
+def grpc_health(host: str, port: int, tls: "ssl.SSLContext | None" = None) -> Probe:
+    """`grpc.health.v1.Health/Check` says SERVING; NOT_SERVING is `Waiting`. Asked over `tls` where that is given.
 
     Spoken by hand, six frames of HTTP/2: a supervisor that loaded gRPC could no longer fork safely, and would cost
     20 MB more for as long as it lives.
@@ -92,7 +96,7 @@ def grpc_health(host: str, port: int) -> Probe:
     request += _frame(_HEADERS, _END_HEADERS, 1, headers) + _frame(_DATA, _END_STREAM, 1, b"\0" * 5)
 
     async def probe() -> None:
-        reader, writer = await _open(host, port)
+        reader, writer = await _open(host, port, tls)
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 writer.write(request)
@@ -133,10 +137,12 @@ def every(*probes: Probe) -> Probe:
     return probe
 
 
-async def _open(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _open(
+    host: str, port: int, tls: "ssl.SSLContext | None" = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            return await asyncio.open_connection(host, port)
+            return await asyncio.open_connection(host, port, ssl=tls)
     except (OSError, TimeoutError) as error:
         raise NotReady(f"{host}:{port}: {getattr(error, 'strerror', None) or 'no connection'}") from None
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aios import transfer
 from aios.client.pull import pull
@@ -10,7 +9,7 @@ from aios.client.transfer import Store, push
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 from aios.names import JobName, RunName
-from aios.runtime.channel import connect
+from aios.runtime.channel import door_channel
 from aios.runtime.token_files import TokenSource
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
 from aios.trainer.v1 import run_pb2, trainer_service_pb2, trainer_service_pb2_grpc
@@ -22,7 +21,7 @@ class Platform:
     """Calls of one attempt. Every write carries the attempt's epoch, and raises StaleEpoch once a newer one has begun.
 
     Args:
-        address: The public door, `http://host:port`.
+        address: The public door, `http://host:port` or `https://host:port`.
         job: `projects/{project}/jobs/{job}`; the run has the same id.
     """
 
@@ -31,7 +30,7 @@ class Platform:
         self.run = str(RunName(name.project, name.job))
         self.job = job
         self.epoch = epoch
-        self._channel = connect(urlsplit(address).netloc, token, background=True)
+        self._channel = door_channel(address, token)
         self._trainer = trainer_service_pb2_grpc.TrainerServiceStub(self._channel)
         self._scheduler = scheduler_service_pb2_grpc.SchedulerServiceStub(self._channel)
         self._data = data_service_pb2_grpc.DataServiceStub(self._channel)

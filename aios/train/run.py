@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from google.protobuf.json_format import MessageToDict
 
@@ -269,8 +268,7 @@ class Run:
 def _traced() -> Iterator[None]:
     settings = Settings.load()
     if settings.telemetry and settings.token_file is not None:
-        endpoint = settings.otlp_endpoint or urlsplit(settings.address).netloc
-        telemetry.setup("trainer.job", endpoint, token_file(settings.token_file))
+        telemetry.setup_job("trainer.job", settings, token_file(settings.token_file))
     try:
         with telemetry.span("training process", traceparent=os.environ.get("TRACEPARENT")):
             yield

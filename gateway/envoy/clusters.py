@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from gateway.envoy import limits
-from gateway.envoy.model import Address, Backend, Services
+from gateway.envoy.model import Address, Backend, Inside, Services
 
 Json = dict[str, Any]
 
@@ -28,6 +28,7 @@ def clusters(
     *,
     endpoints_dir: str,
     token_path: str,
+    peer: Inside | None = None,
 ) -> list[Json]:
     """All clusters, services first.
 
@@ -36,16 +37,19 @@ def clusters(
         asleep: Those of them that have no replica by choice.
         endpoints_dir: Where those files are.
         token_path: Where the tracer's token is.
+        peer: Who Envoy is to the services, where these speak TLS.
     """
     telemetry = services.collector or services.gateway_grpc
+    traced = _SERVICE_HTTP2 | {"http_filters": _bearer_from_file(token_path)}
     return [
-        _service("scheduler", services.scheduler, _SERVICE_HTTP2),
-        _service("data", services.data, _SERVICE_HTTP2),
-        _service("trainer", services.trainer, _SERVICE_HTTP2),
-        _service("inference", services.inference, _SERVICE_HTTP2),
-        _service(GATEWAY_GRPC, services.gateway_grpc, _SERVICE_HTTP2),
-        _service(GATEWAY_HTTP, services.gateway_http, _http1(limits.APP_IDLE_SECONDS)),
-        _service(TELEMETRY, telemetry, _SERVICE_HTTP2 | {"http_filters": _bearer_from_file(token_path)}),
+        _service("scheduler", services.scheduler, _SERVICE_HTTP2, peer),
+        _service("data", services.data, _SERVICE_HTTP2, peer),
+        _service("trainer", services.trainer, _SERVICE_HTTP2, peer),
+        _service("inference", services.inference, _SERVICE_HTTP2, peer),
+        _service(GATEWAY_GRPC, services.gateway_grpc, _SERVICE_HTTP2, peer),
+        _service(GATEWAY_HTTP, services.gateway_http, _http1(limits.APP_IDLE_SECONDS), peer),
+        # A collector that an operator names is none of ours.
+        _service(TELEMETRY, telemetry, traced, None if services.collector else peer),
         *(
             _asleep(name, replicas[name])
             if name in asleep
@@ -76,8 +80,9 @@ def endpoints(name: str, backend: Backend, protocol: str) -> Json:
     }
 
 
-def _service(name: str, address: Address, http_options: Json) -> Json:
+def _service(name: str, address: Address, http_options: Json, peer: Inside | None) -> Json:
     return {
+        **({"transport_socket": _as_peer(peer, address.host)} if peer else {}),
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": name,
         "dns_lookup_family": "V4_PREFERRED",
@@ -89,6 +94,26 @@ def _service(name: str, address: Address, http_options: Json) -> Json:
         },
         "typed_extension_protocol_options": {_HTTP_OPTIONS.rsplit("/")[-1]: http_options},
         "circuit_breakers": _circuit_breakers(limits.CALLS_AT_ONCE, limits.HELD_MAX),
+    }
+
+
+def _as_peer(peer: Inside, host: str) -> Json:
+    """TLS with our certificate, to a server that has one of the same authority for `host`."""
+    kind = "IP_ADDRESS" if is_ip(host) else "DNS"
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "tls_certificates": [peer.pem.as_json()],
+                "validation_context": {
+                    "trusted_ca": {"filename": peer.authority},
+                    "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": host}}],
+                },
+            },
+            **({} if is_ip(host) else {"sni": host}),
+        },
     }
 
 

@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pb2
 
 from gateway.envoy import limits, replies, routes, scripts
 from gateway.envoy.clusters import TELEMETRY, is_ip
-from gateway.envoy.model import Address, Tls
+from gateway.envoy.model import Address, Inside, Pem, Tls
 
 Json = dict[str, Any]
 
@@ -26,6 +26,7 @@ def listeners(
     routes_path: str,
     calls_per_second: int = limits.CALLS_PER_SECOND,
     tls: Tls | None = None,
+    peer: Inside | None = None,
 ) -> list[Json]:
     """The door, and where there is a certificate the same again over TLS: jobs use the first, the outside the second.
 
@@ -33,20 +34,22 @@ def listeners(
         address: With a name for a host, Envoy is in a container of that name: it listens on all of its addresses, and
             whoever publishes its port decides who reaches it.
         calls_per_second: Of one token.
+        peer: With it the first door speaks TLS as well. It asks for no certificate: jobs have a token and no more.
 
     Raises:
-        ValueError: `address` is neither a name nor loopback: tokens would travel in the clear.
+        ValueError: `address` is neither a name nor loopback, without TLS: tokens would travel in the clear.
     """
     host = address.host if is_ip(address.host) else ALL_ADDRESSES
-    if is_ip(address.host) and not ipaddress.ip_address(host).is_loopback:
+    if peer is None and is_ip(address.host) and not ipaddress.ip_address(host).is_loopback:
         raise ValueError(
             f"listening on {address.host} needs TLS: set AIOS_TLS_ADDRESS, and keep this on 127.0.0.1"
         )
     manager = _connection_manager(routes_path, _filters(jwks, calls_per_second))
     chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
-    doors = [_listener(NAME, Address(host, address.port), chain)]
+    inside = {"transport_socket": _tls(peer.pem)} if peer else {}
+    doors = [_listener(NAME, Address(host, address.port), chain | inside)]
     if tls is not None:
-        doors.append(_listener(f"{NAME}-tls", tls.address, chain | {"transport_socket": _tls(tls)}))
+        doors.append(_listener(f"{NAME}-tls", tls.address, chain | {"transport_socket": _tls(tls.pem)}))
     return doors
 
 
@@ -278,18 +281,14 @@ def _tracing() -> Json:
     }
 
 
-def _tls(tls: Tls) -> Json:
-    certificate = {
-        "certificate_chain": {"filename": tls.certificate},
-        "private_key": {"filename": tls.private_key},
-    }
+def _tls(pem: Pem) -> Json:
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
             "common_tls_context": {
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-                "tls_certificates": [certificate],
+                "tls_certificates": [pem.as_json()],
                 "alpn_protocols": ["h2", "http/1.1"],
             },
         },

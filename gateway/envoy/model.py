@@ -111,13 +111,34 @@ class Services:
     """OTLP/gRPC receiver of Envoy's spans. None: the gateway's own."""
 
 
-@dataclass(frozen=True)
-class Tls:
-    """The door to the outside: where it listens, and PEM files of its certificate."""
+class Pem(NamedTuple):
+    """PEM files of a certificate, as Envoy finds them."""
 
-    address: Address
     certificate: str
     private_key: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "certificate_chain": {"filename": self.certificate},
+            "private_key": {"filename": self.private_key},
+        }
+
+
+@dataclass(frozen=True)
+class Tls:
+    """The door to the outside: where it listens, and its certificate."""
+
+    address: Address
+    pem: Pem
+
+
+@dataclass(frozen=True)
+class Inside:
+    """TLS between Envoy and the services, which take calls of peers alone; and at the door that jobs use."""
+
+    pem: Pem
+    authority: str
+    """PEM of whoever signed the certificates of all peers."""
 
 
 @dataclass(frozen=True)

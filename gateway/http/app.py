@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from aios.data.v1 import annotation_service_pb2, data_service_pb2, transform_ser
 from aios.errors import AiosError
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.inference.v1 import inference_service_pb2
+from aios.runtime.peers import Peer
 from aios.runtime.roles import PUBLIC
 from aios.scheduler.v1 import agent_service_pb2, queue_service_pb2, scheduler_service_pb2
 from aios.telemetry.v1 import event_service_pb2, trace_service_pb2
@@ -102,8 +104,13 @@ def build(
     )
 
 
-async def serve(app: Router, address: str, stopping: asyncio.Event | None = None) -> None:
+async def serve(
+    app: Router, address: str, stopping: asyncio.Event | None = None, peer: Peer | None = None
+) -> None:
     """Serve `app` on `host:port` until cancelled, then set `stopping` and let answers under way finish.
+
+    Args:
+        peer: Who this is, where only peers may call, over TLS.
 
     Raises:
         OSError: the address is taken.
@@ -119,6 +126,7 @@ async def serve(app: Router, address: str, stopping: asyncio.Event | None = None
             ws="none",
             limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=DRAIN_SECONDS,
+            **(_tls(peer) if peer else {}),
         )
     )
     _log.info("serving HTTP on %s", address)
@@ -131,6 +139,15 @@ async def serve(app: Router, address: str, stopping: asyncio.Event | None = None
                 stopping.set()
             server.should_exit = True
             await serving
+
+
+def _tls(peer: Peer) -> dict[str, Any]:
+    return {
+        "ssl_certfile": peer.certificate,
+        "ssl_keyfile": str(peer.key),
+        "ssl_ca_certs": str(peer.authority),
+        "ssl_cert_reqs": ssl.CERT_REQUIRED,
+    }
 
 
 def listen(address: str) -> socket.socket:
@@ -184,7 +201,7 @@ class _Server(uvicorn.Server):
             while True:
                 connection, _ = listener.accept()
                 connection.setblocking(False)
-                taken.append(loop.connect_accepted_socket(protocol, connection))
+                taken.append(loop.connect_accepted_socket(protocol, connection, ssl=self.config.ssl))
         for server in self.servers:
             server.close()
         await asyncio.gather(*taken)

@@ -28,6 +28,7 @@ from aios.inference.v1 import inference_service_pb2 as pb
 from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aios.names import DeploymentName, check_id
 from aios.runtime import telemetry
+from aios.runtime.peers import Peer
 from aios.tensors import LENGTH, REVISION, decode, encode, error_of, head_bytes
 from gateway.http import problems
 from gateway.http.exchange import BODY_BYTES_MAX, authorization
@@ -52,15 +53,16 @@ class OpenAI:
 
     Args:
         door: Envoy, as `host:port`.
+        peer: Who this is, where the door speaks TLS.
     """
 
-    def __init__(self, channels: Mapping[str, grpc.aio.Channel], door: str) -> None:
+    def __init__(self, channels: Mapping[str, grpc.aio.Channel], door: str, peer: Peer | None = None) -> None:
         self._identity = IdentityServiceStub(channels["identity"])
         self._inference = InferenceServiceStub(channels["inference"])
         self._http = httpx.AsyncClient(
-            base_url=f"http://{door}",
+            base_url=f"{'https' if peer else 'http'}://{door}",
             trust_env=False,
-            verify=False,  # noqa: S501 - loopback without TLS: no certificates to load
+            verify=peer.client_context() if peer else False,  # plain text: no certificates to load
             timeout=httpx.Timeout(PREDICT_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
         )

@@ -20,6 +20,7 @@ from aios.names import DeploymentName, RevisionName
 from aios.records import Database, Tx
 from aios.runtime import gate, telemetry
 from aios.runtime.context import principal
+from aios.runtime.peers import Peer
 from aios.tensors import LENGTH, REVISION, decode, encode, error_of, head_bytes
 from services.inference import predict, store
 from services.inference.revisions import Revision
@@ -47,12 +48,12 @@ class Predictor:
     @classmethod
     async def open(cls, settings: Settings, db: Database, stack: AsyncExitStack) -> "Predictor":
         """One client of the door, closed with `stack`."""
-        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=30)
+        limits, peer = httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=30), Peer.of(settings)
         http = httpx.AsyncClient(
-            base_url=f"http://{settings.envoy_address}",
+            base_url=f"{'https' if peer else 'http'}://{settings.envoy_address}",
             limits=limits,
             trust_env=False,
-            verify=False,  # noqa: S501
+            verify=peer.client_context() if peer else False,  # plain text: no certificates to load
         )
         return cls(db, await stack.enter_async_context(http))
 

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from aios.errors import AiosError, ResourceExhausted
-from aios.runtime.wire import MESSAGE_BYTES_MAX
 from aios.runtime.status import from_rpc_error
+from aios.runtime.wire import MESSAGE_BYTES_MAX
 from gateway.envoy import limits
 from gateway.http.exchange import BODY_BYTES_MAX
 from tests.doors.callers import PROJECT, Caller

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.envoy.admin import Admin
 from gateway.envoy.files import ConfigFiles
-from gateway.envoy.model import Address, Services, Snapshot, Tls
+from gateway.envoy.model import Address, Pem, Services, Snapshot, Tls
 from gateway.envoy.publish import Publisher
 from tests.service.envoy_stack import LOCAL, free_port, jwks
 
@@ -44,7 +44,7 @@ def certificate(directory: Path, port: int) -> Tls:
     pem, traditional = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
     (directory / "cert.pem").write_bytes(signed.public_bytes(pem))
     (directory / "key.pem").write_bytes(key.private_bytes(pem, traditional, serialization.NoEncryption()))
-    return Tls(Address("0.0.0.0", port), str(directory / "cert.pem"), str(directory / "key.pem"))
+    return Tls(Address("0.0.0.0", port), Pem(str(directory / "cert.pem"), str(directory / "key.pem")))
 
 
 def test_envoy_waits_for_its_files_and_serves_both_protocols_over_tls(tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ def test_envoy_waits_for_its_files_and_serves_both_protocols_over_tls(tmp_path: 
             publisher.start(Snapshot(NOBODY, jwks(Ed25519PrivateKey.generate())), node_id="test", token="t")
         )
 
-        trusted = ssl.create_default_context(cafile=tls.certificate)
+        trusted = ssl.create_default_context(cafile=tls.pem.certificate)
         with httpx.Client(verify=trusted) as client:
             assert healthz(client, port) == "ok\n"
             assert client.get(f"http://{LOCAL}:{inner}/healthz").text == "ok\n"
 
-        roots = grpc.ssl_channel_credentials(Path(tls.certificate).read_bytes())
+        roots = grpc.ssl_channel_credentials(Path(tls.pem.certificate).read_bytes())
         with grpc.secure_channel(f"{LOCAL}:{port}", roots) as channel:
             get: Any = channel.unary_unary("/aios.data.v1.DataService/GetDataset")
             with pytest.raises(grpc.RpcError) as refusal:

@@ -21,6 +21,7 @@ from gateway.envoy.model import (
     Backend,
     DeploymentRoute,
     Mirror,
+    Pem,
     Replica,
     Services,
     Snapshot,
@@ -112,7 +113,7 @@ def test_only_loopback_is_served_without_tls() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1"):
         with pytest.raises(ValueError, match="needs TLS"):
             listeners(address=Address(host, 8080), jwks="{}", routes_path="/r.json")
-    outside = Tls(Address("0.0.0.0", 8443), "c.pem", "k.pem")
+    outside = Tls(Address("0.0.0.0", 8443), Pem("c.pem", "k.pem"))
     inner, outer = listeners(address=Address("127.0.0.1", 80), jwks="{}", routes_path="/r", tls=outside)
     assert "transport_socket" not in inner["filter_chains"][0]
     assert outer["filter_chains"][0]["transport_socket"]

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aios.config import Settings
 from aios.errors import AiosError, FailedPrecondition
@@ -84,8 +83,7 @@ def schema_of(result: Result) -> str:
 @contextmanager
 def _traced(settings: Settings) -> Iterator[None]:
     if settings.telemetry and settings.token_file is not None:
-        endpoint = settings.otlp_endpoint or urlsplit(settings.address).netloc
-        telemetry.setup("data.job", endpoint, token_file(settings.token_file))
+        telemetry.setup_job("data.job", settings, token_file(settings.token_file))
     try:
         with telemetry.span("transform process", traceparent=os.environ.get("TRACEPARENT")):
             yield

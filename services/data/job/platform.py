@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aios import transfer
 from aios.client.datasets import list_files
@@ -13,7 +12,7 @@ from aios.client.transfer import Store, find
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, transform_service_pb2_grpc
 from aios.data.v1 import transform_service_pb2 as pb
 from aios.names import JobName, TransformName
-from aios.runtime.channel import connect
+from aios.runtime.channel import door_channel
 from aios.runtime.token_files import TokenSource
 from services.data.transforms import Spec
 
@@ -32,7 +31,7 @@ class Platform:
     """Calls of one attempt.
 
     Args:
-        address: The public door, `http://host:port`.
+        address: The public door, `http://host:port` or `https://host:port`.
         job: `projects/{project}/jobs/{job}`; the transform has the same id.
     """
 
@@ -40,7 +39,7 @@ class Platform:
         name = JobName.parse(job, "AIOS_JOB")
         self.transform = str(TransformName(name.project, name.job))
         self._epoch = epoch
-        self._channel = connect(urlsplit(address).netloc, token, background=True)
+        self._channel = door_channel(address, token)
         self._data = data_service_pb2_grpc.DataServiceStub(self._channel)
         self._transforms = transform_service_pb2_grpc.TransformServiceStub(self._channel)
         self._http = transfer.client()

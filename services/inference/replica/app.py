@@ -10,16 +10,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import grpc
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from aios.config import Settings
 from aios.errors import AiosError, InvalidArgument
 from aios.runtime import logs, telemetry
-from aios.runtime.channel import connect
+from aios.runtime.channel import door_channel
 from aios.runtime.token_files import TokenSource, token_file
 from services.inference.replica.control import GrpcControlPlane
 from services.inference.replica.life import Replica
@@ -80,17 +78,14 @@ def main() -> None:
 
 async def run(settings: Settings, attempt: Attempt, token: TokenSource) -> int:
     """Serve until SIGTERM; returns the exit code."""
-    public = urlsplit(settings.address)
-    otlp = settings.otlp_endpoint or public.netloc
-    credentials = grpc.ssl_channel_credentials() if public.scheme == "https" else None
     if settings.telemetry:
-        telemetry.setup("replica", otlp, token)
+        telemetry.setup_job("replica", settings, token)
     compute_spans = BatchSpanProcessor(
-        telemetry.OtlpExporter(otlp, token),
+        telemetry.OtlpExporter(*telemetry.receiver(settings, token)),
         max_queue_size=telemetry.SPAN_QUEUE_MAX,
         schedule_delay_millis=telemetry.EXPORT_EVERY_MILLIS,
     )
-    async with connect(public.netloc, token, background=True, credentials=credentials) as channel:
+    async with door_channel(settings.address, token) as channel:
         control = GrpcControlPlane(channel, attempt.job, attempt.epoch, attempt.ports)
         with tempfile.TemporaryDirectory(prefix="replica-", dir=attempt.scratch) as scratch:
             code = await _serve(settings, attempt, control, Path(scratch), compute_spans)

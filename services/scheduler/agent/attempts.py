@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aios.errors import AiosError
 from aios.names import JobName, NodeName
-from aios.runtime import telemetry
+from aios.runtime import peers, telemetry
 from aios.scheduler.v1 import agent_service_pb2, job_pb2
 from services.scheduler import mapping
 from services.scheduler.agent import isolation, ports, sandbox
@@ -225,6 +225,9 @@ class Attempts:
             attempt.devices,
         )
         (directory.path / "hosts").write_text(isolation.hosts(isolation.doors(self._settings)))
+        if self._settings.mutual_tls:
+            authority = await asyncio.to_thread(self._settings.secret(peers.AUTHORITY).read_bytes)
+            place.authority_file.write_bytes(authority)
         directory.write("launch", sandbox.launch(spec, place, self._node))
         if directory.has("stop"):
             directory.write("exit", {"end_reason": "NOT_STARTED"})

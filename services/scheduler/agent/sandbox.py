@@ -11,6 +11,7 @@ from typing import Any
 
 from aios.config import Settings, variable_of
 from aios.names import JobName
+from aios.runtime import peers
 from services.scheduler.agent import isolation
 from services.scheduler.agent.bounds import PROCESSES, PROCESSES_PER_CORE, Bounds, Groups
 from services.scheduler.agent.isolation import NO_ISOLATION, Isolation
@@ -59,6 +60,11 @@ class Place:
     def scratch(self) -> Path:
         """Its working directory and its only place to write; removed with the attempt."""
         return self.directory / "scratch"
+
+    @property
+    def authority_file(self) -> Path:
+        """Whom it believes at the public door, where that speaks TLS."""
+        return self.directory / peers.AUTHORITY
 
     @property
     def token_file(self) -> Path:
@@ -127,6 +133,7 @@ def environment(spec: JobSpec, place: Place, settings: Settings, own: Mapping[st
         "AIOS_SCRATCH": str(place.scratch),
         **{f"AIOS_PORT_{name.upper()}": str(port) for name, port in place.ports.items()},
         **({"TRACEPARENT": place.traceparent} if place.traceparent else {}),
+        **({"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(place.authority_file)} if settings.mutual_tls else {}),
     }
 
 
