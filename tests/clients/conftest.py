@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.languages import REPOSITORY
+from tests.clients.languages import LANGUAGES, REPOSITORY
 from tests.clients.site import Site, serving
 from tests.e2e import stack
 from tests.e2e.stack import Stack
@@ -51,3 +51,14 @@ def contract() -> Path:
     folder = REPOSITORY / "build" / "contract"
     subprocess.run([sys.executable, REPOSITORY / "tools" / "contract.py", folder], check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ran() -> Iterator[list[str]]:
+    """The clients that did what they are there for."""
+    names: list[str] = []
+    yield names
+    clients = [*(each.name for each in LANGUAGES), "browser", "mlflow"]
+    print(f"\n{len(names)} of {len(clients)} clients ran: {', '.join(sorted(names)) or 'none'}")
+    if left := sorted({*clients} - {*names}):
+        print(f"not run: {', '.join(left)}")

@@ -39,7 +39,7 @@ LANGUAGES = (
     Language(
         "typescript",
         tools=("node", "npm"),
-        build=(("npm", "install", "--ignore-scripts"), ("npm", "run", "build")),
+        build=(("npm", "ci", "--ignore-scripts"), ("npm", "run", "build")),
         start=("node", "build/src/main.js"),
     ),
     Language(

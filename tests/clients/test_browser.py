@@ -40,7 +40,7 @@ def browser() -> str:
 @pytest.fixture(scope="module")
 def built(contract: Path) -> None:
     assert contract.is_dir()
-    for command in (["npm", "install", "--ignore-scripts"], ["npm", "run", "build"]):
+    for command in (["npm", "ci", "--ignore-scripts"], ["npm", "run", "build"]):
         done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
@@ -66,7 +66,7 @@ def text_of(page: str, element: str) -> str:
 
 
 def test_a_page_reads_the_platform_by_grpc_web_and_by_json(
-    browser: str, built: None, aios: Stack, token: str, site: Site, tmp_path: Path
+    browser: str, built: None, aios: Stack, token: str, site: Site, ran: list[str], tmp_path: Path
 ) -> None:
     with aios.client() as client:
         runs = [run.name for run in client.runs.list()]
@@ -83,6 +83,7 @@ def test_a_page_reads_the_platform_by_grpc_web_and_by_json(
         "field": "spec.recipe",
     }
     assert (seen["deadline"], seen["cancelled"]) == ("DEADLINE_EXCEEDED", "CANCELLED")
+    ran.append("browser")
 
 
 def test_a_page_that_nobody_allowed_is_not_answered(

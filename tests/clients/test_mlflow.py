@@ -30,7 +30,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin" / "python"
 
 
-def test_a_script_that_knows_mlflow_alone(python: Path, aios: Stack, token: str) -> None:
+def test_a_script_that_knows_mlflow_alone(python: Path, aios: Stack, token: str, ran: list[str]) -> None:
     variables = {"MLFLOW_TRACKING_URI": f"http://{aios.target}", "MLFLOW_TRACKING_TOKEN": token}
     done = subprocess.run(
         [python, REPOSITORY / "clients" / "mlflow" / "main.py", "from-mlflow"],
@@ -54,3 +54,4 @@ def test_a_script_that_knows_mlflow_alone(python: Path, aios: Stack, token: str)
         points = [point for point in client.runs.metrics(run.name) if point.key == "loss"]
     assert dict(run.metrics) == seen["metrics"]
     assert [point.step for point in points] == list(range(10))
+    ran.append("mlflow")

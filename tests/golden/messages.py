@@ -12,6 +12,10 @@ from google.protobuf.message import Message
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPTH_MAX = 3
 """A message inside a message inside a message; deeper ones are left out, as some hold themselves."""
+NEW_VALUE = 9_999
+"""That no enum has today."""
+LATER = bytes([0xA2, 0xA3, 0x09]) + bytes([3]) + b"new"
+"""On the wire: field 18,996, which no message has, of three bytes."""
 WELL_KNOWN = "google.protobuf."
 _JSON: dict[str, Any] = {
     f"{WELL_KNOWN}Struct": {"number": 1.5, "list": [True, None, "text"]},

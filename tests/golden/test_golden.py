@@ -14,12 +14,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from aios.trainer.v1 import run_pb2
 from tests.golden import messages
+from tests.golden.messages import LATER, NEW_VALUE
 
 RECORDED = sorted(Path(__file__).parent.glob("*.jsonl"))
-NEW_VALUE = 9_999
-"""That no enum has today."""
-LATER = bytes([0xA2, 0xA3, 0x09]) + bytes([3]) + b"new"
-"""On the wire: field 18,996, which no message has, of three bytes."""
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda path: path.stem)
