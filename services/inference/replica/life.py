@@ -20,7 +20,7 @@ from services.inference.replica.download import fetch
 from services.inference.replica.language import Language
 from services.inference.replica.probe import Probe, ProbeFailed
 from services.inference.replica.repository import Backend
-from services.inference.replica.server import STOP_SECONDS, Ports, Server
+from services.inference.replica.server import STOP_SECONDS, Ports, Server, StartFailed
 from services.inference.replica.spec import Download, ReplicaSpec, State
 from services.inference.replica.triton import Triton
 from services.inference.replica.weights import Weights
@@ -31,7 +31,6 @@ REPORT_SECONDS = 2.0
 START_SECONDS_MAX = 300.0
 """For the server to load the model: large ones are read from disk and copied to a device."""
 
-START_POLL_SECONDS = 0.025
 INSTANCES = 1
 """Copies of the model in one replica. Scale comes from replicas, which fail alone."""
 
@@ -53,12 +52,6 @@ class ControlPlane(Protocol):
         Raises:
             StaleEpoch: A newer attempt serves in this one's place.
         """
-
-
-class StartFailed(FailedPrecondition):
-    """Triton could not load the model, or it never answered."""
-
-    reason = "MODEL_LOAD_FAILED"
 
 
 class ServerEnded(FailedPrecondition):
@@ -113,9 +106,21 @@ class Replica:
                     await running.weights.stop()
 
     async def _start(self) -> "_Running":
-        await self.control.report(State.STARTING, "")
-        spec = await self.control.spec()
-        model = self.scratch / "repository" / spec.deployment_id
+        environment = self.triton.environment(self.threads, self.environment)
+        environment[spans.SPAN_SOCKET] = "spans"  # in the server's working directory
+        root = self.scratch / "repository"
+        root.mkdir()
+        server = await Server.start(self.triton, root, self.ports, environment)
+        try:
+            return await self._load(server, root, environment)
+        except BaseException:
+            await server.stop(0)
+            raise
+
+    async def _load(self, server: Server, root: Path, environment: Mapping[str, str]) -> "_Running":
+        # Nobody waits for the one to be told.
+        _, spec = await asyncio.gather(self.control.report(State.STARTING, ""), self.control.spec())
+        model = root / spec.deployment_id
         with telemetry.span("model.fetch") as span:
             files = await self.control.downloads(spec.model_version)
             kind = language.language((each.path for each in files), spec.signature)
@@ -127,8 +132,6 @@ class Replica:
             source = Path(__file__).with_name("text_model.py" if kind else "model.py")
             shutil.copy(source, model / repository.VERSION / "model.py")
             shutil.copy(source.with_name("stub.py"), model / repository.VERSION)
-        environment = self.triton.environment(self.threads, self.environment)
-        environment[spans.SPAN_SOCKET] = "spans"  # in the server's working directory
         check = Probe(
             self.ports.host,
             self.ports.http,
@@ -138,16 +141,13 @@ class Replica:
         )
         with telemetry.span("model.load"):
             weights = None
-            if kind:
-                artifacts = model / repository.VERSION / repository.ARTIFACTS
-                weights = await Weights.start(kind, artifacts, self.scratch, environment)
-            server = await Server.start(
-                self.triton, model.parent, spec.deployment_id, self.ports, environment
-            )
             try:
-                return _Running(server, check, await first_answer(server, check), weights)
+                if kind:
+                    artifacts = model / repository.VERSION / repository.ARTIFACTS
+                    weights = await Weights.start(kind, artifacts, self.scratch, environment)
+                warm_seconds = await first_answer(server, check, spec.deployment_id)
+                return _Running(server, check, warm_seconds, weights)
             except BaseException:
-                await server.stop(0)
                 await check.close()
                 if weights is not None:
                     await weights.stop()
@@ -189,24 +189,20 @@ class Replica:
         )
 
 
-async def first_answer(server: Server, check: Probe) -> float:
-    """Wait until the model answers; returns the seconds that a warm inference takes."""
-    ended = asyncio.create_task(server.wait())
-    deadline = time.monotonic() + START_SECONDS_MAX
+async def first_answer(server: Server, check: Probe, model: str) -> float:
+    """Load the model and have it answer; returns the seconds that a warm inference takes.
+
+    Raises:
+        StartFailed: it cannot be loaded, or does not answer.
+    """
     try:
-        while not ended.done():
-            try:
-                await check.ask(START_SECONDS_MAX)
-                began = time.monotonic()
-                await check.ask(START_SECONDS_MAX)
-                return time.monotonic() - began
-            except ProbeFailed as error:  # not listening yet
-                if time.monotonic() > deadline:
-                    raise StartFailed(f"no answer in {START_SECONDS_MAX:.0f} s: {error}") from error
-            await asyncio.wait([ended], timeout=START_POLL_SECONDS)
-        raise StartFailed(f"Triton could not load the model: {server.reason()}")
-    finally:
-        ended.cancel()
+        await server.load(model, START_SECONDS_MAX)
+        await check.ask(START_SECONDS_MAX)
+        began = time.monotonic()
+        await check.ask(START_SECONDS_MAX)
+        return time.monotonic() - began
+    except ProbeFailed as error:
+        raise StartFailed(f"the model was loaded and {error}") from error
 
 
 async def _ended(server: Server) -> None:

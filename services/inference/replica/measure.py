@@ -202,10 +202,10 @@ async def _serve(
             shutil.copy(Path(__file__).with_name(file), place / repository.VERSION)
     ports = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
     check = Probe(LOOPBACK, ports.http, MODEL, signature)
-    server = await Server.start(triton, place.parent, MODEL, ports, triton.environment(threads, os.environ))
+    server = await Server.start(triton, place.parent, ports, triton.environment(threads, os.environ))
     stack.push_async_callback(server.stop, 0)  # nobody else asks it, and a graceful end takes seconds
     try:
-        await first_answer(server, check)
+        await first_answer(server, check, MODEL)
     finally:
         await check.close()
     served = Served(server, ports.http, signature)

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 
+from aios.errors import FailedPrecondition
 from services.inference.replica.triton import Triton
 
 LIFELINE = "AIOS_LIFELINE_FD"
@@ -33,7 +35,10 @@ STOP_SECONDS = 5.0
 """For requests under way. Triton 2.51 may hang on shutdown, so SIGKILL follows."""
 
 CLOSED = "model-repository,shared-memory,trace,logging"
-"""Triton's own administration. A replica never changes, so nobody may call these."""
+"""Triton's own administration. We load the one model; nobody else may call these."""
+
+KEY_HEADER = "aios-closed"
+LISTEN_POLL_SECONDS = 0.01
 
 NO_GPU = ("CudaDriverHelper has not been initialized", "Unable to allocate pinned", "no pinned memory pool")
 """What every server says on a machine without a GPU, as errors and warnings. Left out of the log."""
@@ -42,6 +47,12 @@ FORWARDED_HEADERS = "(traceparent|tracestate)"
 _ERROR = re.compile(r'^E\d{4} .*?\] (".*"|.*)$')
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
+
+
+class StartFailed(FailedPrecondition):
+    """Triton could not load the model, or it never answered."""
+
+    reason = "MODEL_LOAD_FAILED"
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,10 @@ class Ports:
 class Server:
     """A running Triton server. Make one with `start`; `stop` leaves no process behind."""
 
-    def __init__(self, process: Process, lifeline: int, shared_memory: str) -> None:
+    def __init__(self, process: Process, lifeline: int, shared_memory: str, door: str, key: str) -> None:
         self._process = process
+        self._door = door
+        self._key = key
         self._lifeline = lifeline
         self._shared_memory = shared_memory
         self._lines: deque[str] = deque(maxlen=LINES_KEPT_MAX)
@@ -66,15 +79,15 @@ class Server:
 
     @classmethod
     async def start(
-        cls, triton: Triton, repository: Path, model: str, ports: Ports, environment: Mapping[str, str]
+        cls, triton: Triton, repository: Path, ports: Ports, environment: Mapping[str, str]
     ) -> "Server":
-        """Start the server on loopback with `model` loaded. It ends at once if the model cannot be loaded."""
-        shared_memory = f"aios-{secrets.token_hex(6)}-"
+        """Start the server without a model: it comes up while the model's files are still on their way."""
+        shared_memory, key = f"aios-{secrets.token_hex(6)}-", secrets.token_hex(16)
         lifeline, held = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 triton.server,
-                *arguments(triton, repository, model, ports, shared_memory),
+                *arguments(triton, repository, ports, shared_memory, key),
                 env={**environment, LIFELINE: f"{lifeline}:/dev/shm/{shared_memory}"},
                 cwd=repository.parent,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -88,12 +101,41 @@ class Server:
             )
         finally:
             os.close(lifeline)
-        return cls(process, held, shared_memory)
+        return cls(process, held, shared_memory, f"http://{ports.host}:{ports.http}", key)
 
     @property
     def pid(self) -> int:
         """Of the server; also its process group."""
         return self._process.pid
+
+    async def load(self, model: str, seconds: float) -> None:
+        """Load a model of the repository, warm-up included, as soon as the server listens.
+
+        Raises:
+            StartFailed: it cannot be loaded, or not within that time.
+        """
+        # Plain HTTP: without `verify=False` 0.1 s goes into loading certificates.
+        async with httpx.AsyncClient(
+            base_url=self._door,
+            trust_env=False,
+            verify=False,  # noqa: S501
+            timeout=seconds,
+        ) as http:
+            answer = None
+            while answer is None:
+                try:
+                    answer = await http.post(
+                        f"/v2/repository/models/{model}/load", headers={KEY_HEADER: self._key}
+                    )
+                except httpx.TransportError as error:
+                    if not isinstance(error, httpx.ConnectError):  # it ended on the way, or is too slow
+                        raise StartFailed(f"the server did not load it: {self.reason()}") from error
+                    if self._process.returncode is not None:
+                        await self.wait()
+                        raise StartFailed(f"the server ended: {self.reason()}") from None
+                    await asyncio.sleep(LISTEN_POLL_SECONDS)
+        if answer.status_code != httpx.codes.OK:
+            raise StartFailed(f"Triton could not load the model: {_said(answer)}")
 
     async def wait(self) -> int:
         """Exit code of the server, once it has ended by itself and its last words are read."""
@@ -121,8 +163,7 @@ class Server:
     def reason(self) -> str:
         """The last error that the server wrote, else its last line."""
         errors = [match[1].strip('"') for line in self._lines if (match := _ERROR.match(line))]
-        loads = [error for error in errors if error.startswith("failed to load")]
-        return (loads or errors or list(self._lines) or ["it wrote nothing"])[-1]
+        return (errors or list(self._lines) or ["it wrote nothing"])[-1]
 
     async def stop(self, grace: float) -> None:
         """End the server within `grace` seconds, then kill what is left of its process group. Once."""
@@ -156,14 +197,12 @@ class Server:
             print(text, file=sys.stderr, flush=True)
 
 
-def arguments(triton: Triton, repository: Path, model: str, ports: Ports, shared_memory: str) -> list[str]:
-    """The server's command line. Pure but for the secret that closes its administration."""
-    closed = f"{CLOSED}:aios-closed={secrets.token_hex(16)}"  # nobody is told
+def arguments(triton: Triton, repository: Path, ports: Ports, shared_memory: str, key: str) -> list[str]:
+    """The server's command line. `key` opens its administration: nobody else is told."""
+    closed = f"{CLOSED}:{KEY_HEADER}={key}"
     return [
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
-        f"--load-model={model}",
-        "--exit-on-error=true",
         "--strict-readiness=false",
         "--disable-auto-complete-config",
         f"--backend-directory={triton.backends}",
@@ -182,6 +221,13 @@ def arguments(triton: Triton, repository: Path, model: str, ports: Ports, shared
         f"--exit-timeout-secs={int(STOP_SECONDS)}",
         "--log-info=false",
     ]
+
+
+def _said(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]).strip()
+    except (ValueError, LookupError, TypeError):
+        return f"HTTP {answer.status_code}"
 
 
 def die_with_parent() -> None:
