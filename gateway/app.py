@@ -16,7 +16,7 @@ from aios.runtime.clock import SystemClock
 from aios.runtime.peers import Peer
 from aios.runtime.server import Service
 from aios.telemetry.v1 import event_service_pb2_grpc, trace_service_pb2_grpc
-from gateway import http, identity, inference_server
+from gateway import activation, http, identity, inference_server
 from gateway.edge import Edge
 from gateway.http import app as http_app
 from gateway.identity import keys
@@ -70,7 +70,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     web = http_app.build(channels, stopping, openai.routes())
     sampler = Sampler()
     collector = Collector(settings.collector_address) if settings.collector_address else None
-    edge = Edge(settings, who, sampler.wanted)
+    activator = activation.Activator()
+    edge = Edge(settings, who, sampler.wanted, activator)
 
     async def serve_http() -> None:
         await http_app.serve(web, settings.gateway_http_address, stopping, peer)
@@ -89,6 +90,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
                 telemetry.OtlpServicer(spans, sampler, collector),
             ),
             Service(inference_server.add_to, http.release()),
+            Service(activation.add_to, activator),
         ],
         door=serve_http,
         loops=[
@@ -101,7 +103,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             *([collector.run] if collector else []),
         ],
         healthy=db.answers,
-        foreign=telemetry.FOREIGN | inference_server.FOREIGN,
+        foreign=telemetry.FOREIGN | inference_server.FOREIGN | activation.FOREIGN,
         # Envoy sends all reflection here, and knows every service.
         described=[service.full_name for service in http_app.services()],
     )

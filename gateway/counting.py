@@ -2,55 +2,49 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import suppress
 
 from aios.config import Settings
 from aios.errors import AiosError
 from aios.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from aios.names import RevisionName
 from aios.runtime.channel import service_channel
+from gateway.activation import Activator
 from gateway.envoy.admin import Admin, EnvoyDown
-from gateway.envoy.counts import REFUSED_FILTER, Counts, Key
+from gateway.envoy.counts import Counts, Key
 from gateway.envoy.files import ConfigFiles
 
 EVERY_SECONDS = 1.0
-ASLEEP_SECONDS = 0.1
-"""The same while a deployment is at zero: whoever waits for it waits for this too."""
-
 _log = logging.getLogger(__name__)
 
 
-async def follow(settings: Settings, asleep: Callable[[], bool]) -> None:
-    """Report until cancelled. What could not be reported is in the next report.
-
-    Args:
-        asleep: Whether a deployment is at zero, so that the first request for it is to be told at once.
-    """
+async def follow(settings: Settings, activator: Activator) -> None:
+    """Report until cancelled, and at once when a request begins to wait. What could not be reported is in the next."""
     admin = Admin(ConfigFiles(settings.home / "envoy").admin_socket)
-    clock = asyncio.get_running_loop().time
     async with service_channel(settings, "inference") as channel:
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        refused, told = 0, 0.0
         while True:
-            await asyncio.sleep(ASLEEP_SECONDS if asleep() else EVERY_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(activator.asked.wait(), EVERY_SECONDS)
+            activator.asked.clear()
             try:
-                before, refused = refused, await _refused(admin) if asleep() else 0
-                if refused <= before and clock() - told < EVERY_SECONDS:
-                    continue
-                told = clock()
-                await stub.ReportTraffic(to_proto(await admin.counts()))
+                await stub.ReportTraffic(to_proto(await admin.counts(), activator.count()))
             except EnvoyDown:
-                continue
+                await asyncio.sleep(EVERY_SECONDS)
             except AiosError as error:
                 _log.debug("counts were not heard: %s", error.message)
+                await asyncio.sleep(EVERY_SECONDS)
 
 
-async def _refused(admin: Admin) -> int:
-    return sum(each.refused for each in (await admin.counts(REFUSED_FILTER)).values())
+def to_proto(
+    counts: Mapping[Key, Counts], held: Mapping[Key, int]
+) -> inference_service_pb2.ReportTrafficRequest:
+    """The counts as they are reported.
 
-
-def to_proto(counts: dict[Key, Counts]) -> inference_service_pb2.ReportTrafficRequest:
-    """The counts as they are reported."""
+    Args:
+        held: Requests that were found waiting, beside those that Envoy itself found nobody for.
+    """
     return inference_service_pb2.ReportTrafficRequest(
         counts=[
             inference_service_pb2.TrafficCount(
@@ -61,7 +55,7 @@ def to_proto(counts: dict[Key, Counts]) -> inference_service_pb2.ReportTrafficRe
                 in_flight=each.in_flight,
                 bounds_millis=sorted(each.within),
                 within=[each.within[bound] for bound in sorted(each.within)],
-                held=each.refused,
+                held=each.refused + held.get(key, 0),
             )
             for key, each in sorted(counts.items())
         ]

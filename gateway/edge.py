@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from aios.config import Settings
@@ -17,6 +18,7 @@ from aios.names import DeploymentName, RevisionName
 from aios.runtime.channel import service_channel
 from aios.runtime.peers import Peer
 from gateway import counting
+from gateway.activation import Activator, Revision
 from gateway.envoy.admin import Admin, EnvoyDown
 from gateway.envoy.files import ConfigFiles
 from gateway.envoy.model import (
@@ -54,11 +56,13 @@ class Edge:
         settings: Settings,
         identity: Identity,
         wanted_share: Callable[[float], float] = lambda share: share,
+        activator: Activator | None = None,
     ) -> None:
         assert settings.jwks_file is not None
         self._settings = settings
         self._identity = identity
         self._wanted_share = wanted_share
+        self._activator = activator or Activator()
         self._jwks: Path = settings.jwks_file
         self._files = ConfigFiles(settings.home / "envoy")
         self._admin = Admin(self._files.admin_socket)
@@ -110,12 +114,8 @@ class Edge:
                     await self._admin.trace(share)
 
     async def follow_counts(self) -> None:
-        """Tell the inference service what Envoy counts."""
-
-        def asleep() -> bool:
-            return any(backend.asleep for route in self._deployments for backend in route.backends)
-
-        await counting.follow(self._settings, asleep)
+        """Tell the inference service what Envoy counts, and at once what requests wait for."""
+        await counting.follow(self._settings, self._activator)
 
     async def publish(self) -> None:
         """Bring Envoy to the newest state at each change, and tell the inference service once it is there."""
@@ -129,8 +129,12 @@ class Edge:
         while True:
             self._changed.clear()
             deployments, revision = self._deployments, self._revision
+            asleep = _asleep(deployments)
+            await self._activator.let_sleep(self._activator.asleep | asleep)
             try:
-                applied = await self._publisher.apply(await self._snapshot())
+                applied = await self._publisher.apply(
+                    await self._snapshot(), partial(self._let_through, asleep)
+                )
             except ConfigRefused as error:
                 _log.error("%s", error)
                 settled = False
@@ -140,6 +144,11 @@ class Edge:
                     await self._confirm(revision)
             await asyncio.to_thread(self._files.write_token, await self._token())
             await _wait(self._changed, REFRESH_SECONDS if settled else COLD_SECONDS)
+
+    async def _let_through(self, asleep: frozenset[Revision], cold: set[tuple[str, str]]) -> None:
+        """Requests that were held go on: their replica can be reached."""
+        still = (each for each in self._activator.asleep if (each.project, each.deployment) in cold)
+        await self._activator.let_sleep({*asleep, *still})
 
     def _note_in_force(self, wanted: Iterable[DeploymentRoute], cold: set[tuple[str, str]]) -> bool:
         """Remember what Envoy serves now; whether that is all of what is wanted.
@@ -199,6 +208,16 @@ def deployments(table: inference_service_pb2.WatchRoutesResponse) -> tuple[Deplo
         answering = tuple(each for each in backends if mirror is None or each != mirror.backend)
         found.append(DeploymentRoute(name.project, name.deployment, answering, mirror, route.affinity_header))
     return tuple(sorted(found, key=lambda route: route.key))
+
+
+def _asleep(deployments: Iterable[DeploymentRoute]) -> frozenset[Revision]:
+    """The revisions whose requests are held."""
+    return frozenset(
+        Revision(*route.key, backend.revision)
+        for route in deployments
+        for backend in route.backends
+        if backend.asleep
+    )
 
 
 def _replicas(replicas: Iterable[deployment_pb2.Replica]) -> tuple[Replica, ...]:

@@ -55,9 +55,9 @@ class Admin:
             for cluster in status.get("cluster_statuses", ())
         }
 
-    async def counts(self, names: str = counts.FILTER) -> dict[counts.Key, counts.Counts]:
-        """What was counted of each revision so far; of the statistics that `names` fits."""
-        query = urlencode({"filter": names, "histogram_buckets": "cumulative", "format": "json"})
+    async def counts(self) -> dict[counts.Key, counts.Counts]:
+        """What was counted of each revision so far."""
+        query = urlencode({"filter": counts.FILTER, "histogram_buckets": "cumulative", "format": "json"})
         return counts.counts((await self._get(f"/stats?{query}"))["stats"])
 
     async def trace(self, share: float) -> None:

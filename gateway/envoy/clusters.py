@@ -14,6 +14,8 @@ Json = dict[str, Any]
 GATEWAY_GRPC = "gateway-grpc"
 GATEWAY_HTTP = "gateway-http"
 TELEMETRY = "telemetry"
+ACTIVATOR = "activator"
+"""The gateway, asked by Envoy itself."""
 NOBODY = Address("127.0.0.1", 1)
 """Where nobody listens, and a connection is refused at once."""
 TELEMETRY_TOKEN = "telemetry-token"  # noqa: S105  # the secret's name, not its value
@@ -40,7 +42,7 @@ def clusters(
         peer: Who Envoy is to the services, where these speak TLS.
     """
     telemetry = services.collector or services.gateway_grpc
-    traced = _SERVICE_HTTP2 | {"http_filters": _bearer_from_file(token_path)}
+    as_envoy = _SERVICE_HTTP2 | {"http_filters": _bearer_from_file(token_path)}
     return [
         _service("scheduler", services.scheduler, _SERVICE_HTTP2, peer),
         _service("data", services.data, _SERVICE_HTTP2, peer),
@@ -49,7 +51,8 @@ def clusters(
         _service(GATEWAY_GRPC, services.gateway_grpc, _SERVICE_HTTP2, peer),
         _service(GATEWAY_HTTP, services.gateway_http, _http1(limits.APP_IDLE_SECONDS), peer),
         # A collector that an operator names is none of ours.
-        _service(TELEMETRY, telemetry, traced, None if services.collector else peer),
+        _service(TELEMETRY, telemetry, as_envoy, None if services.collector else peer),
+        _service(ACTIVATOR, services.gateway_grpc, as_envoy, peer),
         *(
             _asleep(name, replicas[name])
             if name in asleep

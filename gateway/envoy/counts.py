@@ -22,8 +22,6 @@ _NAMES = "|".join((*_ERRORS["http"], *_ERRORS["grpc"], _REQUESTS, _ACTIVE, _REFU
 )
 FILTER = rf"^cluster\.[^.]*~[^.]*\.({_NAMES})$"
 """Of the names of Envoy's statistics, those that are counted here."""
-REFUSED_FILTER = rf"^cluster\.[^.]*~[^.]*\.{_REFUSED}$"
-"""Those that tell of a request which found nobody."""
 
 
 class Key(NamedTuple):

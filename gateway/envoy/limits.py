@@ -63,6 +63,9 @@ HOLD_BACKOFF_SECONDS, HOLD_BACKOFF_SECONDS_MAX = (
     0.5,
 )  # doubles, with full jitter: who waited comes back spread.
 # A prediction for a deployment at zero: about 60 s in all, by half of these on average.
+ACTIVATION_SECONDS = (
+    30  # of a prediction for a deployment at zero, in the gateway; it lets go a little before.
+)
 WAKE_RETRIES = 1200
 WAKE_BACKOFF_SECONDS = 0.1
 HELD_MAX = 2048  # such calls of one service at once; beyond them the service is reported as away.

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from gateway.envoy import limits, replies, routes, scripts
-from gateway.envoy.clusters import TELEMETRY, is_ip
+from gateway.envoy.clusters import ACTIVATOR, TELEMETRY, is_ip
 from gateway.envoy.model import Address, Inside, Pem, Tls
 
 Json = dict[str, Any]
@@ -120,6 +120,7 @@ def _filters(jwks: str, calls_per_second: int) -> list[Json]:
             "grpc_field_extraction", "grpc_field_extraction.v3.GrpcFieldExtractionConfig", **_extraction()
         ),
         _filter("lua", "lua.v3.Lua", **scripts.scripts()),
+        _filter("ext_authz", "ext_authz.v3.ExtAuthz", **_hold()),
         # Of each upstream, how its gRPC answers ended: HTTP says 200 to all of them.
         _filter("grpc_stats", "grpc_stats.v3.FilterConfig"),
         _filter("router", "router.v3.Router", suppress_envoy_headers=True),
@@ -191,6 +192,20 @@ def _rate_limit(calls_per_second: int) -> Json:
         "filter_enabled": always,
         "filter_enforced": always,
         "rate_limited_as_resource_exhausted": True,
+    }
+
+
+def _hold() -> Json:
+    """Routes turn it on for revisions at zero. Who cannot be asked holds up nobody: then Envoy tries by itself."""
+    return {
+        "grpc_service": {
+            "envoy_grpc": {"cluster_name": ACTIVATOR},
+            "timeout": f"{limits.ACTIVATION_SECONDS}s",
+        },
+        "transport_api_version": "V3",
+        "failure_mode_allow": True,
+        # The gateway needs to know whom it is for, which the route says, and nothing of the request.
+        "allowed_headers": {"patterns": [{"exact": routes.PROJECT_HEADER}]},
     }
 
 

@@ -29,6 +29,8 @@ _RETIRED_SECONDS = 60.0  # a request chooses a cluster, then its body arrives, t
 _POLL_SECONDS = 0.03
 
 Json = dict[str, Any]
+Warm = Callable[[set[tuple[str, str]]], Awaitable[None]]
+"""Told of the deployments that cannot be reached yet."""
 # Cluster name -> (what it serves, protocol)
 _Clusters = dict[str, tuple[Backend, str]]
 
@@ -89,10 +91,11 @@ class Publisher:
         await asyncio.to_thread(self._files.write_bootstrap, node_id)
         return applied
 
-    async def apply(self, snapshot: Snapshot) -> Applied:
+    async def apply(self, snapshot: Snapshot, warm: Warm | None = None) -> Applied:
         """Make `snapshot` effective. Raises ConfigRefused when Envoy refuses it; what served before still serves.
 
-        Calls queue up. A revocation takes effect first and waits for no replica. Call it with the same snapshot
+        Calls queue up. `warm` is told once replicas can be reached, before the routes lead to them. A revocation takes
+        effect first and waits for no replica. Call it with the same snapshot
         every few seconds too: cold deployments are looked at again, and what nobody uses any more is dropped.
         """
         async with self._lock:
@@ -104,6 +107,8 @@ class Publisher:
             both = _merge(_clusters_of(former.deployments if former else ()), wanted)
             await self._write_clusters(snapshot.services, self._retired | both)
             cold = await self._wait_until_warm(snapshot.deployments)
+            if warm is not None:
+                await warm(cold)
 
             effective = replace(snapshot, deployments=_keep_cold(snapshot, former, cold))
             await self._write_listener(effective)

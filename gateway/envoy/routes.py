@@ -13,7 +13,7 @@ from typing import Any
 from aios.runtime import roles
 from gateway.envoy import limits, retries
 from gateway.envoy.clusters import GATEWAY_GRPC, GATEWAY_HTTP
-from gateway.envoy.model import DeploymentRoute, Mirror, Snapshot
+from gateway.envoy.model import Backend, DeploymentRoute, Mirror, Snapshot
 
 Json = dict[str, Any]
 
@@ -74,6 +74,9 @@ _SERVICES = {
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _JWT, _RBAC, _REVOKED = "envoy.filters.http.jwt_authn", "envoy.filters.http.rbac", "aios.revoked"
 _BUFFER, _CORS, _LUA = "envoy.filters.http.buffer", "envoy.filters.http.cors", "envoy.filters.http.lua"
+_HOLD = "envoy.filters.http.ext_authz"
+HELD_FIELDS = ("project", "deployment", "revision", "protocol")
+"""What the gateway is told of a request that is to wait (`gateway.activation`)."""
 _UNBUFFERED: Json = {_BUFFER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True}}
 
 
@@ -100,6 +103,7 @@ def routes(snapshot: Snapshot) -> Json:
                     _REVOKED: _deny(snapshot.revoked),
                     _BUFFER: body_limit(limits.JSON_BODY_BYTES_MAX),
                     _CORS: _cors(snapshot.cors_origins),
+                    _HOLD: {"@type": f"{_FILTERS}.ext_authz.v3.ExtAuthzPerRoute", "disabled": True},
                 },
             }
         ],
@@ -261,6 +265,7 @@ def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Js
             "name": deployment.cluster_name(backend, protocol),
             "weight": backend.weight,
             "response_headers_to_add": [_header(REVISION_HEADER, backend.revision)],
+            **(_held(deployment, backend, protocol) if backend.asleep else {}),
         }
         for backend in deployment.serving
     ]
@@ -281,6 +286,14 @@ def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Js
         "typed_per_filter_config": filters,
         "request_body_buffer_limit": limits.TENSOR_BODY_BYTES_MAX,
     }
+
+
+def _held(deployment: DeploymentRoute, backend: Backend, protocol: str) -> Json:
+    """Ask the gateway before the request goes on: it answers once there is somebody to go to."""
+    told = (deployment.project, deployment.name, backend.revision, protocol)
+    settings = {"context_extensions": dict(zip(HELD_FIELDS, told, strict=True))}
+    held = {"@type": f"{_FILTERS}.ext_authz.v3.ExtAuthzPerRoute", "check_settings": settings}
+    return {"typed_per_filter_config": {_HOLD: held}}
 
 
 def _script(name: str) -> Json:
