@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "data": ("data", "Upkeep of the data service: reindex."),
     "events": ("events", "Events between services that went wrong: dead, redeliver, delete."),
     "lineage": ("trace", "What a resource came from, and what came from it."),
+    "feedback": ("watch", "Say what turned out to be right for predictions."),
 }
 """Command to its module in this package and its line in the help."""
 

@@ -53,6 +53,14 @@ FIGURES: Columns = {
     "AT ONCE": lambda f: f.in_flight,
 }
 FIRST = "No deployments yet: `aios deploy MODEL/VERSION --name NAME` makes one."
+PAYLOADS: Columns = {
+    "DEPLOYMENT": lambda s: leaf(s.deployment),
+    "KEPT": lambda s: s.rows,
+    "DROPPED": lambda s: s.dropped,
+    "IN NO VERSION YET": lambda s: s.rows_waiting,
+    "NEWEST": lambda s: stamp(s.newest_time),
+    "VERSION": lambda s: short(s.latest_version),
+}
 
 
 @click.command()
@@ -65,6 +73,7 @@ FIRST = "No deployments yet: `aios deploy MODEL/VERSION --name NAME` makes one."
 @policies.rollout
 @policies.scaling
 @click.option("--wait", is_flag=True, help="Return when it answers, or its trial has ended.")
+@policies.payload_log
 @common
 def deploy(
     model_version: str,
@@ -85,6 +94,7 @@ def deploy(
       aios deploy digits/4 --name web --strategy shadow            (then: aios deployment promote web)
       aios deploy digits/4 --name web --min 0 --max 4              (by load; asleep without requests)
     """
+      aios deploy digits/4 --name web --keep 5 --redact input.name (keep 5% of the predictions)
     with connected() as client, Bar() as bar:
         made = client.deployments.deploy(
             model_version,
@@ -95,6 +105,7 @@ def deploy(
             rollout=policies.rollout_of(options),
             scaling=policies.scaling_of(options),
             wait=wait,
+            payload_log=policies.payload_log_of(options),
             progress=lambda d: bar.update(f"{leaf(d.name)} {state(d)}", detail=d.state_message),
         )
     output.emit(made, DEPLOYMENT)
@@ -249,3 +260,12 @@ def shares(found: Iterable[Any]) -> str:
 def stamp(time: Any) -> str:
     """A Timestamp, in UTC."""
     return time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S") if time.seconds else ""
+@deployment.command()
+@click.argument("name")
+@common
+def payloads(name: str) -> None:
+    """How many predictions were kept (`aios deploy --keep`), where, and how many there was no room for."""
+    with connected() as client:
+        output.emit(client.monitoring.payload_log(name), PAYLOADS)
+
+

@@ -76,6 +76,38 @@ def scaling(command: Command) -> Command:
     )
 
 
+def payload_log(command: Command) -> Command:
+    """Add the options of `payload_log_of`."""
+    return _with(
+        command,
+        click.option(
+            "--keep", "keep_percent", default=0.0, metavar="PERCENT", help="Of the predictions, as a dataset."
+        ),
+        click.option(
+            "--redact",
+            multiple=True,
+            metavar="TENSOR",
+            help="Never kept: input.age; one element: input.x[3]; as a digest: input.email#.",
+        ),
+        click.option(
+            "--keep-window", type=Seconds(), default=0, help="What one version of the dataset holds; 5m."
+        ),
+    )
+
+
+def payload_log_of(options: Mapping[str, Any]) -> "deployment_pb2.PayloadLog | None":
+    """The policy that the options say; None where nothing is kept."""
+    if not options["keep_percent"] and not options["redact"] and not options["keep_window"]:
+        return None
+    from aios.inference.v1 import deployment_pb2 as pb
+
+    return pb.PayloadLog(
+        sample_rate=options["keep_percent"] / 100,
+        redact=options["redact"],
+        window_seconds=round(options["keep_window"]),
+    )
+
+
 def rollout_of(options: Mapping[str, Any]) -> "deployment_pb2.RolloutPolicy | None":
     """The policy that the options say; None where they name no strategy."""
     if options["strategy"] is None:

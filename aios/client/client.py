@@ -15,6 +15,7 @@ from aios.client.events import Events
 from aios.client.identity import Projects, Tokens
 from aios.client.jobs import Jobs
 from aios.client.models import Lineage, Models
+from aios.client.monitoring import Monitoring
 from aios.client.predictions import Prediction, Predictions
 from aios.client.queues import Queues
 from aios.client.runs import Runs
@@ -60,6 +61,11 @@ class AsyncClient:
         return Datasets(self._connection)
 
     @cached_property
+    @cached_property
+    def monitoring(self) -> Monitoring:
+        """Predictions that are kept, feedback, explanations, drift."""
+        return Monitoring(self._connection)
+
     def transforms(self) -> Transforms:
         return Transforms(self._connection)
 

@@ -45,6 +45,7 @@ class Deployments:
         batch_delay_micros: int = 0,
         rollout: deployment_pb2.RolloutPolicy | None = None,
         scaling: deployment_pb2.ScalingPolicy | None = None,
+        payload_log: deployment_pb2.PayloadLog | None = None,
         wait: bool = False,
         progress: Report | None = None,
     ) -> deployment_pb2.Deployment:
@@ -53,6 +54,7 @@ class Deployments:
         Args:
             rollout: How it takes over: as soon as it answers where None.
             scaling: How many replicas there are by load; always `replicas` where None.
+            payload_log: What is kept of its predictions; nothing where None.
             wait: Return when it answers, or a trial has ended; otherwise at once.
         """
         target = self._connection.name(DeploymentName, name)
@@ -63,6 +65,7 @@ class Deployments:
             batch_delay_micros=batch_delay_micros,
             rollout=rollout,
             scaling=scaling,
+            payload_log=payload_log,
         )
         try:
             made = await self._stub.CreateDeployment(

@@ -72,6 +72,12 @@ _VIEWER = frozenset(
         "traces.get",
         "traces.list",
         "predictions.create",
+        "payloads.get",
+        "explanations.get",
+        "explanations.list",
+        "drift_reports.get",
+        "drift_reports.list",
+        "alert_policies.get",
     ]
 )
 _EDITOR = (
@@ -108,6 +114,10 @@ _EDITOR = (
             "deployments.create",
             "deployments.update",
             "deployments.delete",
+            "feedback.create",
+            "explanations.create",
+            "drift_reports.create",
+            "alert_policies.set",
         ]
     )
 )
@@ -142,6 +152,8 @@ _SERVICE = _VIEWER | frozenset(
         "jobs.create",
         "jobs.cancel",
         "datasets.create",
+        "payloads.report",
+        "explanations.complete",
         "datasets.commit",
         "datasets.delete",
         "models.create",
@@ -152,6 +164,9 @@ _SERVICE = _VIEWER | frozenset(
         "routes.confirm",
         "traffic.report",
         "revocations.watch",
+        "transforms.create",
+        "uploads.begin",
+        "uploads.complete",
         "spans.write",
     ]
 )

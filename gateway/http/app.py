@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Router
 from aios.data.v1 import annotation_service_pb2, data_service_pb2, transform_service_pb2
 from aios.errors import AiosError
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
-from aios.inference.v1 import inference_service_pb2
+from aios.inference.v1 import inference_service_pb2, monitoring_service_pb2
 from aios.runtime.peers import Peer
 from aios.runtime.roles import PUBLIC
 from aios.scheduler.v1 import agent_service_pb2, queue_service_pb2, scheduler_service_pb2
@@ -52,6 +52,7 @@ API = (
 HEALTH_SECONDS = 2.0  # a service that takes longer to say it is well is not
 CLIENT_IDLE_SECONDS = limits.APP_IDLE_SECONDS + 0.2  # by then Envoy has closed what it does not use
 DRAIN_SECONDS = 5  # for answers under way when the process stops
+    monitoring_service_pb2,
 POLL_SECONDS = 0.02
 CONNECTIONS_MAX = 1000  # Envoy is the only client and shares connections; file descriptors are the limit
 

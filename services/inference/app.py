@@ -6,7 +6,7 @@ from pathlib import Path
 from aios.bus import Bus, Consumer, Relay, cloudevents
 from aios.config import Settings
 from aios.data.v1 import data_service_pb2_grpc
-from aios.inference.v1 import inference_service_pb2_grpc
+from aios.inference.v1 import inference_service_pb2_grpc, monitoring_service_pb2_grpc
 from aios.names import JobName
 from aios.records import Database
 from aios.runtime.app import App
@@ -21,6 +21,10 @@ from services.inference.releases import Releases
 from services.inference.service import Deployments
 from services.inference.servicer import InferenceServicer
 from services.inference.stopwatches import Stopwatches
+from services.inference.watch.feedback import FeedbackLog
+from services.inference.watch.loop import Loop
+from services.inference.watch.payloads import PayloadLogs
+from services.inference.watch.servicer import MonitoringServicer
 from services.inference.watching import Watching
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -46,12 +50,19 @@ async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None =
         bus, db, "inference-jobs", cloudevents.subject("scheduler", "job"), reconciler.on_job_event
     )
     predictor = await Predictor.open(settings, db, stack)
+    payloads = PayloadLogs(db, data, clock)
+    monitoring = MonitoringServicer(payloads, FeedbackLog(db))  # type: ignore[abstract]
     add = inference_service_pb2_grpc.add_InferenceServiceServicer_to_server
+    add_monitoring = monitoring_service_pb2_grpc.add_MonitoringServiceServicer_to_server
     return App(
-        services=[Service(add, InferenceServicer(deployments, Releases(db), watching, predictor))],
+        services=[
+            Service(add, InferenceServicer(deployments, Releases(db), watching, predictor)),
+            Service(add_monitoring, monitoring),
+        ],
         loops=[
             reconciler.run,
             jobs.run,
+            Loop(payloads).run,
             Relay(db, bus).run,
             *(level.run for level in meters.levels(db, watching)),
         ],

@@ -1,6 +1,6 @@
 """A deployment: a model behind a stable name, and the spec that its newest revision was made from. Pure."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from aios.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from aios.names import DeploymentName, ModelVersionName, RevisionName
 from services.inference import policies
-from services.inference.policies import Rollout, Scaling
+from services.inference.policies import PayloadLog, Rollout, Scaling
 
 ID_LENGTH_MAX = 40  # a replica's job is named after it, with up to 23 characters more
 REPLICAS_MAX = 16
@@ -87,6 +87,7 @@ class Spec:
     """Longest wait to fill a batch; 0 leaves dynamic batching off."""
     rollout: Rollout = field(default_factory=Rollout)
     scaling: Scaling = field(default_factory=Scaling)
+    payload_log: PayloadLog = field(default_factory=PayloadLog)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def complete(spec: Spec) -> Spec:
     wrong |= {f"resources.{name}": "must not be negative" for name, amount in amounts.items() if amount < 0}
     wrong |= {f"rollout.{name}": what for name, what in policies.rollout_problems(spec.rollout)}
     wrong |= {f"scaling.{name}": what for name, what in policies.scaling_problems(spec.scaling, REPLICAS_MAX)}
+    wrong |= {f"payload_log.{name}": what for name, what in policies.payload_log_problems(spec.payload_log)}
     if wrong:
         fields = {f"deployment.spec.{field}": problem for field, problem in wrong.items()}
         raise InvalidArgument("; ".join(f"{at}: {what}" for at, what in fields.items()), fields=fields)
@@ -158,7 +160,22 @@ def complete(spec: Spec) -> Spec:
         resources=resources,
         rollout=policies.complete_rollout(spec.rollout),
         scaling=scaling,
+        payload_log=policies.complete_payload_log(spec.payload_log),
     )
+
+
+def check_redaction(spec: Spec, tensors: Mapping[str, Sequence[int]]) -> None:
+    """Refuse rules that hide nothing of this model.
+
+    Args:
+        tensors: Its shape by name, `input.x` and `output.y`.
+
+    Raises:
+        InvalidArgument: naming each.
+    """
+    found = policies.redaction_problems(spec.payload_log, tensors)
+    if fields := {f"deployment.spec.payload_log.{at}": what for at, what in found}:
+        raise InvalidArgument("; ".join(f"{at}: {what}" for at, what in fields.items()), fields=fields)
 
 
 def scale(spec: Spec, count: int | None, scaling: Scaling | None) -> Spec:
@@ -268,6 +285,7 @@ _EDITS: Mapping[str, Callable[[Spec, Spec], Spec]] = MappingProxyType(
         "*": _whole,
         "spec": _whole,
         "spec.batch_delay_micros": _field("batch_delay_micros"),
+        "spec.payload_log": _field("payload_log"),
         "spec.model_version": _field("model_version"),
         "spec.replicas": _field("replicas"),
         "spec.resources": _field("resources"),

@@ -59,6 +59,7 @@ def spec_from_proto(spec: deployment_pb2.DeploymentSpec) -> Spec:
         batch_delay_micros=spec.batch_delay_micros,
         rollout=policies_mapping.rollout_from_proto(spec.rollout),
         scaling=policies_mapping.scaling_from_proto(spec.scaling),
+        payload_log=policies_mapping.payload_log_from_proto(spec.payload_log),
     )
 
 
@@ -71,6 +72,7 @@ def spec_to_proto(spec: Spec) -> deployment_pb2.DeploymentSpec:
         batch_delay_micros=spec.batch_delay_micros,
         rollout=policies_mapping.rollout_to_proto(spec.rollout),
         scaling=policies_mapping.scaling_to_proto(spec.scaling),
+        payload_log=policies_mapping.payload_log_to_proto(spec.payload_log),
     )
 
 
@@ -146,7 +148,16 @@ def replica_spec_to_proto(revision: Revision) -> inference_service_pb2.ReplicaSp
         signature=tensor_pb2.Signature.FromString(revision.artifact.signature),
         batch_delay_micros=revision.spec.batch_delay_micros,
         manifest_sha256=revision.artifact.manifest_sha256,
+        payload_log=policies_mapping.payload_log_to_proto(revision.spec.payload_log),
     )
+
+
+def tensors_of(signature: bytes) -> dict[str, tuple[int, ...]]:
+    """Shape of each input and output by the name that kept predictions have it under."""
+    said = tensor_pb2.Signature.FromString(signature)
+    return {f"input.{each.name}": tuple(each.shape) for each in said.inputs} | {
+        f"output.{each.name}": tuple(each.shape) for each in said.outputs
+    }
 
 
 def said_state(request: inference_service_pb2.ReportReplicaRequest) -> replicas.State:

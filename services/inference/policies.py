@@ -1,8 +1,10 @@
 """How a new revision takes over, what it must keep to, and how many replicas there should be. Pure values."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import prod
 from types import MappingProxyType
 
 STEPS = (10, 50)
@@ -12,7 +14,11 @@ REQUESTS_MIN = 50
 ERRORS_PERCENT_MAX = 1.0
 CONCURRENCY = 8.0
 IDLE_SECONDS = 300
+WINDOW_SECONDS, WINDOW_SECONDS_MIN, WINDOW_SECONDS_MAX = 300, 10, 24 * 3600
+RULES_MAX = 64
 SECONDS_MAX = 7 * 24 * 3600  # who waits for longer than a week waits for a person
+
+_RULE = re.compile(r"(?P<tensor>(?:input|output)\..+?)(?:(?P<hashed>#)|\[(?P<element>\d{1,9})\])?")
 
 
 class Kind(StrEnum):
@@ -142,3 +148,51 @@ def scaling_problems(policy: Scaling, most: int) -> Iterator[tuple[str, str]]:
         yield "target_p99_millis", "must not be negative"
     if not 0 <= policy.idle_seconds <= SECONDS_MAX:
         yield "idle_seconds", f"must be between 0 and {SECONDS_MAX}"
+
+
+@dataclass(frozen=True)
+class PayloadLog:
+    """What is kept of a share of the predictions. See the contract for what a rule of `redact` says."""
+
+    sample_rate: float = 0.0
+    redact: tuple[str, ...] = ()
+    window_seconds: int = 0
+
+
+def complete_payload_log(policy: PayloadLog) -> PayloadLog:
+    """The policy with its defaults."""
+    if not policy.sample_rate:
+        return PayloadLog()
+    return replace(policy, window_seconds=policy.window_seconds or WINDOW_SECONDS)
+
+
+def payload_log_problems(policy: PayloadLog) -> Iterator[tuple[str, str]]:
+    """(field, what is wrong with it) of a policy as sent."""
+    if not 0 <= policy.sample_rate <= 1:
+        yield "sample_rate", f"must be above 0 and at most 1, not {policy.sample_rate:g}"
+    if not policy.sample_rate and (policy.redact or policy.window_seconds):
+        yield "sample_rate", "must be above 0: nothing is kept otherwise"
+    if policy.window_seconds and not WINDOW_SECONDS_MIN <= policy.window_seconds <= WINDOW_SECONDS_MAX:
+        yield "window_seconds", f"must be between {WINDOW_SECONDS_MIN} and {WINDOW_SECONDS_MAX}"
+    if len(policy.redact) > RULES_MAX:
+        yield "redact", f"must be {RULES_MAX} at most"
+
+
+def redaction_problems(policy: PayloadLog, tensors: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str]]:
+    """(field, what is wrong with it) of rules for a model. One that redacts nothing by a slip would keep a secret.
+
+    Args:
+        tensors: Shape by name, `input.x` and `output.y`; -1 is any size.
+    """
+    for index, rule in enumerate(policy.redact):
+        found = _RULE.fullmatch(rule)
+        if found is None or found["tensor"] not in tensors:
+            known = ", ".join(tensors)
+            yield (
+                f"redact[{index}]",
+                f"{rule[:80]!r} must be one of {known}, or that with # or [number] behind",
+            )
+        elif found["element"]:
+            shape = tensors[found["tensor"]]
+            if -1 not in shape and int(found["element"]) >= prod(shape):
+                yield f"redact[{index}]", f"{found['tensor']} has {prod(shape)} elements, counted from 0"

@@ -4,7 +4,7 @@ import math
 
 from aios.inference.v1 import deployment_pb2, inference_service_pb2
 from services.inference.monitor import Counts
-from services.inference.policies import Gates, Kind, Rollout, Scaling
+from services.inference.policies import Gates, Kind, PayloadLog, Rollout, Scaling
 
 _Proto = deployment_pb2.RolloutPolicy
 _KINDS = {
@@ -77,6 +77,20 @@ def scaling_to_proto(policy: Scaling) -> deployment_pb2.ScalingPolicy | None:
         target_concurrency=policy.concurrency,
         target_p99_millis=policy.p99_millis,
         idle_seconds=policy.idle_seconds,
+    )
+
+
+def payload_log_from_proto(policy: deployment_pb2.PayloadLog) -> PayloadLog:
+    """The policy as sent, unchecked."""
+    return PayloadLog(policy.sample_rate, tuple(policy.redact), policy.window_seconds)
+
+
+def payload_log_to_proto(policy: PayloadLog) -> deployment_pb2.PayloadLog | None:
+    """The policy as callers and replicas see it; none where nothing is kept."""
+    if not policy.sample_rate:
+        return None
+    return deployment_pb2.PayloadLog(
+        sample_rate=policy.sample_rate, redact=policy.redact, window_seconds=policy.window_seconds
     )
 
 

@@ -92,7 +92,7 @@ def to_predictions(
     """
     for index in range(count):
         row = {name: array[index] if batched else array for name, array in outputs.items()}
-        label, probability = _likeliest(row.values(), labels)
+        label, probability = likeliest(row.values(), labels)
         yield label, probability, {name: _plain(array.tolist()) for name, array in row.items()}
 
 
@@ -244,7 +244,7 @@ def _opened(data: bytes) -> Image.Image:
     return image
 
 
-def _likeliest(outputs: Iterable[Array], labels: Sequence[str]) -> tuple[str, float]:
+def likeliest(outputs: Iterable[Array], labels: Sequence[str]) -> tuple[str, float]:
     """Of the first output that has a number for each class."""
     for array in outputs if labels else ():
         if array.dtype.kind == "f" and array.size == len(labels):

@@ -82,6 +82,7 @@ class Deployments:
         )
         spec = deployments.complete(mapping.spec_from_proto(request.deployment.spec))
         spec, artifact = await self._resolve(project, spec)
+        deployments.check_redaction(spec, mapping.tensors_of(artifact.signature))
         creator, traceparent = principal().subject, telemetry.current_traceparent()
 
         def write(tx: Tx) -> deployment_pb2.Deployment:
@@ -129,6 +130,7 @@ class Deployments:
         artifact = before.latest.artifact
         if asked.model_version != before.deployment.spec.model_version:
             asked, artifact = await self._resolve(name.project, asked)
+        deployments.check_redaction(asked, mapping.tensors_of(artifact.signature))
         wanted = replace(wanted, model_version=asked.model_version)
         creator, traceparent = principal().subject, telemetry.current_traceparent()
 

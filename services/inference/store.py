@@ -13,7 +13,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     String,
     Table,
@@ -43,11 +42,11 @@ from services.inference.revisions import Revision, RevisionNotFound
 from services.inference.revisions import State as RevisionState
 from services.inference.rollout import Facts, Rollout, TrafficChange, advance
 from services.inference.rollout import scale as scaled
+from services.inference.tables import metadata as metadata
 
 NEVER = 2**62
 """A routing table that is never in force."""
 
-metadata = MetaData()
 deployments = Table(
     "deployments",
     metadata,

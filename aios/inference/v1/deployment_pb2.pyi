@@ -382,6 +382,7 @@ class DeploymentSpec(_message.Message):
     BATCH_DELAY_MICROS_FIELD_NUMBER: _builtins.int
     ROLLOUT_FIELD_NUMBER: _builtins.int
     SCALING_FIELD_NUMBER: _builtins.int
+    PAYLOAD_LOG_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`; {version} may be `latest` or `@alias`, stored as the number
     it meant.
@@ -400,6 +401,10 @@ class DeploymentSpec(_message.Message):
 
     @_builtins.property
     def scaling(self) -> Global___ScalingPolicy: ...
+    @_builtins.property
+    def payload_log(self) -> Global___PayloadLog:
+        """What is kept of its predictions; nothing where unset."""
+
     def __init__(
         self,
         *,
@@ -409,14 +414,52 @@ class DeploymentSpec(_message.Message):
         batch_delay_micros: _builtins.int = ...,
         rollout: Global___RolloutPolicy | None = ...,
         scaling: Global___ScalingPolicy | None = ...,
+        payload_log: Global___PayloadLog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "rollout", b"rollout", "scaling", b"scaling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payload_log", b"payload_log", "resources", b"resources", "rollout", b"rollout", "scaling", b"scaling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_delay_micros", b"batch_delay_micros", "model_version", b"model_version", "replicas", b"replicas", "resources", b"resources", "rollout", b"rollout", "scaling", b"scaling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_delay_micros", b"batch_delay_micros", "model_version", b"model_version", "payload_log", b"payload_log", "replicas", b"replicas", "resources", b"resources", "rollout", b"rollout", "scaling", b"scaling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeploymentSpec: _TypeAlias = DeploymentSpec  # noqa: Y015
+
+@_typing.final
+class PayloadLog(_message.Message):
+    """What is kept of a share of the predictions: inputs, outputs, time, trace and request, one row for each instance, as
+    versions of the dataset `{deployment}-payloads`. Taken beside the model, when a request has been answered: no
+    prediction waits for it or fails by it, and what there is no room for is dropped and counted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_RATE_FIELD_NUMBER: _builtins.int
+    REDACT_FIELD_NUMBER: _builtins.int
+    WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    sample_rate: _builtins.float
+    """Share of the requests, above 0 and at most 1."""
+    window_seconds: _builtins.int
+    """Each version holds the predictions of so many seconds, counted from the epoch: 10 to 86400, 300 where unset."""
+    @_builtins.property
+    def redact(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What never leaves the model's process: `input.age` is left out, `input.features[3]` (an element of each instance,
+        counted through its dimensions) is 0 or an empty text, `input.email#` is the SHA-256 of its value. 64 at most.
+        """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: _builtins.float = ...,
+        redact: _abc.Iterable[_builtins.str] | None = ...,
+        window_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["redact", b"redact", "sample_rate", b"sample_rate", "window_seconds", b"window_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayloadLog: _TypeAlias = PayloadLog  # noqa: Y015
 
 @_typing.final
 class Revision(_message.Message):

@@ -725,6 +725,7 @@ class ReplicaSpec(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     BATCH_DELAY_MICROS_FIELD_NUMBER: _builtins.int
     MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    PAYLOAD_LOG_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     """Model name that clients use."""
     revision: _builtins.str
@@ -736,6 +737,10 @@ class ReplicaSpec(_message.Message):
     """SHA-256 of the model's manifest."""
     @_builtins.property
     def signature(self) -> _tensor_pb2.Signature: ...
+    @_builtins.property
+    def payload_log(self) -> _deployment_pb2.PayloadLog:
+        """What it keeps of its predictions."""
+
     def __init__(
         self,
         *,
@@ -745,10 +750,11 @@ class ReplicaSpec(_message.Message):
         signature: _tensor_pb2.Signature | None = ...,
         batch_delay_micros: _builtins.int = ...,
         manifest_sha256: _builtins.str = ...,
+        payload_log: _deployment_pb2.PayloadLog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payload_log", b"payload_log", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_delay_micros", b"batch_delay_micros", "deployment_id", b"deployment_id", "manifest_sha256", b"manifest_sha256", "model_version", b"model_version", "revision", b"revision", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_delay_micros", b"batch_delay_micros", "deployment_id", b"deployment_id", "manifest_sha256", b"manifest_sha256", "model_version", b"model_version", "payload_log", b"payload_log", "revision", b"revision", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,18 +3,29 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from aios import transfer
+from aios.client.transfer import Store, put_blob
 from aios.common.v1.tensor_pb2 import TensorSpec
 from aios.data.v1.data_service_pb2 import ListDownloadsRequest
 from aios.data.v1.data_service_pb2_grpc import DataServiceStub
 from aios.errors import Aborted, AiosError, DeadlineExceeded, Unavailable
-from aios.inference.v1 import deployment_pb2, inference_service_pb2
+from aios.inference.v1 import (
+    deployment_pb2,
+    inference_service_pb2,
+    monitoring_pb2,
+    monitoring_service_pb2,
+)
 from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from aios.names import check_id
+from aios.inference.v1.monitoring_service_pb2_grpc import MonitoringServiceStub
+from aios.names import JobName, check_id
+from services.inference.replica.payloads import Stored
 from services.inference.replica.server import Ports
-from services.inference.replica.spec import Download, ReplicaSpec, Signature, State, Tensor
+from services.inference.replica.spec import Download, PayloadLog, ReplicaSpec, Signature, State, Tensor
 
 PATIENCE_SECONDS = 60.0
 """For the services to come back while a replica starts; then the attempt ends and another follows."""
@@ -36,6 +47,7 @@ class GrpcControlPlane:
     def __init__(self, channel: grpc.aio.Channel, job: str, epoch: int, ports: Ports) -> None:
         self._inference = InferenceServiceStub(channel)
         self._data = DataServiceStub(channel)
+        self._monitoring = MonitoringServiceStub(channel)
         self._job = job
         self._epoch = epoch
         self._ports = ports
@@ -70,6 +82,24 @@ class GrpcControlPlane:
 
     async def report(self, state: State, message: str) -> None:
         """Tell the state; see `ControlPlane.report`."""
+    async def store_payloads(self, stored: Stored) -> None:
+        """Upload a file of kept predictions and add it to the deployment's log."""
+        async with transfer.client() as http:
+            store = Store(self._data, http, str(JobName.parse(self._job).parent))
+            sha256, size = await asyncio.to_thread(transfer.digest, stored.path)
+            await put_blob(store, sha256, stored.path, lambda _: None)
+        file = monitoring_pb2.PayloadFile(
+            sha256=sha256,
+            size_bytes=size,
+            rows=stored.rows,
+            start_time=_timestamp(stored.start),
+            end_time=_timestamp(stored.end),
+            dropped=stored.dropped,
+        )
+        await self._monitoring.ReportPayloads(
+            monitoring_service_pb2.ReportPayloadsRequest(job=self._job, epoch=self._epoch, file=file)
+        )
+
         request = inference_service_pb2.ReportReplicaRequest(
             job=self._job,
             epoch=self._epoch,
@@ -93,7 +123,7 @@ class GrpcControlPlane:
 
 def spec_from_proto(proto: inference_service_pb2.ReplicaSpec) -> ReplicaSpec:
     """The values of a replica's spec; the deployment's id is checked because it becomes a path."""
-    signature = proto.signature
+    signature, log = proto.signature, proto.payload_log
     return ReplicaSpec(
         deployment_id=check_id(proto.deployment_id, "deployment_id"),
         revision=proto.revision,
@@ -107,6 +137,16 @@ def spec_from_proto(proto: inference_service_pb2.ReplicaSpec) -> ReplicaSpec:
         manifest_sha256=proto.manifest_sha256,
     )
 
+        labels=tuple(signature.labels),
+        payload_log=PayloadLog(log.sample_rate, tuple(log.redact), log.window_seconds)
+        if log.sample_rate
+        else None,
 
 def _tensor(proto: TensorSpec) -> Tensor:
     return Tensor(proto.name, proto.datatype, tuple(proto.shape))
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

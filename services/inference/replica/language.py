@@ -56,6 +56,8 @@ def language(paths: Iterable[str], signature: Signature) -> Language | None:
 
 def config_text(spec: ReplicaSpec, kind: Language) -> str:
     """The model's `config.pbtxt`."""
+    if spec.payload_log is not None:
+        raise InvalidModel("payload_log is for models that take tensors: of language models nothing is kept")
     signature = spec.signature
     optional = {"sampling_parameters"}
     lines = [

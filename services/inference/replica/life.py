@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 
 from aios.errors import FailedPrecondition
 from aios.runtime import telemetry
-from services.inference.replica import language, probe, repository, spans
+from services.inference.replica import language, payloads, probe, repository, spans
 from services.inference.replica.download import fetch
 from services.inference.replica.language import Language
 from services.inference.replica.probe import Probe, ProbeFailed
@@ -37,7 +37,7 @@ INSTANCES = 1
 _log = logging.getLogger(__name__)
 
 
-class ControlPlane(Protocol):
+class ControlPlane(payloads.Sink, Protocol):
     """What a replica asks of, and tells to, the services."""
 
     async def spec(self) -> ReplicaSpec:
@@ -70,6 +70,8 @@ class _Running:
     """What one inference takes."""
     weights: Weights | None
     """Of a language model."""
+    kept: payloads.Payloads | None
+    """What passes kept predictions on."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class Replica:
         if kind or self.triton.backend is Backend.PYTHON:
             source = Path(__file__).with_name("text_model.py" if kind else "model.py")
             shutil.copy(source, model / repository.VERSION / "model.py")
-            shutil.copy(source.with_name("stub.py"), model / repository.VERSION)
+            for helper in ("stub.py", "keep.py"):
+                shutil.copy(source.with_name(helper), model / repository.VERSION)
         check = Probe(
             self.ports.host,
             self.ports.http,
@@ -139,6 +142,8 @@ class Replica:
             spec.signature,
             generates=kind is Language.GENERATE,
         )
+        kept = self.scratch / payloads.FOLDER
+        payloads.prepare(kept)
         with telemetry.span("model.load"):
             weights = None
             try:
@@ -146,7 +151,8 @@ class Replica:
                     artifacts = model / repository.VERSION / repository.ARTIFACTS
                     weights = await Weights.start(kind, artifacts, self.scratch, environment)
                 warm_seconds = await first_answer(server, check, spec.deployment_id)
-                return _Running(server, check, warm_seconds, weights)
+                kept_by = payloads.Payloads(kept, spec, self.control) if spec.payload_log else None
+                return _Running(server, check, warm_seconds, weights, kept_by)
             except BaseException:
                 await check.close()
                 if weights is not None:
@@ -164,6 +170,7 @@ class Replica:
                 _child_ended(server),
                 self._report_ready(),
                 *([running.weights.ended()] if running.weights is not None else []),
+                *([running.kept.run()] if running.kept is not None else []),
             )
         except asyncio.CancelledError:
             grace = STOP_SECONDS
@@ -171,6 +178,8 @@ class Replica:
             raise
         finally:
             await server.stop(grace)
+            if running.kept is not None:
+                await running.kept.close()
 
     async def _report_ready(self) -> None:
         while True:

@@ -4,12 +4,14 @@ Runs in Triton's stub process, in the model environment (numpy 1.26, onnxruntime
 of the platform but what is copied beside it.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keep
 import numpy as np
 import onnxruntime as ort
 import stub
@@ -57,6 +59,12 @@ class TritonPythonModel:
         _check("input", self._inputs, self._session.get_inputs())
         _check("output", self._outputs, self._session.get_outputs())
         self._spans = stub.Spans({"aios.model": args["model_name"], "aios.revision": parameters["revision"]})
+        self._keeper = keep.Keeper.of(parameters, batches=self._batches)
+
+    def finalize(self) -> None:
+        if self._keeper is not None:
+            self._keeper.turn(time.time())
+            self._keeper.end()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
@@ -72,6 +80,8 @@ class TritonPythonModel:
             try:
                 for index, outputs in zip(group, self._run([ready[i] for i in group]), strict=True):
                     responses[index] = self._response(outputs)
+                    if self._keeper is not None and self._keeper.wants():
+                        self._keep(requests[index], ready[index], outputs, began)
             except Exception as error:  # noqa: BLE001  # what the model raises belongs to these requests alone
                 failure = str(error)
                 for index in group:
@@ -102,6 +112,16 @@ class TritonPythonModel:
             return [outputs]
         ends = np.cumsum([len(arrays[0]) for arrays in requests])[:-1]
         return [list(parts) for parts in zip(*(np.split(output, ends) for output in outputs), strict=True)]
+
+    def _keep(self, request: Any, inputs: list[Any], outputs: list[Any], began: int) -> None:
+        """Hand an answered request to the payload log. An answer is never worth its copy."""
+        with contextlib.suppress(Exception):
+            self._keeper.keep(
+                request,
+                {each["name"]: array for each, array in zip(self._inputs, inputs, strict=True)},
+                {each["name"]: array for each, array in zip(self._outputs, outputs, strict=True)},
+                began,
+            )
 
     def _response(self, outputs: list[Any]) -> Any:
         named = zip(self._outputs, outputs, strict=True)

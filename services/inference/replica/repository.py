@@ -7,7 +7,9 @@
 Source: Triton model configuration, `model_config.proto` of 24.10.
 """
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from enum import Enum
 from pathlib import PurePosixPath
 
@@ -92,7 +94,13 @@ def config_text(
         )
     parameters = {"revision": spec.revision, "manifest_sha256": spec.manifest_sha256}
     if backend is Backend.PYTHON:
+        if spec.payload_log is not None:
+            parameters |= {"payload_log": json.dumps(asdict(spec.payload_log))}
         parameters |= {"model_file": f"{ARTIFACTS}/{file}", "threads": str(threads)}
+    elif spec.payload_log is not None:
+        raise InvalidModel(
+            "payload_log needs Triton's Python backend: this server runs ONNX files without it"
+        )
     else:
         parameters |= {"intra_op_thread_count": str(threads)}
         lines.append(f"default_model_filename: {_quote(f'{ARTIFACTS}/{file}')}")

@@ -61,6 +61,15 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class PayloadLog:
+    """What is kept of the predictions."""
+
+    sample_rate: float
+    redact: tuple[str, ...]
+    window_seconds: int
+
+
+@dataclass(frozen=True)
 class ReplicaSpec:
     """One revision of a deployment."""
 
@@ -72,6 +81,9 @@ class ReplicaSpec:
     batch_delay_micros: int
     """Longest wait to fill a batch; 0 leaves dynamic batching off."""
     manifest_sha256: str
+    labels: tuple[str, ...] = ()
+    """Of the classes, where it tells them apart."""
+    payload_log: PayloadLog | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""Tables of the inference service: the metadata that all share, and those of what is watched in production."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from aios.inference.v1 import monitoring_pb2
+from aios.records import Json, Proto, UtcTime
+
+metadata = MetaData()
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")
+# How much was kept of each deployment's predictions, and what there was no room for.
+payload_logs = Table(
+    "payload_logs",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    PrimaryKeyConstraint("project", "deployment"),
+)
+# Files of kept predictions; `version` is the dataset version that has it, empty until its window is over.
+payload_files = Table(
+    "payload_files",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("path", String(255), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("start_time", UtcTime, nullable=False),
+    Column("end_time", UtcTime, nullable=False),
+    Column("window_end", UtcTime, nullable=False),
+    Column("version", String(255), nullable=False, server_default=""),
+    UniqueConstraint("project", "deployment", "path"),
+    Index("payload_files_time", "project", "deployment", "end_time"),
+    Index("payload_files_version", "version", "window_end"),
+)
+# What turned out to be right. The key is a trace or a request, whichever the caller knew.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("instance", Integer, nullable=False),
+    Column("truth", Json, nullable=False),
+    Column("time", UtcTime, nullable=False),
+    PrimaryKeyConstraint("project", "deployment", "key", "instance"),
+    Index("feedback_time", "project", "deployment", "time"),
+)
+explanations = Table(
+    "explanations",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("id", String(63), nullable=False),
+    Column("running", Boolean, nullable=False),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("body", Proto(monitoring_pb2.Explanation), nullable=False),
+    UniqueConstraint("project", "deployment", "id"),
+    Index("explanations_running", "running"),
+)
+drift_reports = Table(
+    "drift_reports",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("id", String(63), nullable=False),
+    Column("running", Boolean, nullable=False),
+    Column("body", Proto(monitoring_pb2.DriftReport), nullable=False),
+    UniqueConstraint("project", "deployment", "id"),
+    Index("drift_reports_running", "running"),
+)
+# `secret` signs calls of the webhook; `due_time` is when the next report is made.
+alert_policies = Table(
+    "alert_policies",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("body", Proto(monitoring_pb2.AlertPolicy), nullable=False),
+    Column("secret", String(255), nullable=False),
+    Column("due_time", UtcTime),
+    PrimaryKeyConstraint("project", "deployment"),
+)
+# Calls of webhooks that are still to be made; `failures` have been tried in vain.
+alert_calls = Table(
+    "alert_calls",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("next_time", UtcTime, nullable=False),
+)
