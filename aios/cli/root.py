@@ -41,11 +41,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "deploy": ("serve", "Serve a model version under a name."),
     "deployment": ("serve", "Deployments: list, status, history, scale, promote, rollback."),
     "predict": ("predict", "Ask a deployment."),
+    "feedback": ("watch", "Say what turned out to be right for predictions."),
     "trace": ("trace", "Traces: the newest ones, or one as a waterfall."),
     "data": ("data", "Upkeep of the data service: reindex."),
     "events": ("events", "Events between services that went wrong: dead, redeliver, delete."),
     "lineage": ("trace", "What a resource came from, and what came from it."),
-    "feedback": ("watch", "Say what turned out to be right for predictions."),
 }
 """Command to its module in this package and its line in the help."""
 

@@ -52,7 +52,6 @@ FIGURES: Columns = {
     "P99 MS": lambda f: f"{f.p99_millis:.3g}",
     "AT ONCE": lambda f: f.in_flight,
 }
-FIRST = "No deployments yet: `aios deploy MODEL/VERSION --name NAME` makes one."
 PAYLOADS: Columns = {
     "DEPLOYMENT": lambda s: leaf(s.deployment),
     "KEPT": lambda s: s.rows,
@@ -61,6 +60,7 @@ PAYLOADS: Columns = {
     "NEWEST": lambda s: stamp(s.newest_time),
     "VERSION": lambda s: short(s.latest_version),
 }
+FIRST = "No deployments yet: `aios deploy MODEL/VERSION --name NAME` makes one."
 
 
 @click.command()
@@ -72,8 +72,8 @@ PAYLOADS: Columns = {
 @click.option("--memory", default="0", metavar="BYTES", help="Of each server: 3Gi; 512Mi where not given.")
 @policies.rollout
 @policies.scaling
-@click.option("--wait", is_flag=True, help="Return when it answers, or its trial has ended.")
 @policies.payload_log
+@click.option("--wait", is_flag=True, help="Return when it answers, or its trial has ended.")
 @common
 def deploy(
     model_version: str,
@@ -93,8 +93,8 @@ def deploy(
       aios deploy digits/4 --name web --strategy canary --steps 10,50 --step 60s --max-p99 250ms
       aios deploy digits/4 --name web --strategy shadow            (then: aios deployment promote web)
       aios deploy digits/4 --name web --min 0 --max 4              (by load; asleep without requests)
-    """
       aios deploy digits/4 --name web --keep 5 --redact input.name (keep 5% of the predictions)
+    """
     with connected() as client, Bar() as bar:
         made = client.deployments.deploy(
             model_version,
@@ -104,8 +104,8 @@ def deploy(
             batch_delay_micros=batch_delay,
             rollout=policies.rollout_of(options),
             scaling=policies.scaling_of(options),
-            wait=wait,
             payload_log=policies.payload_log_of(options),
+            wait=wait,
             progress=lambda d: bar.update(f"{leaf(d.name)} {state(d)}", detail=d.state_message),
         )
     output.emit(made, DEPLOYMENT)
@@ -240,6 +240,15 @@ def quality(name: str, revision: int, figures: tuple[str, ...]) -> None:
 @deployment.command()
 @click.argument("name")
 @common
+def payloads(name: str) -> None:
+    """How many predictions were kept (`aios deploy --keep`), where, and how many there was no room for."""
+    with connected() as client:
+        output.emit(client.monitoring.payload_log(name), PAYLOADS)
+
+
+@deployment.command()
+@click.argument("name")
+@common
 def delete(name: str) -> None:
     """Take a deployment down: routes first, then its servers."""
     with connected() as client:
@@ -260,12 +269,3 @@ def shares(found: Iterable[Any]) -> str:
 def stamp(time: Any) -> str:
     """A Timestamp, in UTC."""
     return time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S") if time.seconds else ""
-@deployment.command()
-@click.argument("name")
-@common
-def payloads(name: str) -> None:
-    """How many predictions were kept (`aios deploy --keep`), where, and how many there was no room for."""
-    with connected() as client:
-        output.emit(client.monitoring.payload_log(name), PAYLOADS)
-
-

@@ -61,11 +61,11 @@ class AsyncClient:
         return Datasets(self._connection)
 
     @cached_property
-    @cached_property
     def monitoring(self) -> Monitoring:
         """Predictions that are kept, feedback, explanations, drift."""
         return Monitoring(self._connection)
 
+    @cached_property
     def transforms(self) -> Transforms:
         return Transforms(self._connection)
 

@@ -144,6 +144,8 @@ _WORKER = frozenset(
         "run_attempts.complete",
         "replicas.get_spec",
         "replicas.report",
+        "payloads.report",
+        "explanations.complete",
         "spans.write",
     ]
 )
@@ -152,10 +154,11 @@ _SERVICE = _VIEWER | frozenset(
         "jobs.create",
         "jobs.cancel",
         "datasets.create",
-        "payloads.report",
-        "explanations.complete",
         "datasets.commit",
         "datasets.delete",
+        "transforms.create",
+        "uploads.begin",
+        "uploads.complete",
         "models.create",
         "models.register",
         "checkpoints.create",
@@ -164,9 +167,6 @@ _SERVICE = _VIEWER | frozenset(
         "routes.confirm",
         "traffic.report",
         "revocations.watch",
-        "transforms.create",
-        "uploads.begin",
-        "uploads.complete",
         "spans.write",
     ]
 )

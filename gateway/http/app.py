@@ -44,6 +44,7 @@ API = (
     sweep_service_pb2,
     tracking_service_pb2,
     inference_service_pb2,
+    monitoring_service_pb2,
     identity_service_pb2,
     trace_service_pb2,
     event_service_pb2,
@@ -52,7 +53,6 @@ API = (
 HEALTH_SECONDS = 2.0  # a service that takes longer to say it is well is not
 CLIENT_IDLE_SECONDS = limits.APP_IDLE_SECONDS + 0.2  # by then Envoy has closed what it does not use
 DRAIN_SECONDS = 5  # for answers under way when the process stops
-    monitoring_service_pb2,
 POLL_SECONDS = 0.02
 CONNECTIONS_MAX = 1000  # Envoy is the only client and shares connections; file descriptors are the limit
 

@@ -80,8 +80,6 @@ class GrpcControlPlane:
                 return found
             request.page_token = page.next_page_token
 
-    async def report(self, state: State, message: str) -> None:
-        """Tell the state; see `ControlPlane.report`."""
     async def store_payloads(self, stored: Stored) -> None:
         """Upload a file of kept predictions and add it to the deployment's log."""
         async with transfer.client() as http:
@@ -100,6 +98,8 @@ class GrpcControlPlane:
             monitoring_service_pb2.ReportPayloadsRequest(job=self._job, epoch=self._epoch, file=file)
         )
 
+    async def report(self, state: State, message: str) -> None:
+        """Tell the state; see `ControlPlane.report`."""
         request = inference_service_pb2.ReportReplicaRequest(
             job=self._job,
             epoch=self._epoch,
@@ -135,12 +135,12 @@ def spec_from_proto(proto: inference_service_pb2.ReplicaSpec) -> ReplicaSpec:
         ),
         batch_delay_micros=proto.batch_delay_micros,
         manifest_sha256=proto.manifest_sha256,
-    )
-
         labels=tuple(signature.labels),
         payload_log=PayloadLog(log.sample_rate, tuple(log.redact), log.window_seconds)
         if log.sample_rate
         else None,
+    )
+
 
 def _tensor(proto: TensorSpec) -> Tensor:
     return Tensor(proto.name, proto.datatype, tuple(proto.shape))
