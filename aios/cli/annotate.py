@@ -273,7 +273,8 @@ def export(name: str, format_: str, dataset: str, out: Path | None, message: str
 @label.command()
 @click.argument("name")
 @common
-def rm(name: str) -> None:
+def delete(name: str) -> None:
     """Delete a label project with everything said in it. Versions made from it stay."""
     with connected() as client:
         client.labels.delete(name)
+    output.notice(f"Deleted {name}.")

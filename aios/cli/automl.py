@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from aios.cli import output
+from aios.cli.job import PLATFORM_FAILED
 from aios.cli.output import common, connected, figure, leaf
-from aios.cli.run import PLATFORM_FAILED
 from aios.cli.sweep import follow
 
 SEARCH_SHARE = 0.8  # of the time; the rest is for the ensemble

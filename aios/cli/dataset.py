@@ -246,7 +246,7 @@ def tag(name: str, ref: str, delete: bool) -> None:
 @click.argument("name")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what that would free, and delete nothing.")
 @common
-def rm(name: str, dry_run: bool) -> None:
+def delete(name: str, dry_run: bool) -> None:
     """Delete NAME with all versions, or one version NAME/VERSION that no branch or tag names.
 
     Content that other versions share stays; the rest is deleted from the object store after a time of grace.

@@ -27,7 +27,7 @@ def events() -> None:
 
 
 @events.command("dead")
-@click.option("-n", "--limit", default=50, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @common
 def list_dead(limit: int) -> None:
     """Events that a consumer gave up, oldest first. They are kept for 30 days."""

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from aios.cli import bars, output
-from aios.cli.output import common, connected, leaf, short
+from aios.cli.output import Noun, common, connected, leaf, short
 
 BASES = {
     "PROGRESS": "by the speed that is seen",
@@ -16,7 +16,7 @@ BASES = {
 }
 
 
-@click.group
+@click.group(cls=Noun)
 def explain() -> None:
     """Why something is as it is."""
 

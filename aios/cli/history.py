@@ -12,7 +12,7 @@ from typing import IO, Any
 import click
 
 from aios.cli import bars, output
-from aios.cli.output import common, connected, leaf, state
+from aios.cli.output import Noun, common, connected, leaf, state
 
 COLUMNS = (
     "name", "owner", "queue", "state", "arrival", "end", "duration", "wait", "gpus", "type", "cpu", "memory", "priority",
@@ -22,7 +22,7 @@ COLUMNS = (
 PREEMPTED = "PREEMPTED"
 
 
-@click.group
+@click.group(cls=Noun)
 def history() -> None:
     """What became of jobs: when they came, ran and ended, on what, and how often they were stopped."""
 

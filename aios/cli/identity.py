@@ -86,12 +86,22 @@ def create_project(name: str, display_name: str) -> None:
         output.emit(client.projects.create(name, display_name), PROJECT)
 
 
+@project.command("get")
+@click.argument("name", default="")
+@common
+def get_project(name: str) -> None:
+    """One project; yours where none is named."""
+    with connected() as client:
+        output.emit(client.projects.get(name), PROJECT)
+
+
 @project.command("members")
 @click.argument("name", default="")
 @common
 def members(name: str) -> None:
     """The members of a project."""
     with connected() as client:
+        client.projects.get(name)  # no project has no members: a mistyped one is an error
         output.emit_list(
             client.projects.members(name), MEMBER, none="No members: `aios project add-member` adds one."
         )

@@ -8,7 +8,12 @@ import click
 from aios.cli import output
 from aios.cli.explain import explain_job
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size, span, state
+from aios.cli.progress import Bar
 from aios.scheduler.v1 import job_pb2
+
+PLATFORM_FAILED = 125
+"""Exit code of what was followed and ended without an exit code of its own."""
+INTERRUPTED = 130
 
 STATES = ("queued", "starting", "running", "stopping", "succeeded", "failed", "cancelled")
 JOB: Columns = {
@@ -44,7 +49,7 @@ def job() -> None:
 
 
 @job.command("list")
-@click.option("-n", "--limit", default=50, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option(
     "--state", "states", type=click.Choice(STATES), multiple=True, help="Only jobs in this state; repeat it."
 )
@@ -80,6 +85,30 @@ def job_logs(name: str, follow: bool, attempt: int) -> None:
     """What a job wrote."""
     with connected() as client:
         write(client.jobs.logs(name, follow=follow, epoch=attempt))
+
+
+@job.command("watch")
+@click.argument("name")
+@common
+def watch_job(name: str) -> int:
+    """Follow a job to its end; ends with 0 where it succeeded, else with its exit code. Ctrl-C leaves it running."""
+    last = job_pb2.Job()
+    with connected() as client:
+        try:
+            with Bar() as bar:
+                for last in client.jobs.follow(name):
+                    why = last.state_message or last.state_reason
+                    bar.update(
+                        f"{leaf(last.name)} {state(last)}",
+                        last.progress.step,
+                        last.progress.total_steps or None,
+                        done(last.progress) or why,
+                    )
+        except KeyboardInterrupt:
+            output.notice(f"\nIt goes on. Follow it again with `aios job watch {leaf(name)}`.")
+            return INTERRUPTED
+    output.emit(last, JOB)
+    return 0 if state(last) == "succeeded" else last.attempt.exit_code or PLATFORM_FAILED
 
 
 @job.command("cancel")

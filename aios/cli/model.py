@@ -1,4 +1,4 @@
-"""`aios model`: list, get, versions, register, alias, log, pull, rm."""
+"""`aios model`: list, get, versions, register, alias, log, pull, delete."""
 
 import json
 from pathlib import Path
@@ -147,7 +147,7 @@ def log(name: str, limit: int) -> None:
 @click.argument("version")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what that would free, and delete nothing.")
 @common
-def rm(version: str, dry_run: bool) -> None:
+def delete(version: str, dry_run: bool) -> None:
     """Delete a version, NAME/3, that no alias names and no deployment serves."""
     with connected() as client:
         output.emit(client.models.delete(version, dry_run=dry_run), DELETION)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,23 +61,44 @@ def shared() -> Shared:
     return obj if isinstance(obj, Shared) else Shared()
 
 
+SYNONYMS = (
+    {"list", "ls"},
+    {"create", "submit", "push", "register"},
+    {"delete", "rm", "remove", "revoke"},
+    {"cancel", "stop"},
+)
+"""Verbs that people try for one another. A noun that has one of them understands the others."""
+WHY_LENGTH_MAX = 160
+"""Characters of a reason in a list; `get` and the documents have it whole."""
+
+
 class Noun(click.Group):
-    """A kind of resource; without a verb its `list`."""
+    """A kind of resource; without a verb its `list`, or its help where it has none."""
 
     without_a_verb = "list"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+        bare = not args or (args[0].startswith("-") and args[0] not in ("-h", "--help"))
+        if bare and self.without_a_verb in self.commands and not ctx.resilient_parsing:  # that is completion
             args = [self.without_a_verb, *args]
         return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        meant = [
+            verb for verbs in SYNONYMS if cmd_name in verbs for verb in sorted(verbs & self.commands.keys())
+        ]
+        return self.commands[meant[0]] if len(meant) == 1 else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands:
+        if args and self.get_command(ctx, args[0]) is None:
             from aios.cli.root import nearest
 
-            ctx.fail(f"No such verb {args[0]!r}.{nearest(args[0], list(self.commands))}")
+            known = sorted(self.commands)
+            ctx.fail(f"No such verb {args[0]!r}.{nearest(args[0], known)} There are: {', '.join(known)}.")
         return super().resolve_command(ctx, args)
 
 
@@ -92,12 +114,19 @@ def connected() -> "Iterator[Client]":
 def emit_list(items: Iterable[Any], columns: Columns, *, none: str) -> None:
     """Show resources: a row each, or the documents whole. `none` says how to make the first."""
     found = list(items)
+    if not found and shared().project:
+        with connected() as client:
+            client.projects.get()  # no project has nothing: a mistyped one is an error
     if shared().output != "table":
         _document([to_data(item) for item in found])
     elif not found:
         notice(none)
     else:
-        table([[show(item) for show in columns.values()] for item in found], list(columns))
+        rows = [
+            [_brief(show(item)) if heading == "WHY" else show(item) for heading, show in columns.items()]
+            for item in found
+        ]
+        table(rows, list(columns))
 
 
 def emit(item: Any, columns: Columns) -> None:
@@ -200,6 +229,13 @@ def size(count: float) -> str:
 def figure(value: float) -> str:
     """A metric's value in few digits."""
     return f"{value:.4g}"
+
+
+def _brief(why: object) -> str:
+    """The first line of a reason. Servers of others put their line ends in as two characters."""
+    line = re.split(r"\n|\\n", str(why), maxsplit=1)[0]
+    whole = len(line) == len(str(why)) <= WHY_LENGTH_MAX
+    return line if whole else f"{line[:WHY_LENGTH_MAX].rstrip()} …"
 
 
 def _cell(value: object) -> str:

@@ -78,12 +78,18 @@ def queue() -> None:
 
 
 @queue.command("list")
-@click.option("-n", "--limit", default=100, show_default=True, help="At most so many.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many."
+)
 @common
 def list_queues(limit: int) -> None:
     """The queues that you may use, and those above them."""
     with connected() as client:
-        output.emit_list(client.queues.list(limit), QUEUE, none="No queues: `aios queue create` makes one.")
+        output.emit_list(
+            client.queues.list(limit),
+            QUEUE,
+            none="No queue but each project's own: `aios queue create` makes one.",
+        )
 
 
 @queue.command("get")
@@ -139,6 +145,9 @@ def show_tree(**_: Any) -> None:
             if node.state == node.STATE_READY:
                 for name, amount in bars.named(node.capacity).items():
                     total[name] = total.get(name, 0) + amount
+    if not found and output.shared().output == "table":
+        output.notice("No queue but each project's own: `aios queue create` makes one.")
+        return
     output.emit_data([output.to_data(each) for each in found], list(tree_rows(found, total)), TREE)
 
 

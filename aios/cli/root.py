@@ -2,14 +2,18 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from aios import errors
 from aios.errors import AiosError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "The main job on handwritten digits: data, training, serving, one trace."),
@@ -22,13 +26,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": ("identity", "Remember an address and a token."),
     "project": ("identity", "Projects and their members."),
     "token": ("identity", "Tokens: create, list, revoke."),
-    "dataset": ("dataset", "Datasets: push, pull, checkout, diff, log, tag, rm."),
-    "transform": ("transform", "Prepare data: submit, types, list, show, logs."),
+    "dataset": ("dataset", "Datasets: push, pull, checkout, diff, log, tag, delete."),
+    "transform": ("transform", "Prepare data: submit, types, list, show, logs, cancel."),
     "label": ("annotate", "Labels by people: create, add, next, review, report, export."),
     "run": ("run", "Training runs: submit, list, watch, logs, cancel."),
     "sweep": ("sweep", "Searches for good hyperparameters: create, watch, best, report."),
     "automl": ("automl", "The best model for a dataset within a time, beside a baseline."),
-    "job": ("job", "Jobs on the pool: list, explain, logs, cancel."),
+    "job": ("job", "Jobs on the pool: list, watch, explain, logs, cancel."),
     "explain": ("explain", "Why a job waits, until when, and what would start it sooner."),
     "top": ("top", "The pool now: nodes, queues, jobs with progress and reasons."),
     "node": ("job", "The machines of the pool."),
@@ -36,10 +40,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "policy": ("policy", "How the pool is shared: get, set, preview."),
     "history": ("history", "What became of jobs: export it for simulate and spreadsheets."),
     "simulate": ("simulate", "Try scheduling policies on a history of jobs."),
-    "model": ("model", "The model registry: versions, aliases, log, rm."),
+    "model": ("model", "The model registry: versions, aliases, log, delete."),
     "optimize": ("optimize", "Make a model version smaller or faster, with a measured verdict."),
     "deploy": ("serve", "Serve a model version under a name."),
-    "deployment": ("serve", "Deployments: list, status, history, scale, promote, rollback."),
+    "deployment": ("serve", "Deployments: list, status, watch, logs, history, scale, promote, rollback."),
     "predict": ("predict", "Ask a deployment."),
     "feedback": ("watch", "Say what turned out to be right for predictions."),
     "trace": ("trace", "Traces: the newest ones, or one as a waterfall."),
@@ -47,8 +51,16 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "events": ("events", "Events between services that went wrong: dead, redeliver, delete."),
     "lineage": ("trace", "What a resource came from, and what came from it."),
 }
+    "completion": ("completion", "Completion of commands in bash, zsh and fish."),
 """Command to its module in this package and its line in the help."""
 
+LISTS: Mapping[str, str] = {
+    "runs": "run", "sweeps": "sweep", "transforms": "transform", "jobs": "job", "datasets": "dataset", "models": "model",
+    "deployments": "deployment", "labelProjects": "label", "tokens": "token", "traces": "trace",
+}  # fmt: skip
+"""Collection of resources to the command that lists it."""
+
+RESOURCE = re.compile(r"projects/[^/\s]+/(\w+)/")
 
 class Root(click.Group):
     """Knows every command's name and line; imports its module when it is called."""
@@ -69,6 +81,12 @@ class Root(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def resolve_command(
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        return [CompletionItem(name, help=COMMANDS[name][1]) for name in names]
+
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS:
@@ -94,7 +112,10 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command line.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; of what was followed to its end its own, or 125.
+    """
     try:
         result = root.main(list(arguments) if arguments is not None else None, standalone_mode=False)
     except click.exceptions.Exit as leaving:
@@ -102,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+        if isinstance(error, click.NoSuchOption) and isinstance(getattr(error.ctx, "command", None), Root):
+            click.echo("  Options follow the command: `aios run list -o json`.", err=True)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
@@ -133,6 +156,10 @@ def advise(error: AiosError) -> str:
     if "`aios " in error.message:
         return ""
     if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.NotFound) and (found := RESOURCE.search(error.message)):
+        return f"`aios {LISTS[found[1]]} list` shows what there is." if found[1] in LISTS else ""
+    if isinstance(error, errors.Unavailable) and error.message.startswith("Deployment "):
+        return f"`aios deployment status {error.message.split()[1]}` says why."
         return "Is it up? `aios status` shows the stack of this machine, `aios up` starts it."
     if isinstance(error, errors.Unauthenticated):
         return "Log in again: `aios login`."

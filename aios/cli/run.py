@@ -9,13 +9,9 @@ from typing import Any
 import click
 
 from aios.cli import output
-from aios.cli.job import write
+from aios.cli.job import INTERRUPTED, PLATFORM_FAILED, write
 from aios.cli.output import Columns, Noun, age, common, connected, figure, leaf, short, state
 from aios.cli.progress import Bar
-
-PLATFORM_FAILED = 125
-"""Exit code of --wait when the run ended without an exit code of its own."""
-INTERRUPTED = 130
 
 
 def done(run: Any) -> str:
@@ -104,7 +100,7 @@ def submit(
 
 
 @run.command("list")
-@click.option("-n", "--limit", default=50, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @common
 def list_(limit: int) -> None:
     """The project's runs, newest first."""
@@ -181,6 +177,7 @@ def load(
     """Read a run.yaml, with `more` in place of what it says, and values replaced by `--set`.
 
     Raises:
+        UsageError: there is neither a file nor a command.
         InvalidArgument: it is no YAML, or no mapping.
     """
     import yaml
@@ -189,9 +186,7 @@ def load(
     from aios.errors import InvalidArgument
 
     if file is None and not (more or {}).get("command"):
-        raise InvalidArgument.of(
-            "submit", "needs -f run.yaml, or a command: `aios run submit -- python train.py`"
-        )
+        raise click.UsageError("Give -f run.yaml, or a command: `aios run submit -- python train.py`.")
     try:
         given = yaml.safe_load(file.read_text()) if file is not None else {}
     except yaml.YAMLError as error:

@@ -7,6 +7,7 @@ import click
 
 from aios.cli import output
 from aios.cli import serve_policies as policies
+from aios.cli.job import write
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, state
 from aios.cli.progress import Bar
 
@@ -162,6 +163,47 @@ def status(name: str) -> None:
 
 @deployment.command()
 @click.argument("name")
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for it at the most.")
+@common
+def watch(name: str, timeout: float) -> None:
+    """Follow a deployment until its newest revision answers, or cannot."""
+    with connected() as client, Bar() as bar:
+        found = client.deployments.wait(
+            name,
+            seconds=timeout,
+            progress=lambda d: bar.update(f"{leaf(d.name)} {state(d)}", detail=d.state_message),
+        )
+    output.emit(found, DEPLOYMENT)
+
+
+@deployment.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on until its server has ended.")
+@click.option("--revision", default=0, help="The newest where not given.")
+@click.option("--replica", default=0, show_default=True, help="Which of its servers, from 0.")
+@common
+def logs(name: str, follow: bool, revision: int, replica: int) -> None:
+    """What a server of a deployment wrote."""
+    from aios.errors import NotFound
+
+    with connected() as client:
+        for found in client.deployments.history(name):
+            if revision in (0, int(leaf(found.name))):
+                break
+        else:
+            raise NotFound(
+                f"{name} has no revision {revision or 'yet'}: see `aios deployment history {name}`."
+            )
+        if replica >= len(found.replicas):
+            raise NotFound(
+                f"Revision {leaf(found.name)} of {name} has {len(found.replicas)} servers now: "
+                f"see `aios deployment history {name}`; `aios job logs` shows those that have ended."
+            )
+        write(client.jobs.logs(found.replicas[replica].job, follow=follow))
+
+
+@deployment.command()
+@click.argument("name")
 @click.option("--traffic", is_flag=True, help="Every change of who gets which share, with times and reasons.")
 @common
 def history(name: str, traffic: bool) -> None:
@@ -254,6 +296,9 @@ def delete(name: str) -> None:
     with connected() as client:
         client.deployments.delete(name)
     output.notice(f"{name} is being taken down.")
+
+
+deployment.add_command(deploy, "create")
 
 
 def shares(found: Iterable[Any]) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from aios.cli import output
+from aios.cli.job import INTERRUPTED, PLATFORM_FAILED
 from aios.cli.output import Columns, Noun, age, common, connected, figure, leaf, state
 from aios.cli.progress import Bar
-from aios.cli.run import INTERRUPTED, PLATFORM_FAILED, load
+from aios.cli.run import load
 
 
 def settings(trial: Any) -> str:
@@ -94,7 +95,7 @@ def create(file: Path, assignments: tuple[str, ...], name: str | None, wait: boo
 
 
 @sweep.command("list")
-@click.option("-n", "--limit", default=50, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @common
 def list_(limit: int) -> None:
     """The project's sweeps, newest first."""

@@ -20,7 +20,9 @@ WIDTH = 48
 
 @click.command()
 @click.argument("trace_id", default="")
-@click.option("-n", "--limit", default=20, show_default=True, help="How many to list.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many to list."
+)
 @click.option("-a", "--all", "every", is_flag=True, help="Every span, also each hop through Envoy.")
 @common
 def trace(trace_id: str, limit: int, every: bool) -> None:

@@ -1,4 +1,4 @@
-"""`aios transform`: submit, types, list, get, show, logs."""
+"""`aios transform`: submit, types, list, get, watch, show, logs, cancel."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from aios.cli import output
-from aios.cli.job import write
+from aios.cli.job import INTERRUPTED, write
 from aios.cli.output import Columns, Noun, age, common, connected, figure, leaf, short, state
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 TRANSFORM: Columns = {
     "NAME": lambda t: leaf(t.name),
     "STATE": state,
@@ -98,7 +98,7 @@ def types(type_: str) -> None:
 
 
 @transform.command("list")
-@click.option("-n", "--limit", default=50, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @common
 def list_(limit: int) -> None:
     """The project's transforms, newest first."""
@@ -112,6 +112,25 @@ def list_(limit: int) -> None:
 def get(name: str) -> None:
     """One transform."""
     with connected() as client:
+        output.emit(client.transforms.get(name), DETAILS)
+
+
+@transform.command()
+@click.argument("name")
+@common
+def watch(name: str) -> int:
+    """Wait for the end of a transform, and show what came of it; ends with 0 where it succeeded."""
+    with connected() as client:
+        return _await(client, name)
+
+
+@transform.command()
+@click.argument("name")
+@common
+def cancel(name: str) -> None:
+    """Ask a transform to stop: its job is cancelled, and nothing is made."""
+    with connected() as client:
+        client.jobs.cancel(client.transforms.get(name).job)
         output.emit(client.transforms.get(name), DETAILS)
 
 
@@ -221,7 +240,7 @@ def _await(client: Any, name: str) -> int:
     try:
         found = client.transforms.wait(name)
     except KeyboardInterrupt:
-        output.notice(f"\nIt goes on. `aios transform get {leaf(name)}` shows it.")
+        output.notice(f"\nIt goes on. `aios transform watch {leaf(name)}` waits for it again.")
         return INTERRUPTED
     if state(found) != "succeeded":
         output.emit(found, DETAILS)

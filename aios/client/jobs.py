@@ -23,6 +23,9 @@ RECONNECT_SECONDS = 1.0
 
 
 class Jobs:
+POLL_SECONDS = 0.5
+FINAL = frozenset({job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED})
+
     """`client.jobs`."""
 
     def __init__(self, connection: Connection) -> None:
@@ -83,6 +86,25 @@ class Jobs:
         """The machines of the pool, by name."""
         async for each in pages(self._stub.ListNodes, pb.ListNodesRequest(), "nodes", limit):
             yield each
+
+    async def follow(self, name: str) -> AsyncIterator[job_pb2.Job]:
+        """The job as it changes, until it has ended, over restarts of the services too."""
+        failures, last = 0, None
+        while last is None or last.state not in FINAL:
+            try:
+                found = await self.get(name)
+            except Unavailable:
+                failures += 1
+                if failures > RECONNECTS_MAX:
+                    raise
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            failures = 0
+            if found != last:
+                yield found
+            last = found
+            if last.state not in FINAL:
+                await asyncio.sleep(POLL_SECONDS)
 
     async def node(self, name: str) -> node_pb2.Node:
         """One machine."""
