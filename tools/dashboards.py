@@ -29,6 +29,13 @@ def _by(metric: str, label: str, where: str = "") -> tuple[tuple[str, str], ...]
     return ((f"sum by ({label}) ({metric}{{{where}}})", f"{{{{{label}}}}}"),)
 
 
+def _of_revisions(figure: str, where: str = "") -> tuple[tuple[str, str], ...]:
+    by = "project, deployment, revision"
+    return (
+        (f"sum by ({by}) (aios_revision_{figure}{{{where}}})", "{{project}}/{{deployment}} {{revision}}"),
+    )
+
+
 def _full(resource: str, pattern: str) -> tuple[tuple[str, str], ...]:
     held = f'sum by (node) (aios_node_held{{resource{pattern}"{resource}"}})'
     there = f'sum by (node) (aios_node_capacity{{resource{pattern}"{resource}"}})'
@@ -79,8 +86,16 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
         (
             Panel("Deployments", _by("aios_deployments", "state")),
             Panel("Replicas", _by("aios_replicas", "state")),
+            Panel("Predictions a second", _of_revisions("requests_per_second"), "reqps"),
+            Panel("Predictions that failed", _of_revisions("failed_ratio"), "percentunit"),
+            Panel("99th percentile of a prediction", _of_revisions("time_seconds", 'quantile="0.99"'), "s"),
+            Panel("Predictions under way", _of_revisions("in_flight")),
+            Panel("Wait for the model", _of_revisions("queue_seconds"), "s"),
+            Panel("The model's own time", _of_revisions("compute_seconds"), "s"),
+            Panel("Predictions made at once", _of_revisions("batch")),
+            Panel("Tokens generated a second", _of_revisions("tokens_generated_per_second")),
             Panel("Calls of the inference service a second", _calls('job="inference"')),
-            Panel("99th percentile", _slow('job="inference"'), "s"),
+            Panel("99th percentile of a call", _slow('job="inference"'), "s"),
         ),
     ),
     "gateway": (

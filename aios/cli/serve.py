@@ -52,6 +52,10 @@ FIGURES: Columns = {
     "P95 MS": lambda f: f"{f.p95_millis:.3g}",
     "P99 MS": lambda f: f"{f.p99_millis:.3g}",
     "AT ONCE": lambda f: f.in_flight,
+    "QUEUE MS": lambda f: f"{f.queue_millis:.3g}",
+    "COMPUTE MS": lambda f: f"{f.compute_millis:.3g}",
+    "BATCH": lambda f: f"{f.batch_rows:.1f}" if f.batch_rows else "",
+    "TOKENS/S": lambda f: f"{f.completion_tokens_per_second:.1f}" if f.completion_tokens_per_second else "",
 }
 PAYLOADS: Columns = {
     "DEPLOYMENT": lambda s: leaf(s.deployment),

@@ -21,7 +21,11 @@ from starlette.routing import BaseRoute, Router
 from aios.data.v1 import annotation_service_pb2, data_service_pb2, transform_service_pb2
 from aios.errors import AiosError
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
-from aios.inference.v1 import inference_service_pb2, monitoring_service_pb2
+from aios.inference.v1 import (
+    inference_service_pb2,
+    inference_service_pb2_grpc,
+    monitoring_service_pb2,
+)
 from aios.runtime.peers import Peer
 from aios.runtime.roles import PUBLIC
 from aios.scheduler.v1 import agent_service_pb2, queue_service_pb2, scheduler_service_pb2
@@ -29,6 +33,7 @@ from aios.telemetry.v1 import event_service_pb2, trace_service_pb2
 from aios.trainer.v1 import sweep_service_pb2, tracking_service_pb2, trainer_service_pb2
 from gateway.envoy import limits
 from gateway.http import openapi, problems, release
+from gateway.http.metrics import Metrics
 from gateway.http.pages import ANY_CALLER, Page
 from gateway.http.rules import Routes
 from gateway.http.transcoder import Transcoder
@@ -78,6 +83,7 @@ def build(
     """
     routes = Routes(services())
     identity = identity_service_pb2_grpc.IdentityServiceStub(channels["identity"])
+    metrics = Metrics(identity, inference_service_pb2_grpc.InferenceServiceStub(channels["inference"]))
     document = problems.encode(openapi.document(routes, release()))
 
     async def described(request: Request) -> Response:
@@ -94,6 +100,7 @@ def build(
             Page("/healthz", PUBLIC, _alive, identity),
             Page("/readyz", PUBLIC, ready, identity),
             Page("/v1/openapi.json", ANY_CALLER, described, identity),
+            Page("/metrics", ANY_CALLER, metrics.answer, identity),
             Page("/v2", ANY_CALLER, _server, identity),
             Page("/v2/health/live", ANY_CALLER, _alive, identity),
             # Ready to take predictions: they pass Envoy, which asked us, and need no service of the control plane.

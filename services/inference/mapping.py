@@ -16,6 +16,7 @@ from services.inference.deployments import Deployment, Resources, Share, Spec
 from services.inference.replicas import Address, JobNews, Replica
 from services.inference.revisions import Revision
 from services.inference.rollout import TrafficChange
+from services.inference.work import Work
 
 REPLICA_COMMAND = ("python", "-m", "services.inference.replica")
 REPLICA_PORTS = ("http", "grpc", "metrics")
@@ -170,6 +171,19 @@ def said_state(request: inference_service_pb2.ReportReplicaRequest) -> replicas.
     if state is None:
         raise InvalidArgument.of("state", "must be STATE_STARTING, STATE_READY or STATE_FAILED")
     return state
+
+
+def work_from_proto(work: inference_service_pb2.ReplicaWork) -> Work:
+    """What a model server has counted."""
+    return Work(
+        work.requests,
+        work.rows,
+        work.batches,
+        work.queue_micros,
+        work.compute_micros,
+        work.prompt_tokens,
+        work.completion_tokens,
+    )
 
 
 def said_address(request: inference_service_pb2.ReportReplicaRequest) -> Address:

@@ -13,6 +13,40 @@ from services.inference.watching import Watching
 Found = Iterable[tuple[float, Labels]]
 
 
+WORK: tuple[tuple[str, str, str, Callable[[RevisionFigures], float]], ...] = (
+    (
+        "aios.revision.queue",
+        "s",
+        "How long requests wait for the model.",
+        lambda each: each.queue_millis / 1000,
+    ),
+    (
+        "aios.revision.compute",
+        "s",
+        "How long the model takes for a request.",
+        lambda each: each.compute_millis / 1000,
+    ),
+    (
+        "aios.revision.batch",
+        "{prediction}",
+        "Predictions that the model makes at once.",
+        lambda each: each.batch_rows,
+    ),
+    (
+        "aios.revision.tokens.read",
+        "{token}/s",
+        "Tokens of prompts.",
+        lambda each: each.prompt_tokens_per_second,
+    ),
+    (
+        "aios.revision.tokens.generated",
+        "{token}/s",
+        "Tokens of answers.",
+        lambda each: each.completion_tokens_per_second,
+    ),
+)
+
+
 def levels(db: Database, watching: Watching) -> list[Levels]:
     """Deployments and replicas by state, and what each revision answered in the last seconds."""
 
@@ -60,6 +94,7 @@ def levels(db: Database, watching: Watching) -> list[Levels]:
             "Predictions under way.",
             of_revisions(lambda each: each.in_flight),
         ),
+        *(Levels(name, unit, about, of_revisions(value)) for name, unit, about, value in WORK),
         Levels("aios.revision.time", "s", "How long a revision's predictions take.", times),
     ]
 

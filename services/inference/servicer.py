@@ -145,6 +145,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         job = _own_job(request.job, request.epoch)
         state, address = mapping.said_state(request), mapping.said_address(request)
         await self._deployments.report(job, request.epoch, state, request.message, address)
+        if request.HasField("work"):
+            self._watching.note_work(job, request.epoch, mapping.work_from_proto(request.work))
         return inference_service_pb2.ReportReplicaResponse()
 
     async def WatchRoutes(

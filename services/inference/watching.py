@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from aios.inference.v1 import deployment_pb2
-from aios.names import ANY_PROJECT, RevisionName
+from aios.names import ANY_PROJECT, JobName, RevisionName
 from aios.records import Database
 from aios.runtime.clock import Clock
 from services.inference import mapping, monitor, scaling, store
@@ -15,6 +15,7 @@ from services.inference.policies import Scaling
 from services.inference.revisions import Revision
 from services.inference.rollout import Rollout
 from services.inference.scaling import Load
+from services.inference.work import Work, Works
 
 LATELY_SECONDS = 10.0
 """What people are shown, and what a percentile for scaling is of."""
@@ -28,6 +29,7 @@ class Watching:
         self._clock = clock
         self._monitor: Monitor[RevisionName] = Monitor()
         self._loads: dict[RevisionName, list[Load]] = {}
+        self._works = Works[JobName]()
 
     async def report(self, counts: Mapping[RevisionName, Mapping[str, Counts]]) -> None:
         """Take what was counted by door, and wake what requests wait for."""
@@ -43,6 +45,10 @@ class Watching:
             del self._loads[name]
         if any(self._monitor.held(name) for name in counts):
             await self._wake(frozenset(name for name in counts if self._monitor.held(name)))
+
+    def note_work(self, job: JobName, epoch: int, work: Work) -> None:
+        """Take what the model server of a replica has counted so far."""
+        self._works.note(job, epoch, work, self._clock.monotonic())
 
     def trial(self, seen: Rollout, age_seconds: float) -> Trial | None:
         """The trial of a deployment, with what was counted since its stage began; None where no stage is in force."""
@@ -86,6 +92,9 @@ class Watching:
         done, seconds = monitor.grown(first.counts, last.counts), last.at - first.at
         percentiles = (monitor.quantile(done, share) for share in (0.5, 0.95, 0.99))
         p50, p95, p99 = (0.0 if math.isnan(value) else value for value in percentiles)
+        work, work_seconds = self._works.lately(
+            (each.job for each in revision.replicas), now - LATELY_SECONDS
+        )
         return deployment_pb2.RevisionFigures(
             revision=str(revision.name),
             seconds=seconds,
@@ -99,6 +108,11 @@ class Watching:
             replicas_ready=len(revision.ready),
             replicas_wanted=revision.wanted,
             traffic=mapping.share_of(revision),
+            queue_millis=work.queue_micros / 1000 / max(1, work.requests),
+            compute_millis=work.compute_micros / 1000 / max(1, work.requests),
+            batch_rows=work.rows / max(1, work.batches),
+            prompt_tokens_per_second=work.prompt_tokens / work_seconds if work_seconds else 0.0,
+            completion_tokens_per_second=work.completion_tokens / work_seconds if work_seconds else 0.0,
         )
 
     async def _wake(self, names: frozenset[RevisionName]) -> None:

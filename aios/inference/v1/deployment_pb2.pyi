@@ -604,6 +604,11 @@ class RevisionFigures(_message.Message):
     REPLICAS_READY_FIELD_NUMBER: _builtins.int
     REPLICAS_WANTED_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
+    QUEUE_MILLIS_FIELD_NUMBER: _builtins.int
+    COMPUTE_MILLIS_FIELD_NUMBER: _builtins.int
+    BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """`projects/{project}/deployments/{deployment}/revisions/{revision}`."""
     seconds: _builtins.float
@@ -622,6 +627,15 @@ class RevisionFigures(_message.Message):
     replicas_ready: _builtins.int
     """Replicas that answer, and how many there should be."""
     replicas_wanted: _builtins.int
+    queue_millis: _builtins.float
+    """Means over what its model servers did in that time: of a request, its wait for the model and the model's own time;
+    predictions that the model made at once. 0 where nothing was done.
+    """
+    compute_millis: _builtins.float
+    batch_rows: _builtins.float
+    prompt_tokens_per_second: _builtins.float
+    """Of language models: read, and generated."""
+    completion_tokens_per_second: _builtins.float
     @_builtins.property
     def traffic(self) -> Global___TrafficShare: ...
     def __init__(
@@ -639,10 +653,15 @@ class RevisionFigures(_message.Message):
         replicas_ready: _builtins.int = ...,
         replicas_wanted: _builtins.int = ...,
         traffic: Global___TrafficShare | None = ...,
+        queue_millis: _builtins.float = ...,
+        compute_millis: _builtins.float = ...,
+        batch_rows: _builtins.float = ...,
+        prompt_tokens_per_second: _builtins.float = ...,
+        completion_tokens_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["traffic", b"traffic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "in_flight", b"in_flight", "p50_millis", b"p50_millis", "p95_millis", b"p95_millis", "p99_millis", b"p99_millis", "replicas_ready", b"replicas_ready", "replicas_wanted", b"replicas_wanted", "requests", b"requests", "requests_per_second", b"requests_per_second", "revision", b"revision", "seconds", b"seconds", "traffic", b"traffic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "completion_tokens_per_second", b"completion_tokens_per_second", "compute_millis", b"compute_millis", "errors", b"errors", "in_flight", b"in_flight", "p50_millis", b"p50_millis", "p95_millis", b"p95_millis", "p99_millis", b"p99_millis", "prompt_tokens_per_second", b"prompt_tokens_per_second", "queue_millis", b"queue_millis", "replicas_ready", b"replicas_ready", "replicas_wanted", b"replicas_wanted", "requests", b"requests", "requests_per_second", b"requests_per_second", "revision", b"revision", "seconds", b"seconds", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

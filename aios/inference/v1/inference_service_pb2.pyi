@@ -771,6 +771,7 @@ class ReportReplicaRequest(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     HTTP_PORT_FIELD_NUMBER: _builtins.int
     GRPC_PORT_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     epoch: _builtins.int
@@ -780,6 +781,10 @@ class ReportReplicaRequest(_message.Message):
     host: _builtins.str
     http_port: _builtins.int
     grpc_port: _builtins.int
+    @_builtins.property
+    def work(self) -> Global___ReplicaWork:
+        """What it has done since its process started, where it is READY."""
+
     def __init__(
         self,
         *,
@@ -790,14 +795,58 @@ class ReportReplicaRequest(_message.Message):
         host: _builtins.str = ...,
         http_port: _builtins.int = ...,
         grpc_port: _builtins.int = ...,
+        work: Global___ReplicaWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grpc_port", b"grpc_port", "host", b"host", "http_port", b"http_port", "job", b"job", "message", b"message", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grpc_port", b"grpc_port", "host", b"host", "http_port", b"http_port", "job", b"job", "message", b"message", "state", b"state", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportReplicaRequest: _TypeAlias = ReportReplicaRequest  # noqa: Y015
+
+@_typing.final
+class ReplicaWork(_message.Message):
+    """What a model server has counted; all of it only grows. The replica's own probes are among it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    QUEUE_MICROS_FIELD_NUMBER: _builtins.int
+    COMPUTE_MICROS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    requests: _builtins.int
+    rows: _builtins.int
+    """Predictions: a request of a batch of eight is eight."""
+    batches: _builtins.int
+    """Executions of the model."""
+    queue_micros: _builtins.int
+    """That requests waited for the model, and that the model took for them."""
+    compute_micros: _builtins.int
+    prompt_tokens: _builtins.int
+    """Of language models: read, and generated."""
+    completion_tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        requests: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        batches: _builtins.int = ...,
+        queue_micros: _builtins.int = ...,
+        compute_micros: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "completion_tokens", b"completion_tokens", "compute_micros", b"compute_micros", "prompt_tokens", b"prompt_tokens", "queue_micros", b"queue_micros", "requests", b"requests", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaWork: _TypeAlias = ReplicaWork  # noqa: Y015
 
 @_typing.final
 class ReportReplicaResponse(_message.Message):

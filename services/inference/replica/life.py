@@ -24,6 +24,7 @@ from services.inference.replica.server import STOP_SECONDS, Ports, Server, Start
 from services.inference.replica.spec import Download, ReplicaSpec, State
 from services.inference.replica.triton import Triton
 from services.inference.replica.weights import Weights
+from services.inference.replica.work import Work
 
 REPORT_SECONDS = 2.0
 """Between reports; the inference service gives a silent replica up after several."""
@@ -46,7 +47,7 @@ class ControlPlane(payloads.Sink, Protocol):
     async def downloads(self, model_version: str) -> Sequence[Download]:
         """The files of a model version, with fresh URLs."""
 
-    async def report(self, state: State, message: str) -> None:
+    async def report(self, state: State, message: str, work: Work | None = None) -> None:
         """Tell the state. Returns even if nobody could be told: a replica outlives the control plane.
 
         Raises:
@@ -168,7 +169,7 @@ class Replica:
                 probe.watch(check, warm_seconds, asyncio.sleep),
                 _ended(server),
                 _child_ended(server),
-                self._report_ready(),
+                self._report_ready(check),
                 *([running.weights.ended()] if running.weights is not None else []),
                 *([running.kept.run()] if running.kept is not None else []),
             )
@@ -181,9 +182,9 @@ class Replica:
             if running.kept is not None:
                 await running.kept.close()
 
-    async def _report_ready(self) -> None:
+    async def _report_ready(self, check: Probe) -> None:
         while True:
-            await self.control.report(State.READY, "")
+            await self.control.report(State.READY, "", await check.work(self.ports.metrics))
             await asyncio.sleep(REPORT_SECONDS)
 
     def _config(self, spec: ReplicaSpec, files: Sequence[Download]) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 import httpx
 
 from aios.errors import Unavailable
+from services.inference.replica.server import LOOPBACK
 from services.inference.replica.spec import Signature, zero_bytes
+from services.inference.replica.work import Work, work_of
 
 INTERVAL_SECONDS = 1.0
 TIMEOUT_SECONDS = 1.0
@@ -38,6 +40,7 @@ class Probe:
         base = f"http://{host}:{port}/v2/models/{model}"
         # Plain HTTP: without `verify=False` 0.1 s of the start goes into loading certificates.
         self._http = httpx.AsyncClient(base_url=base, trust_env=False, verify=False)  # noqa: S501
+        self._model = model
         self._path = "/generate" if generates else "/infer"
         self._body, self._json_bytes = NO_TOKENS if generates else zeros_request(signature)
 
@@ -63,6 +66,16 @@ class Probe:
             return int(answer.json()["model_stats"][0]["inference_stats"]["success"]["count"])
         except (httpx.TransportError, ValueError, LookupError):
             return -1
+
+    async def work(self, metrics_port: int) -> Work | None:
+        """What the model has done so far; None if the server does not say."""
+        try:
+            answer = await self._http.get(
+                f"http://{LOOPBACK}:{metrics_port}/metrics", timeout=TIMEOUT_SECONDS
+            )
+            return work_of(answer.text, self._model)
+        except (httpx.TransportError, ValueError):
+            return None
 
     async def close(self) -> None:
         """Close the connection."""

@@ -31,13 +31,14 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._generates = parameters["kind"] == "generate"
         self._spans = stub.Spans({"aios.model": args["model_name"], "aios.revision": parameters["revision"]})
+        self._tokens = Tokens(args["model_name"])
         self._weights = Weights()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         if not self._generates:
             return self._embed(requests)
         for request in requests:
-            Answer(request, self._weights, self._spans).begin()
+            Answer(request, self._weights, self._spans, self._tokens).begin()
         return None
 
     def _embed(self, requests: list[Any]) -> list[Any]:
@@ -46,12 +47,32 @@ class TritonPythonModel:
         found = self._weights.ask({"texts": [text for group in texts for text in group]})
         vectors = np.array(found["vectors"], np.float32)
         tokens = np.array(found["tokens"], np.int32)[:, None]
+        self._tokens.add(int(tokens.sum()), 0)
         self._spans.send(map(stub.sampled_parent, requests), began, time.time_ns(), len(tokens), "")
         ends = np.cumsum([len(group) for group in texts])[:-1]
         return [
             pb.InferenceResponse([pb.Tensor("embedding", v), pb.Tensor("tokens", t)])
             for v, t in zip(np.split(vectors, ends), np.split(tokens, ends), strict=True)
         ]
+
+
+class Tokens:
+    """Counts tokens among Triton's own metrics; see `services.inference.replica.work`."""
+
+    def __init__(self, model: str) -> None:
+        # The families must live as long as their metrics.
+        self._families = [
+            pb.MetricFamily(
+                name=f"aios_{kind}_tokens", description=f"{kind} tokens", kind=pb.MetricFamily.COUNTER
+            )
+            for kind in ("prompt", "completion")
+        ]
+        self._prompt, self._completion = (each.Metric(labels={"model": model}) for each in self._families)
+
+    def add(self, prompt: int, completion: int) -> None:
+        """Of one request, or of a batch of them."""
+        self._prompt.increment(prompt)
+        self._completion.increment(completion)
 
 
 class Weights:
@@ -109,10 +130,10 @@ class Weights:
 class Answer:
     """One request of text, answered in one response, or in one for each piece where it asks for a stream."""
 
-    def __init__(self, request: Any, weights: Weights, spans: Any) -> None:
+    def __init__(self, request: Any, weights: Weights, spans: Any, tokens: Tokens) -> None:
         self._sender = request.get_response_sender()
         self._parent = stub.sampled_parent(request)
-        self._weights, self._spans = weights, spans
+        self._weights, self._spans, self._tokens = weights, spans, tokens
         self._text = ""
         self._number = -1
         self._began = time.time_ns()
@@ -154,6 +175,7 @@ class Answer:
             flags = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if finish else 0
             self._sender.send(pb.InferenceResponse(tensors), flags=flags)
         if finish:
+            self._tokens.add(said["prompt_tokens"], said["completion_tokens"])
             self._spans.send([self._parent], self._began, time.time_ns(), 1, "")
         return bool(finish)
 
