@@ -50,10 +50,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "data": ("data", "Upkeep of the data service: reindex."),
     "events": ("events", "Events between services that went wrong: dead, redeliver, delete."),
     "lineage": ("trace", "What a resource came from, and what came from it."),
-}
     "completion": ("completion", "Completion of commands in bash, zsh and fish."),
+}
 """Command to its module in this package and its line in the help."""
-
 LISTS: Mapping[str, str] = {
     "runs": "run", "sweeps": "sweep", "transforms": "transform", "jobs": "job", "datasets": "dataset", "models": "model",
     "deployments": "deployment", "labelProjects": "label", "tokens": "token", "traces": "trace",
@@ -61,6 +60,7 @@ LISTS: Mapping[str, str] = {
 """Collection of resources to the command that lists it."""
 
 RESOURCE = re.compile(r"projects/[^/\s]+/(\w+)/")
+
 
 class Root(click.Group):
     """Knows every command's name and line; imports its module when it is called."""
@@ -80,13 +80,13 @@ class Root(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
-    def resolve_command(
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         from click.shell_completion import CompletionItem
 
         names = [name for name in COMMANDS if name.startswith(incomplete)]
         return [CompletionItem(name, help=COMMANDS[name][1]) for name in names]
 
+    def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS:
@@ -122,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(leaving.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
         if isinstance(error, click.NoSuchOption) and isinstance(getattr(error.ctx, "command", None), Root):
             click.echo("  Options follow the command: `aios run list -o json`.", err=True)
+        sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
@@ -155,11 +155,11 @@ def advise(error: AiosError) -> str:
     """What to try next, where the message does not say."""
     if "`aios " in error.message:
         return ""
-    if isinstance(error, errors.Unavailable):
     if isinstance(error, errors.NotFound) and (found := RESOURCE.search(error.message)):
         return f"`aios {LISTS[found[1]]} list` shows what there is." if found[1] in LISTS else ""
     if isinstance(error, errors.Unavailable) and error.message.startswith("Deployment "):
         return f"`aios deployment status {error.message.split()[1]}` says why."
+    if isinstance(error, errors.Unavailable):
         return "Is it up? `aios status` shows the stack of this machine, `aios up` starts it."
     if isinstance(error, errors.Unauthenticated):
         return "Log in again: `aios login`."

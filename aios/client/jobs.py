@@ -21,11 +21,11 @@ RECONNECTS_MAX = 10
 RECONNECT_SECONDS = 1.0
 """A service that was killed is back in three seconds; a follower outlasts that three times."""
 
-
-class Jobs:
 POLL_SECONDS = 0.5
 FINAL = frozenset({job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED})
 
+
+class Jobs:
     """`client.jobs`."""
 
     def __init__(self, connection: Connection) -> None:
@@ -82,11 +82,6 @@ FINAL = frozenset({job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb
             else:
                 return
 
-    async def nodes(self, limit: int | None = None) -> AsyncIterator[node_pb2.Node]:
-        """The machines of the pool, by name."""
-        async for each in pages(self._stub.ListNodes, pb.ListNodesRequest(), "nodes", limit):
-            yield each
-
     async def follow(self, name: str) -> AsyncIterator[job_pb2.Job]:
         """The job as it changes, until it has ended, over restarts of the services too."""
         failures, last = 0, None
@@ -105,6 +100,11 @@ FINAL = frozenset({job_pb2.Job.STATE_SUCCEEDED, job_pb2.Job.STATE_FAILED, job_pb
             last = found
             if last.state not in FINAL:
                 await asyncio.sleep(POLL_SECONDS)
+
+    async def nodes(self, limit: int | None = None) -> AsyncIterator[node_pb2.Node]:
+        """The machines of the pool, by name."""
+        async for each in pages(self._stub.ListNodes, pb.ListNodesRequest(), "nodes", limit):
+            yield each
 
     async def node(self, name: str) -> node_pb2.Node:
         """One machine."""
