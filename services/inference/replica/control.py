@@ -81,3 +81,75 @@ class GrpcControlPlane:
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
+
+    async def store_payloads(self, stored: Stored) -> None:
+        """Upload a file of kept predictions and add it to the deployment's log."""
+        async with transfer.client() as http:
+            store = Store(self._data, http, str(JobName.parse(self._job).parent))
+            sha256, size = await asyncio.to_thread(transfer.digest, stored.path)
+            await put_blob(store, sha256, stored.path, lambda _: None)
+        file = monitoring_pb2.PayloadFile(
+            sha256=sha256,
+            size_bytes=size,
+            rows=stored.rows,
+            start_time=_timestamp(stored.start),
+            end_time=_timestamp(stored.end),
+            dropped=stored.dropped,
+        )
+        await self._monitoring.ReportPayloads(
+            monitoring_service_pb2.ReportPayloadsRequest(job=self._job, epoch=self._epoch, file=file)
+        )
+
+    async def report(self, state: State, message: str, work: Work | None = None) -> None:
+        """Tell the state; see `ControlPlane.report`."""
+        request = inference_service_pb2.ReportReplicaRequest(
+            job=self._job,
+            epoch=self._epoch,
+            state=_STATES[state],
+            message=message,
+            host=self._ports.host,
+            http_port=self._ports.http,
+            grpc_port=self._ports.grpc,
+            work=inference_service_pb2.ReplicaWork(**asdict(work)) if work else None,
+        )
+        try:
+            await self._inference.ReportReplica(request, timeout=REPORT_TIMEOUT_SECONDS)
+        except Aborted:
+            raise
+        except AiosError as error:
+            if not self._unheard:  # once, not every other second
+                _log.warning("the state %s was not heard: %s", state.name, error.message)
+            self._unheard = True
+        else:
+            self._unheard = False
+
+
+def spec_from_proto(proto: inference_service_pb2.ReplicaSpec) -> ReplicaSpec:
+    """The values of a replica's spec; the deployment's id is checked because it becomes a path."""
+    signature, log = proto.signature, proto.payload_log
+    return ReplicaSpec(
+        deployment_id=check_id(proto.deployment_id, "deployment_id"),
+        revision=proto.revision,
+        model_version=proto.model_version,
+        signature=Signature(
+            inputs=tuple(_tensor(each) for each in signature.inputs),
+            outputs=tuple(_tensor(each) for each in signature.outputs),
+            max_batch_size=signature.max_batch_size,
+        ),
+        batch_delay_micros=proto.batch_delay_micros,
+        manifest_sha256=proto.manifest_sha256,
+        labels=tuple(signature.labels),
+        payload_log=PayloadLog(log.sample_rate, tuple(log.redact), log.window_seconds)
+        if log.sample_rate
+        else None,
+    )
+
+
+def _tensor(proto: TensorSpec) -> Tensor:
+    return Tensor(proto.name, proto.datatype, tuple(proto.shape))
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
