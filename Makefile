@@ -18,7 +18,7 @@ SECONDS   ?= 300
 STEPS     ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-compose test-clients contract up down logs token grafana backup restore upgrade faults fuzz stateful bench check supply sbom \
+.PHONY: help install demo test test-compose test-clients contract up down logs token grafana authority certificates backup restore upgrade faults fuzz stateful bench check supply sbom \
         audit format proto lock clean
 
 help: ## list these commands
@@ -51,7 +51,7 @@ test-clients: install ## clients in other languages against a live stack; skips 
 contract: install ## build/contract: what clients in other languages are generated from
 	@$(BIN)/python tools/contract.py build/contract
 
-up down logs token grafana backup restore upgrade: ## the compose stack: deploy/compose; restore FROM=backups/...
+up down logs token grafana authority certificates backup restore upgrade: ## the compose stack: deploy/compose; restore FROM=backups/...
 	@deploy/compose/stack.sh $@ $(FROM)
 
 faults: install ## break a running platform N=400 times, then cut its power; SEED=... plays one round again

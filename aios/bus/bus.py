@@ -23,6 +23,7 @@ from aios.config import Settings
 from aios.errors import FailedPrecondition, Unavailable
 from aios.records.events import Event
 from aios.runtime import meters
+from aios.runtime.peers import Peer
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Bus:
             FailedPrecondition: There are no credentials, so that connecting can never succeed.
         """
         user, password = _credentials(settings)
-        bus = cls()
+        bus, peer = cls(), Peer.of(settings)
         meters.observe("aios.bus.connected", "Whether the event bus answers.", lambda: bus.connected)
         connect = bus._client.connect(
             settings.nats_url,
@@ -72,6 +73,7 @@ class Bus:
             reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
             max_reconnect_attempts=-1,
             ping_interval=PING_SECONDS,
+            tls=peer.client_context() if peer else None,
         )
 
         async def first() -> None:

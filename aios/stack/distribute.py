@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from aios.config import Settings
 from aios.runtime import peers
+from aios.runtime.peers import Peer
 from aios.runtime.tokens import write_secret
 from aios.stack import nats, secrets
 from aios.stack.authority import Authority
@@ -48,8 +49,8 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
         "worker": ("scheduler.pub", "agent.token", *PEER),
         "envoy": PEER,
         "door": ("tls.crt", "tls.key"),
-        "nats": ("nats.json", "nats.conf", "health"),
-        "postgres": ("password",),
+        "nats": ("nats.json", "nats.conf", "health", *PEER),
+        "postgres": ("password", "pg_hba.conf", *PEER),
         "object-store": ("user", "password", "s3.json"),
         "operator": ("operator.token", peers.AUTHORITY),
         "grafana": ("grafana.password",),
@@ -58,15 +59,21 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
 """What each container reads; the names that official images take from files are theirs."""
 
 NATS_HEALTH_PORT = 8222
+NATS_PEER = Peer(*(Path("/secrets") / file for file in PEER))
+DATABASE_CALLERS = """\
+local all all trust
+hostssl all all all scram-sha-256 clientcert=verify-ca
+"""
+"""Who PostgreSQL lets in where it speaks TLS: its own container, and peers with the password."""
 
 
 def distribute(
-    vault: Path = VAULT, volumes: Path = VOLUMES, names: Sequence[str] = (), *, new_authority: bool = False
+    settings: Settings, vault: Path = VAULT, volumes: Path = VOLUMES, *, new_authority: bool = False
 ) -> None:
     """Make what is missing, and copy to every volume that is mounted what belongs there.
 
     Args:
-        names: More that each certificate is to hold.
+        new_authority: Make every certificate anew.
     """
     layout = Layout(vault)
     layout.make()
@@ -77,15 +84,15 @@ def distribute(
     authority = Authority(certificates)
     for name, wanted in NEEDS.items():
         if (volume := volumes / name).is_dir():
-            certificate, key = authority.issue(name, names)
+            certificate, key = authority.issue(name, settings.certificate_names.split())
             given = {"tls.crt": certificate, "tls.key": key}
             given |= dict(zip(PEER, (certificate, key, authority.certificate), strict=True))
             for file in wanted:
-                found = given[file].read_text() if file in given else _content(layout, name, file)
+                found = given[file].read_text() if file in given else _content(settings, layout, name, file)
                 write_secret(volume / file, found)
 
 
-def _content(layout: Layout, service: str, file: str) -> str:
+def _content(settings: Settings, layout: Layout, service: str, file: str) -> str:
     match service, file:
         case _, "pgpass":
             return f"*:*:*:aios:{_password(layout, 'postgres')}\n"
@@ -101,7 +108,10 @@ def _content(layout: Layout, service: str, file: str) -> str:
                 store_dir=Path("/data"),
                 credentials_file=layout.secrets / "nats.json",
                 health_port=NATS_HEALTH_PORT,
+                peer=NATS_PEER if settings.mutual_tls else None,
             )
+        case "postgres", "pg_hba.conf":
+            return DATABASE_CALLERS
         case "nats", "health":
             path = nats.health_path(layout.secrets / "nats.json")
             return f"http://127.0.0.1:{NATS_HEALTH_PORT}{path}"
@@ -122,8 +132,7 @@ def _password(layout: Layout, service: str) -> str:
 
 def main() -> None:
     """Run as root, so that each file and folder can belong to whoever reads it."""
-    names = Settings.load().certificate_names.split()
-    distribute(names=names, new_authority="--new-authority" in sys.argv[1:])
+    distribute(Settings.load(), new_authority="--new-authority" in sys.argv[1:])
     for volume in (*VOLUMES.iterdir(), *DATA.iterdir()):
         user = USERS.get(volume.name, USER)
         shutil.chown(volume, user, user)

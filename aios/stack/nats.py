@@ -8,6 +8,8 @@ import json
 import os
 from pathlib import Path
 
+from aios.runtime.peers import Peer
+
 MAX_PAYLOAD_BYTES = 1024 * 1024  # NATS' own default: larger messages belong into the object store
 CONNECTIONS_MAX = 256  # services and jobs' helpers of one machine; each costs the server some 50 KiB
 # Not left to the server: it would take three quarters of what is free when it starts, and one that starts on a full
@@ -24,6 +26,7 @@ def server_config(
     credentials_file: Path,
     host: str = "127.0.0.1",
     health_port: int = 0,
+    peer: Peer | None = None,
 ) -> str:
     """The text of the server's configuration.
 
@@ -31,6 +34,7 @@ def server_config(
         config_file: Where the text will lie: the server looks for the credentials relative to it.
         credentials_file: JSON with `user` and `password`. The server reads it, so that the secret is in one file only.
         health_port: Where it answers `GET {health_path(credentials_file)}`; nowhere when 0.
+        peer: Who the server is, where only peers may connect, over TLS.
     """
     credentials = os.path.relpath(credentials_file, config_file.parent)
     monitor = f"""
@@ -55,7 +59,18 @@ jetstream {{
 authorization {{
   include {json.dumps(credentials)}
 }}
-{monitor if health_port else ""}"""
+{_tls(peer) if peer else ""}{monitor if health_port else ""}"""
+
+
+def _tls(peer: Peer) -> str:
+    return f"""
+tls {{
+  cert_file: {json.dumps(str(peer.certificate))}
+  key_file: {json.dumps(str(peer.key))}
+  ca_file: {json.dumps(str(peer.authority))}
+  verify: true
+}}
+"""
 
 
 def health_path(credentials_file: Path) -> str:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The compose stack's chores, behind `make up`, `down`, `logs`, `token`, `grafana`, `backup`, `restore` and `upgrade`.
+# The compose stack's chores, behind `make up`, `down`, `logs`, `token`, `grafana`, `authority`, `certificates`,
+# `backup`, `restore` and `upgrade`.
 #
 # A backup is cold: everything stops, every volume is copied, everything starts again. So it is one moment of all
 # stores together, secrets included: keep it as you keep the keys. Runs that were going on go on from their checkpoints.
@@ -23,7 +24,8 @@ for more in ${COMPOSE_OVERRIDES:-}; do files="$files --file $more"; done
 
 setting() { sed -n "s/^$1=//p" "$settings" | tail -1; }
 image() { echo "$(setting AIOS_IMAGE_PREFIX)/$1:$(setting AIOS_VERSION)"; }
-address() { echo "http://$(setting AIOS_BIND):$(setting AIOS_PORT)"; }
+tls() { case " ${COMPOSE_OVERRIDES:-} " in *compose.tls.yaml\ *) return 0 ;; *) return 1 ;; esac }
+address() { if tls; then echo "https://localhost:$(setting AIOS_PORT)"; else echo "http://$(setting AIOS_BIND):$(setting AIOS_PORT)"; fi; }
 volumes() { engine volume ls --quiet --filter "label=com.docker.compose.project=$project"; }
 
 # The image has tar; no server's own tools are needed, and the same works for every volume.
@@ -35,12 +37,16 @@ in_volume() { # VOLUME MODE COMMAND...
 }
 
 start() {
-    compose up --detach --wait --wait-timeout "${WAIT_SECONDS:-180}" ${NO_BUILD:+--no-build} "$@" >&2
+    compose up --detach --wait --wait-timeout "${WAIT_SECONDS:-180}" ${NO_BUILD:+--no-build} "$@" >&2 || return 1
+    trusted=$(mktemp)
+    authority > "$trusted"
+    answers=1
     for _ in $(seq 60); do
-        curl --fail --silent --output /dev/null "$(address)/healthz" && return 0
+        curl --fail --silent --cacert "$trusted" --output /dev/null "$(address)/healthz" && answers=0 && break
         sleep 0.5
     done
-    return 1
+    rm "$trusted"
+    return $answers
 }
 
 up() {
@@ -48,6 +54,15 @@ up() {
     [ -n "${NO_BUILD:-}" ] || compose build
     start || fail "not everything answers: $0 logs shows why"
     say "AIOS is up at $(address). The operator's token: make token"
+}
+
+authority() { in_volume "${project}_operator-secrets" :ro cat /volume/peers.crt; }
+
+# Certificates of a new authority for everybody at once: nobody believes the former ones any more.
+certificates() {
+    compose run --rm secrets --new-authority >&2
+    start --force-recreate || fail "not everything answers: $0 logs shows why"
+    say "every process has a new certificate; clients that trusted the former authority need: $0 authority"
 }
 
 token() { in_volume "${project}_operator-secrets" :ro cat /volume/operator.token; }
@@ -101,6 +116,8 @@ up) up ;;
 down) compose down ;;
 logs) compose logs --follow --tail 100 ;;
 token) token ;;
+authority) authority ;;
+certificates) certificates ;;
 grafana) in_volume "${project}_grafana-secrets" :ro cat /volume/grafana.password ;;
 backup) backup ${2:+"$2"} ;;
 restore) restore ${2:+"$2"} ;;

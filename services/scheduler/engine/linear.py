@@ -1,11 +1,14 @@
 """Linear programs over groups of jobs and types of accelerator. Pure: the same input gives the same answer."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import highspy
 import numpy as np
 
 from services.scheduler.engine.snapshot import Bools, Floats, Ints
+
+if TYPE_CHECKING:  # agents read plans and make none: they do without the solver
+    import highspy
 
 TOLERANCE = 1e-7
 SMALL = 1e-3
@@ -76,8 +79,8 @@ def solve(groups: Groups, floor: Floats, need: Floats) -> Solution:
     Where nobody needs anything of t, the largest sum of what they make.
     """
     jobs, types = groups.value.shape
-    lowest = np.concatenate([floor, np.full(jobs + types, -highspy.kHighsInf)])
-    highest = np.concatenate([np.full(jobs, highspy.kHighsInf), groups.counts, groups.capacity])
+    lowest = np.concatenate([floor, np.full(jobs + types, -np.inf)])
+    highest = np.concatenate([np.full(jobs, np.inf), groups.counts, groups.capacity])
     # Column by column: of the share (i, j) its rows are what i makes, i's time and j's devices; last, t.
     group, kind = np.divmod(np.arange(jobs * types), types)
     rows = np.column_stack([group, jobs + group, 2 * jobs + kind])
@@ -99,9 +102,7 @@ def solve(groups: Groups, floor: Floats, need: Floats) -> Solution:
         np.concatenate([values.reshape(-1), -need[rising]]),
         lowest,
         highest,
-        upper=np.append(
-            np.where(groups.value > 0, groups.counts[:, None], 0.0).reshape(-1), highspy.kHighsInf
-        ),
+        upper=np.append(np.where(groups.value > 0, groups.counts[:, None], 0.0).reshape(-1), np.inf),
     )
     found, prices = np.array(solution.col_value), np.abs(np.array(solution.row_dual))
     return Solution(float(found[-1]), found[:-1].reshape(jobs, types), prices[:jobs], prices[2 * jobs :])
@@ -134,12 +135,12 @@ def solve_curved(groups: Groups, worth: Floats, slopes: Floats, heights: Floats)
         np.concatenate([np.arange(shares) * per_share, shares * per_share + np.arange(jobs + 1) * lines]),
         np.concatenate([share_rows.reshape(-1), worth_rows]),
         np.concatenate([share_values.reshape(-1), np.ones(jobs * lines)]),
-        np.full(jobs * lines + jobs + types, -highspy.kHighsInf),
+        np.full(jobs * lines + jobs + types, -np.inf),
         np.concatenate([(heights - base[:, None]).reshape(-1), groups.counts, groups.capacity]),
         upper=np.concatenate(
             [
                 np.where(groups.value > 0, groups.counts[:, None], 0.0).reshape(-1),
-                np.full(jobs, highspy.kHighsInf),
+                np.full(jobs, np.inf),
             ]
         ),
     )
@@ -173,8 +174,10 @@ def _highs(
     highest: Floats,
     *,
     upper: Floats,
-) -> highspy.HighsSolution:
+) -> "highspy.HighsSolution":
     """Maximise; columns are at least zero."""
+    import highspy
+
     program = highspy.HighsLp()
     program.num_col_, program.num_row_ = len(cost), len(lowest)
     program.sense_ = highspy.ObjSense.kMaximize

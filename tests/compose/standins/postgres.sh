@@ -11,4 +11,5 @@ if ! [ -s "$PGDATA/PG_VERSION" ]; then
     echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
     echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single -j postgres >/dev/null 2>&1 || true
 fi
+[ "${1:-}" != postgres ] || shift
 exec postgres -c listen_addresses='*' -c unix_socket_directories=/run/postgresql "$@"
