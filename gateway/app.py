@@ -19,6 +19,7 @@ from aios.telemetry.v1 import event_service_pb2_grpc, trace_service_pb2_grpc
 from gateway import activation, http, identity, inference_server
 from gateway.edge import Edge
 from gateway.http import app as http_app
+from gateway.http.artifacts import Artifacts
 from gateway.identity import keys
 from gateway.identity import store as identity_store
 from gateway.identity.identity import Identity
@@ -67,7 +68,9 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     peer = Peer.of(settings)
     openai = OpenAI(channels, settings.envoy_address, peer)
     stack.push_async_callback(openai.close)
-    web = http_app.build(channels, stopping, openai.routes())
+    artifacts = Artifacts(channels, settings.home / "gateway" / "spool")
+    stack.push_async_callback(artifacts.close)
+    web = http_app.build(channels, stopping, [*openai.routes(), *artifacts.routes()])
     sampler = Sampler()
     collector = Collector(settings.collector_address) if settings.collector_address else None
     activator = activation.Activator()

@@ -161,6 +161,8 @@ _SERVICE = _VIEWER | frozenset(
         "uploads.complete",
         "models.create",
         "models.register",
+        "models.alias",
+        "models.delete",
         "checkpoints.create",
         "lineage.record",
         "routes.watch",

@@ -60,6 +60,8 @@ PREDICTORS = tuple(role for role in ROLES if roles.allows(role, "predictions.cre
 REVOKED = "revoked"
 """The policy that refuses a revoked token, as Envoy names it when it does."""
 
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
+"""Where the gateway takes bodies as streams."""
 _SERVICES = {
     "/aios.scheduler.v1.": "scheduler",
     "/aios.data.v1.": "data",
@@ -96,6 +98,7 @@ def routes(snapshot: Snapshot) -> Json:
                     *_predict_grpc(snapshot.deployments),
                     *_predict_http(snapshot.deployments),
                     _refuse({"prefix": "/", "grpc": {}}, 404, "No such service."),
+                    _artifacts(),
                     *_by_priority(GATEWAY_HTTP, {"prefix": "/"}, HTTP_STREAMS),
                 ],
                 "typed_per_filter_config": {
@@ -197,6 +200,12 @@ def _grpc_service(prefix: str, cluster: str) -> list[Json]:
     """A gRPC package. Its server knows its limits on messages and which method streams: nothing is held back here."""
     found = _by_priority(cluster, {"prefix": prefix}, GRPC_STREAMS)
     return [route | {"typed_per_filter_config": _UNBUFFERED} for route in found]
+
+
+def _artifacts() -> Json:
+    """Files of any size on their way to the gateway, which writes them to disk as they come."""
+    route = _to(GATEWAY_HTTP, {"prefix": ARTIFACTS})
+    return route | {"typed_per_filter_config": _UNBUFFERED}
 
 
 def _by_priority(cluster: str, match: Json, streams: str) -> list[Json]:

@@ -30,7 +30,13 @@ from aios.runtime.peers import Peer
 from aios.runtime.roles import PUBLIC
 from aios.scheduler.v1 import agent_service_pb2, queue_service_pb2, scheduler_service_pb2
 from aios.telemetry.v1 import event_service_pb2, trace_service_pb2
-from aios.trainer.v1 import sweep_service_pb2, tracking_service_pb2, trainer_service_pb2
+from aios.trainer.v1 import (
+    artifact_service_pb2,
+    sweep_service_pb2,
+    tracked_model_service_pb2,
+    tracking_service_pb2,
+    trainer_service_pb2,
+)
 from gateway.envoy import limits
 from gateway.http import openapi, problems, release
 from gateway.http.metrics import Metrics
@@ -48,6 +54,8 @@ API = (
     trainer_service_pb2,
     sweep_service_pb2,
     tracking_service_pb2,
+    tracked_model_service_pb2,
+    artifact_service_pb2,
     inference_service_pb2,
     monitoring_service_pb2,
     identity_service_pb2,

@@ -31,7 +31,9 @@ ERROR_CODES: Mapping[Code, str] = {
 """MLflow's name of each kind of error. Source: its `error_codes`."""
 
 
-def build(binding: Binding, query: Iterable[tuple[str, str]], body: bytes) -> Message:
+def build(
+    binding: Binding, path_values: Mapping[str, str], query: Iterable[tuple[str, str]], body: bytes
+) -> Message:
     """The request message.
 
     Raises:
@@ -49,6 +51,7 @@ def build(binding: Binding, query: Iterable[tuple[str, str]], body: bytes) -> Me
             tree.setdefault(key, []).append(text)
         else:
             tree[key] = text
+    tree |= path_values
     message = binding.request_class()
     try:
         json_format.ParseDict(tree, message, ignore_unknown_fields=True)

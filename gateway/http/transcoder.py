@@ -131,7 +131,7 @@ async def _request(exchange: Exchange, binding: Binding, path_values: Mapping[st
     except ValueError:
         raise InvalidArgument("the query is not of the form key=value&key=value in UTF-8") from None
     if binding.dialect:
-        return dialects.build(binding, query, body)
+        return dialects.build(binding, path_values, query, body)
     if len(body) > LARGE_BYTES:
         return await asyncio.to_thread(requests.build, binding, path_values, query, body)
     return requests.build(binding, path_values, query, body)

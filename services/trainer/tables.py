@@ -156,3 +156,79 @@ run_tags = Table(
     Column("value", Text, nullable=False),
     PrimaryKeyConstraint("project", "run", "key"),
 )
+
+# What a path of a tracked run or a logged model means. The bytes are content of the data service.
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("root", String(200), nullable=False),
+    Column("path", String(512), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    PrimaryKeyConstraint("project", "root", "path"),
+)
+
+# Every root of artifacts: the version of a dataset that holds them, once they are one.
+artifact_roots = Table(
+    "artifact_roots",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("root", String(200), nullable=False),
+    Column("version", String(255), nullable=False),
+    Column("sealed", Boolean, nullable=False),
+    Column("change_time", UtcTime, nullable=False),
+    PrimaryKeyConstraint("project", "root"),
+    Index("artifact_roots_open", "sealed", "change_time"),
+)
+
+# Datasets and logged models that a tracked run was given or made.
+run_links = Table(
+    "run_links",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("run", String(63), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("key", String(600), nullable=False),
+    Column("body", Json, nullable=False),
+    PrimaryKeyConstraint("project", "run", "kind", "key"),
+)
+
+logged_models = Table(
+    "logged_models",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("id", String(63), nullable=False),
+    Column("experiment", String(63), nullable=False),
+    Column("name", String(500), nullable=False),
+    Column("model_type", String(500), nullable=False),
+    Column("run", String(63), nullable=False),
+    Column("status", String(40), nullable=False),
+    Column("params", Json, nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("update_time", UtcTime, nullable=False),
+    PrimaryKeyConstraint("project", "id"),
+    Index("logged_models_experiment", "project", "experiment", "create_time"),
+)
+
+# What MLflow says of models and versions of the data service. Version 0 is the model itself.
+registered = Table(
+    "registered",
+    metadata,
+    Column("project", String(63), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("title", String(255), nullable=False),
+    Column("description", Text),
+    Column("source", Text, nullable=False),
+    Column("run", String(63), nullable=False),
+    Column("logged_model", String(63), nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("tags", Json, nullable=False),
+    PrimaryKeyConstraint("project", "model", "version"),
+    Index("registered_title", "project", "title"),
+    Index("registered_logged_model", "project", "logged_model"),
+)

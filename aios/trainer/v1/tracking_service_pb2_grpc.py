@@ -133,6 +133,16 @@ class TrackingServiceStub:
                 request_serializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogBatchRequest.SerializeToString,
                 response_deserializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogBatchResponse.FromString,
                 _registered_method=True)
+        self.LogInputs = channel.unary_unary(
+                '/aios.trainer.v1.TrackingService/LogInputs',
+                request_serializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogInputsRequest.SerializeToString,
+                response_deserializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogInputsResponse.FromString,
+                _registered_method=True)
+        self.LogOutputs = channel.unary_unary(
+                '/aios.trainer.v1.TrackingService/LogOutputs',
+                request_serializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogOutputsRequest.SerializeToString,
+                response_deserializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogOutputsResponse.FromString,
+                _registered_method=True)
         self.GetMetricHistory = channel.unary_unary(
                 '/aios.trainer.v1.TrackingService/GetMetricHistory',
                 request_serializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.GetMetricHistoryRequest.SerializeToString,
@@ -280,6 +290,20 @@ class TrackingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LogInputs(self, request, context):
+        """Says what a run was made from: datasets and logged models. Saying it again is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LogOutputs(self, request, context):
+        """Says which logged models a run made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetMetricHistory(self, request, context):
         """Every value of one metric, by step.
         """
@@ -384,6 +408,16 @@ def add_TrackingServiceServicer_to_server(servicer, server):
                     servicer.LogBatch,
                     request_deserializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogBatchRequest.FromString,
                     response_serializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogBatchResponse.SerializeToString,
+            ),
+            'LogInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogInputs,
+                    request_deserializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogInputsRequest.FromString,
+                    response_serializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogInputsResponse.SerializeToString,
+            ),
+            'LogOutputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogOutputs,
+                    request_deserializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogOutputsRequest.FromString,
+                    response_serializer=aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogOutputsResponse.SerializeToString,
             ),
             'GetMetricHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMetricHistory,
@@ -908,6 +942,60 @@ class TrackingService:
             '/aios.trainer.v1.TrackingService/LogBatch',
             aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogBatchRequest.SerializeToString,
             aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.trainer.v1.TrackingService/LogInputs',
+            aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogInputsRequest.SerializeToString,
+            aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogInputsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogOutputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.trainer.v1.TrackingService/LogOutputs',
+            aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogOutputsRequest.SerializeToString,
+            aios_dot_trainer_dot_v1_dot_tracking__service__pb2.LogOutputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

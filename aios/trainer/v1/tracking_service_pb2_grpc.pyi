@@ -58,6 +58,10 @@ class TrackingServiceStub:
     """Removes one tag. NOT_FOUND when the run has no such tag."""
     LogBatch: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.LogBatchRequest, _tracking_service_pb2.LogBatchResponse]
     """Stores metrics, parameters and tags together, or none of them."""
+    LogInputs: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.LogInputsRequest, _tracking_service_pb2.LogInputsResponse]
+    """Says what a run was made from: datasets and logged models. Saying it again is no error."""
+    LogOutputs: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.LogOutputsRequest, _tracking_service_pb2.LogOutputsResponse]
+    """Says which logged models a run made."""
     GetMetricHistory: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.GetMetricHistoryRequest, _tracking_service_pb2.GetMetricHistoryResponse]
     """Every value of one metric, by step."""
 
@@ -219,6 +223,22 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_tracking_service_pb2.LogBatchRequest, _abc.Awaitable[_tracking_service_pb2.LogBatchResponse]],
     ) -> _abc.Awaitable[_tracking_service_pb2.LogBatchResponse]:
         """Stores metrics, parameters and tags together, or none of them."""
+
+    @_abc_1.abstractmethod
+    def LogInputs(
+        self,
+        request: _tracking_service_pb2.LogInputsRequest,
+        context: _aio.ServicerContext[_tracking_service_pb2.LogInputsRequest, _abc.Awaitable[_tracking_service_pb2.LogInputsResponse]],
+    ) -> _abc.Awaitable[_tracking_service_pb2.LogInputsResponse]:
+        """Says what a run was made from: datasets and logged models. Saying it again is no error."""
+
+    @_abc_1.abstractmethod
+    def LogOutputs(
+        self,
+        request: _tracking_service_pb2.LogOutputsRequest,
+        context: _aio.ServicerContext[_tracking_service_pb2.LogOutputsRequest, _abc.Awaitable[_tracking_service_pb2.LogOutputsResponse]],
+    ) -> _abc.Awaitable[_tracking_service_pb2.LogOutputsResponse]:
+        """Says which logged models a run made."""
 
     @_abc_1.abstractmethod
     def GetMetricHistory(

@@ -1,16 +1,15 @@
 """Experiments and tracked runs, and what may be said of them. Pure. Source: mlflow.org/docs, REST API."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from types import MappingProxyType
 
 from aios.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.trainer.metrics import Point
 from services.trainer.runs import State
+from services.trainer.tracking import filters
 from services.trainer.tracking.filters import Condition, Order
 
 DEFAULT, DEFAULT_NAME = "0", "Default"
@@ -184,41 +183,7 @@ def matching(
         InvalidArgument: a comparison is of something that experiments have not.
     """
     kept = [each for each in found if view == "ALL" or each.deleted == (view == "DELETED_ONLY")]
-    kept = [each for each in kept if all(_holds(condition, each) for condition in asked)]
-    for each in reversed(order):
-        kept.sort(key=partial(_sorted_by, each), reverse=each.descending)
-    return kept
-
-
-def _holds(condition: Condition, each: Experiment) -> bool:
-    value = _value(each, condition.kind, condition.key)
-    first = condition.values[0]
-    match condition.operator:
-        case "=":
-            return bool(value == first)
-        case "!=":
-            return bool(value != first)
-        case "IN":
-            return value in condition.values
-        case "NOT IN":
-            return value not in condition.values
-        case "LIKE" | "ILIKE" as operator:
-            flags = re.IGNORECASE | re.DOTALL if operator == "ILIKE" else re.DOTALL
-            pattern = re.escape(str(first)).replace("%", ".*").replace("_", ".")
-            return value is not None and re.fullmatch(pattern, str(value), flags) is not None
-        case ">":
-            return value is not None and float(value) > float(first)
-        case ">=":
-            return value is not None and float(value) >= float(first)
-        case "<":
-            return value is not None and float(value) < float(first)
-        case _:
-            return value is not None and float(value) <= float(first)
-
-
-def _sorted_by(order: Order, each: Experiment) -> tuple[bool, str | float]:
-    value = _value(each, order.kind, order.key)
-    return value is None, "" if value is None else value
+    return filters.matching(kept, asked, order, _value)
 
 
 def _value(each: Experiment, kind: str, key: str) -> str | float | None:

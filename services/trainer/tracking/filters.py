@@ -3,9 +3,11 @@
 Source: mlflow.org/docs, "Search Runs": comparisons joined by AND; keys of other characters in backticks or quotes.
 """
 
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from aios.errors import InvalidArgument
 
@@ -26,6 +28,7 @@ KINDS = {
     "attr": "attribute",
     "run": "attribute",
 }
+_COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)
@@ -35,6 +38,9 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+
+T = TypeVar("T")
+Value = str | float | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,52 @@ def orders(texts: Sequence[str], field: str = "order_by") -> list[Order]:
             raise InvalidArgument.of(reader.field, "must be a name, then ASC or DESC")
         found.append(Order(kind, key, way == "DESC"))
     return found
+
+
+def matching(
+    found: Iterable[T],
+    asked: Sequence[Condition],
+    order: Sequence[Order],
+    value: Callable[[T, str, str], Value],
+) -> list[T]:
+    """Those that every comparison holds for, in order; for what is few enough to be looked at one by one.
+
+    Args:
+        value: Of one of them, by kind and key. None where it has none.
+
+    Raises:
+        InvalidArgument: `value` knows no such key.
+    """
+    kept = [each for each in found if all(_holds(one, value(each, one.kind, one.key)) for one in asked)]
+    for one in reversed(order):
+        keyed = [(value(each, one.kind, one.key), each) for each in kept]
+        said = [pair for pair in keyed if pair[0] is not None]
+        said.sort(key=_first, reverse=one.descending)
+        kept = [each for _, each in said] + [each for known, each in keyed if known is None]
+    return kept
+
+
+def _first(pair: tuple[Any, Any]) -> Any:
+    return pair[0]
+
+
+def _holds(condition: Condition, value: Value) -> bool:
+    first = condition.values[0]
+    match condition.operator:
+        case "=":
+            return bool(value == first)
+        case "!=":
+            return bool(value != first)
+        case "IN":
+            return value in condition.values
+        case "NOT IN":
+            return value not in condition.values
+        case "LIKE" | "ILIKE" as kind:
+            flags = re.IGNORECASE | re.DOTALL if kind == "ILIKE" else re.DOTALL
+            pattern = re.escape(str(first)).replace("%", ".*").replace("_", ".")
+            return value is not None and re.fullmatch(pattern, str(value), flags) is not None
+        case sign:
+            return value is not None and bool(_COMPARE[sign](float(value), float(first)))
 
 
 def _condition(reader: "_Reader", numeric: Sequence[str]) -> Condition:

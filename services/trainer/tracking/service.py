@@ -1,10 +1,11 @@
 """What is done with experiments and tracked runs, between their door and their records."""
 
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
+from typing import Any
 
 from aios.errors import InvalidArgument
 from aios.names import RunName, new_id
@@ -16,12 +17,23 @@ from services.trainer import metrics
 from services.trainer import store as run_store
 from services.trainer.metrics import Point
 from services.trainer.runs import FINAL, Run, RunNotFound, RunSpec, State
-from services.trainer.tracking import experiments, filters, store
+from services.trainer.tracking import experiments, filters, logged_store, store
 from services.trainer.tracking.experiments import STATE, Experiment, NotTracked, Said
 from services.trainer.tracking.store import Tracked
 
 SEARCH_SIZE, SEARCH_SIZE_MAX = 1_000, 5_000  # of runs: what fits into a message
 HISTORY_SIZE_MAX = 25_000
+LINKS_MAX = 100
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is looked up for a page of runs at once."""
+
+    steps: Mapping[tuple[RunName, str], tuple[int, datetime]]
+    """Where the newest value of each metric was measured."""
+    links: Mapping[tuple[RunName, str], Sequence[Mapping[str, Any]]]
+    """What each was given and made, by kind."""
 
 
 class Tracking:
@@ -133,13 +145,14 @@ class Tracking:
 
         await self._db.write(write)
 
-    async def log(self, run_id: str, said: Said) -> None:
-        """Store what a call says of a run: all of it, or nothing."""
+    async def log(self, run_id: str, said: Said, of_models: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Store what a call says of a run, and of logged models: all of it, or nothing."""
         name, now = _name(run_id), self._clock.now()
         points = metrics.check(list(said.points))
 
         def write(tx: Tx) -> None:
             before = run_store.get(tx, name)
+            logged_store.measure(tx, name.project, of_models, now)
             store.put_params(tx, name, said.params)
             store.put_tags(tx, name, said.tags)
             if "mlflow.runName" in said.tags:
@@ -152,6 +165,21 @@ class Tracking:
                     before,
                     replace(before, metrics=MappingProxyType({**before.metrics, **newest}), update_time=now),
                 )
+
+        await self._db.write(write)
+
+    async def link(self, run_id: str, **bodies: Mapping[str, Mapping[str, Any]]) -> None:
+        """Store what a run was given or made: by kind, and by a key of each."""
+        name = _name(run_id)
+        if any(len(each) > LINKS_MAX for each in bodies.values()):
+            raise InvalidArgument.of("models", f"at most {LINKS_MAX} at once")
+
+        def write(tx: Tx) -> None:
+            run_store.get(tx, name)
+            for kind, each in bodies.items():
+                for model in each if kind != logged_store.DATASET else ():
+                    logged_store.get(tx, name.project, model)
+                logged_store.link(tx, name, kind, each)
 
         await self._db.write(write)
 
@@ -173,26 +201,24 @@ class Tracking:
         size: int,
         order_by: Sequence[str],
         token: str,
-    ) -> tuple[list[Tracked], dict[tuple[RunName, str], tuple[int, datetime]], str]:
-        """A page of runs, where their newest metrics were measured, and the next page's token."""
+    ) -> tuple[list[Tracked], Beside, str]:
+        """A page of runs, what lies beside them, and the next page's token."""
         project = principal().project
         view = experiments.check_view(view, "run_view_type")
         asked, order = filters.conditions(text, store.TIMES), filters.orders(order_by)
         if size < 0:
             raise InvalidArgument.of("max_results", "must not be negative")
 
-        def read(
-            tx: Tx,
-        ) -> tuple[list[Tracked], dict[tuple[RunName, str], tuple[int, datetime]], str]:
+        def read(tx: Tx) -> tuple[list[Tracked], Beside, str]:
             limit = min(size or SEARCH_SIZE, SEARCH_SIZE_MAX)
             found, more = store.search(tx, project, experiment_ids, asked, order, view, limit, token)
-            return found, store.steps(tx, [tracked.run for tracked in found]), more
+            return found, _beside(tx, found), more
 
         return await self._db.read(read)
 
-    async def steps(self, tracked: Tracked) -> dict[tuple[RunName, str], tuple[int, datetime]]:
-        """Where a run's newest metrics were measured."""
-        return await self._db.read(lambda tx: store.steps(tx, [tracked.run]))
+    async def beside(self, tracked: Tracked) -> Beside:
+        """What lies beside a run."""
+        return await self._db.read(lambda tx: _beside(tx, [tracked]))
 
     async def history(self, run_id: str, key: str, size: int, token: str) -> tuple[list[Point], str]:
         """A page of one metric's points, and the next page's token."""
@@ -206,6 +232,11 @@ class Tracking:
             return store.history(tx, name, key, limit, token)
 
         return await self._db.read(read)
+
+
+def _beside(tx: Tx, found: Sequence[Tracked]) -> Beside:
+    runs = [tracked.run for tracked in found]
+    return Beside(store.steps(tx, runs), logged_store.links(tx, [run.name for run in runs]))
 
 
 def _name(run_id: str) -> RunName:

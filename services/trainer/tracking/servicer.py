@@ -1,23 +1,26 @@
 """The RPCs of tracking: convert, call, convert."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict, ParseDict
+
 from aios.errors import InvalidArgument
-from aios.names import RunName
 from aios.trainer.v1 import tracking_service_pb2 as pb
 from aios.trainer.v1 import tracking_service_pb2_grpc
 from services.trainer.metrics import Point
 from services.trainer.tracking import experiments, filters
 from services.trainer.tracking.experiments import STATUS, Experiment, moment
-from services.trainer.tracking.service import Tracking
+from services.trainer.tracking.logged_store import DATASET, GIVEN, MADE
+from services.trainer.tracking.service import Beside, Tracking
 from services.trainer.tracking.store import Tracked
 
 EXPERIMENTS_MAX = 1_000
-Steps = Mapping[tuple[RunName, str], tuple[int, datetime]]
+KEY_MAX = 600
 
 
 class TrackingServicer(tracking_service_pb2_grpc.TrackingServiceServicer):
@@ -98,11 +101,11 @@ class TrackingServicer(tracking_service_pb2_grpc.TrackingServiceServicer):
             request.start_time,
             _pairs(request.tags),
         )
-        return pb.StartRunResponse(run=_run(made, {}))
+        return pb.StartRunResponse(run=_run(made, Beside({}, {})))
 
     async def GetTrackedRun(self, request: pb.GetTrackedRunRequest, context: Any) -> pb.GetTrackedRunResponse:
         found = await self._tracking.get(_id(request))
-        return pb.GetTrackedRunResponse(run=_run(found, await self._tracking.steps(found)))
+        return pb.GetTrackedRunResponse(run=_run(found, await self._tracking.beside(found)))
 
     async def UpdateTrackedRun(
         self, request: pb.UpdateTrackedRunRequest, context: Any
@@ -125,7 +128,7 @@ class TrackingServicer(tracking_service_pb2_grpc.TrackingServiceServicer):
     async def SearchTrackedRuns(
         self, request: pb.SearchTrackedRunsRequest, context: Any
     ) -> pb.SearchTrackedRunsResponse:
-        found, steps, token = await self._tracking.search(
+        found, beside, token = await self._tracking.search(
             request.experiment_ids,
             request.filter,
             request.run_view_type,
@@ -134,12 +137,14 @@ class TrackingServicer(tracking_service_pb2_grpc.TrackingServiceServicer):
             request.page_token,
         )
         return pb.SearchTrackedRunsResponse(
-            runs=[_run(tracked, steps) for tracked in found], next_page_token=token
+            runs=[_run(tracked, beside) for tracked in found], next_page_token=token
         )
 
     async def LogMetric(self, request: pb.LogMetricRequest, context: Any) -> pb.LogMetricResponse:
         point = Point(request.key, request.value, request.step, _time(request.timestamp))
-        await self._tracking.log(_id(request), experiments.said([point]))
+        await self._tracking.log(
+            _id(request), experiments.said([point]), _of_models(request.run_id, [request])
+        )
         return pb.LogMetricResponse()
 
     async def LogParam(self, request: pb.LogParamRequest, context: Any) -> pb.LogParamResponse:
@@ -157,8 +162,22 @@ class TrackingServicer(tracking_service_pb2_grpc.TrackingServiceServicer):
     async def LogBatch(self, request: pb.LogBatchRequest, context: Any) -> pb.LogBatchResponse:
         points = [Point(each.key, each.value, each.step, _time(each.timestamp)) for each in request.metrics]
         said = experiments.said(points, _pairs(request.params), _pairs(request.tags))
-        await self._tracking.log(request.run_id, said)
+        await self._tracking.log(request.run_id, said, _of_models(request.run_id, request.metrics))
         return pb.LogBatchResponse()
+
+    async def LogInputs(self, request: pb.LogInputsRequest, context: Any) -> pb.LogInputsResponse:
+        datasets = {
+            f"{each.dataset.name}|{each.dataset.digest}"[:KEY_MAX]: MessageToDict(each)
+            for each in request.datasets
+        }
+        models = {each.model_id: MessageToDict(each) for each in request.models}
+        await self._tracking.link(request.run_id, **{DATASET: datasets, GIVEN: models})
+        return pb.LogInputsResponse()
+
+    async def LogOutputs(self, request: pb.LogOutputsRequest, context: Any) -> pb.LogOutputsResponse:
+        models = {each.model_id: MessageToDict(each) for each in request.models}
+        await self._tracking.link(request.run_id, **{MADE: models})
+        return pb.LogOutputsResponse()
 
     async def GetMetricHistory(
         self, request: pb.GetMetricHistoryRequest, context: Any
@@ -207,11 +226,11 @@ def _experiment(each: Experiment) -> pb.Experiment:
     )
 
 
-def _run(tracked: Tracked, steps: Steps) -> pb.TrackedRun:
+def _run(tracked: Tracked, beside: Beside) -> pb.TrackedRun:
     name = tracked.run.name
     measured = []
     for key, value in sorted(tracked.run.metrics.items()):
-        step, time = steps.get((name, key), (0, tracked.run.update_time))
+        step, time = beside.steps.get((name, key), (0, tracked.run.update_time))
         measured.append(pb.Metric(key=key, value=value, step=step, timestamp=experiments.millis(time)))
     tags = {"mlflow.runName": tracked.title, **tracked.tags}
     return pb.TrackedRun(
@@ -221,7 +240,38 @@ def _run(tracked: Tracked, steps: Steps) -> pb.TrackedRun:
             params=[pb.Param(key=key, value=value) for key, value in sorted(tracked.params.items())],
             tags=[pb.Tag(key=key, value=value) for key, value in sorted(tags.items())],
         ),
+        inputs=pb.TrackedRunInputs(
+            dataset_inputs=[
+                ParseDict(dict(each), pb.DatasetInput()) for each in beside.links.get((name, DATASET), ())
+            ],
+            model_inputs=[
+                ParseDict(dict(each), pb.LoggedModelInput()) for each in beside.links.get((name, GIVEN), ())
+            ],
+        ),
+        outputs=pb.TrackedRunOutputs(
+            model_outputs=[
+                ParseDict(dict(each), pb.LoggedModelOutput()) for each in beside.links.get((name, MADE), ())
+            ]
+        ),
     )
+
+
+def _of_models(run_id: str, metrics: Iterable[Any]) -> list[dict[str, Any]]:
+    """What of some metrics is of logged models."""
+    return [
+        {
+            "key": each.key,
+            "value": each.value,
+            "timestamp": each.timestamp,
+            "step": each.step,
+            "dataset_name": each.dataset_name,
+            "dataset_digest": each.dataset_digest,
+            "model_id": each.model_id,
+            "run_id": run_id,
+        }
+        for each in metrics
+        if each.model_id and math.isfinite(each.value)
+    ]
 
 
 def _info(tracked: Tracked) -> pb.TrackedRunInfo:

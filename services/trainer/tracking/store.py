@@ -216,20 +216,20 @@ def search(
     for each in order:
         value = _value(each.kind, each.key)
         query = query.order_by(value.is_(None), value.desc() if each.descending else value.asc())
-    start = _offset(token)
+    start = page_start(token)
     query = query.order_by(runs.c.create_time.desc(), runs.c.run).offset(start).limit(size + 1)
     found = [store.run_of(row) for row in tx.execute(query)]
-    more = _token(start + size) if len(found) > size else ""
+    more = page_token(start + size) if len(found) > size else ""
     return _with_words(tx, found[:size]), more
 
 
 def history(tx: Tx, name: RunName, key: str, size: int, token: str) -> tuple[list[Point], str]:
     """A page of one metric's points, by step, and the next page's token."""
-    start = _offset(token)
+    start = page_start(token)
     query = select(metric_points).where(*_of(metric_points, name), metric_points.c.key == key)
     rows = tx.execute(query.order_by(metric_points.c.step).offset(start).limit(size + 1)).all()
     points = [Point(row.key, row.value, row.step, row.time, row.epoch) for row in rows[:size]]
-    return points, _token(start + size) if len(rows) > size else ""
+    return points, page_token(start + size) if len(rows) > size else ""
 
 
 def newest(tx: Tx, name: RunName, keys: Iterable[str]) -> dict[str, float]:
@@ -407,11 +407,17 @@ def _experiment(row: Row[Any]) -> Experiment:
     )
 
 
-def _token(offset: int) -> str:
+def page_token(offset: int) -> str:
+    """The token of the page that begins at a row."""
     return base64.urlsafe_b64encode(str(offset).encode()).decode()
 
 
-def _offset(token: str) -> int:
+def page_start(token: str) -> int:
+    """The row that a page begins at.
+
+    Raises:
+        PageTokenInvalid
+    """
     try:
         offset = int(base64.urlsafe_b64decode(token)) if token else 0
     except (ValueError, binascii.Error):
