@@ -28,6 +28,14 @@ def _nothing() -> Mapping[str, V]:
 
 
 @dataclass(frozen=True)
+class Topology:
+    """How near to each other the replicas of a gang run: on nodes with the same value of a label; `node` is one node."""
+
+    key: str
+    required: bool = True
+
+
+@dataclass(frozen=True)
 class Scheduling:
     """What is known of a job before it runs.
 
@@ -39,6 +47,7 @@ class Scheduling:
         node_preference: Labels that its node had better have.
         tolerations: Taints of its node that it puts up with, by name; an empty value stands for any.
         speeds: Steps in a second by type of accelerator.
+        topology: None where the replicas of a gang may run anywhere.
     """
 
     weight: float = 1.0
@@ -51,6 +60,7 @@ class Scheduling:
     node_preference: Mapping[str, str] = field(default_factory=_nothing)
     tolerations: Mapping[str, str] = field(default_factory=_nothing)
     speeds: Mapping[str, float] = field(default_factory=_nothing)
+    topology: Topology | None = None
 
     def selects(self, labels: Mapping[str, str]) -> bool:
         """Whether a node with these labels will do, its taints aside."""
@@ -66,6 +76,11 @@ class Scheduling:
 
 
 NOTHING_SAID = Scheduling()
+
+
+def is_label(text: str) -> bool:
+    """Whether it may be a label's name or value."""
+    return _LABEL.fullmatch(text) is not None
 
 
 def taints(labels: Mapping[str, str]) -> dict[str, str]:
@@ -110,6 +125,8 @@ def problems(said: Scheduling) -> list[tuple[str, str]]:
             for name, value in labels.items()
             if not _LABEL.fullmatch(name) or not (_LABEL.fullmatch(value) or (any_value and not value))
         ]
+    if said.topology is not None and not _LABEL.fullmatch(said.topology.key):
+        found.append(("topology.key", "must be a label such as `rack`, or `node`"))
     if len(said.speeds) > SPEEDS_MAX:
         found.append(("speeds", f"has {len(said.speeds)} types; {SPEEDS_MAX} at most"))
     for kind, speed in said.speeds.items():

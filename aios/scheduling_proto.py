@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aios.common.v1 import scheduling_pb2
 from aios.errors import InvalidArgument
-from aios.scheduling import Scheduling
+from aios.scheduling import Scheduling, Topology
 
 
 def to_proto(said: Scheduling) -> scheduling_pb2.Scheduling:
@@ -19,6 +19,7 @@ def to_proto(said: Scheduling) -> scheduling_pb2.Scheduling:
         node_preference=said.node_preference,
         tolerations=said.tolerations,
         speeds=said.speeds,
+        topology=_topology_to_proto(said.topology) if said.topology else None,
     )
     for name in ("expected_duration", "max_run_time", "min_run_time"):
         if span := getattr(said, name):
@@ -32,7 +33,7 @@ def from_proto(proto: scheduling_pb2.Scheduling, field: str) -> Scheduling:
     """What was said, with defaults filled in; not checked.
 
     Raises:
-        InvalidArgument: a deadline that no calendar has.
+        InvalidArgument: a deadline that no calendar has, or no such mode.
     """
     return Scheduling(
         weight=proto.weight if proto.weight != 0 else 1.0,
@@ -45,7 +46,19 @@ def from_proto(proto: scheduling_pb2.Scheduling, field: str) -> Scheduling:
         node_preference=dict(proto.node_preference),
         tolerations=dict(proto.tolerations),
         speeds=dict(proto.speeds),
+        topology=_topology(proto.topology, field) if proto.HasField("topology") else None,
     )
+
+
+def _topology_to_proto(said: Topology) -> scheduling_pb2.Topology:
+    mode = scheduling_pb2.Topology.MODE_REQUIRED if said.required else scheduling_pb2.Topology.MODE_PREFERRED
+    return scheduling_pb2.Topology(key=said.key, mode=mode)
+
+
+def _topology(proto: scheduling_pb2.Topology, field: str) -> Topology:
+    if proto.mode not in scheduling_pb2.Topology.Mode.values():
+        raise InvalidArgument.of(f"{field}.topology.mode", "must be MODE_REQUIRED or MODE_PREFERRED")
+    return Topology(proto.key, proto.mode != scheduling_pb2.Topology.MODE_PREFERRED)
 
 
 def _span(proto: Duration) -> timedelta:

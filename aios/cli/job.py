@@ -1,6 +1,7 @@
 """`aios job` and `aios node`."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 
 import click
@@ -20,7 +21,7 @@ JOB: Columns = {
     "NAME": lambda j: leaf(j.name),
     "STATE": state,
     "OWNER": lambda j: short(j.spec.owner),
-    "NODE": lambda j: leaf(j.attempt.node),
+    "NODE": lambda j: nodes(j.attempt),
     "ATTEMPT": lambda j: j.epoch or "",
     "DONE": lambda j: done(j.progress),
     "WHY": lambda j: j.state_message or j.state_reason,
@@ -28,7 +29,7 @@ JOB: Columns = {
 }
 NODE: Columns = {
     "NAME": lambda n: leaf(n.name),
-    "STATE": state,
+    "STATE": lambda n: "draining" if n.draining else "cordoned" if n.cordoned else state(n),
     "CPU": lambda n: f"{n.allocated.cpu_millis / 1000:g}/{n.capacity.cpu_millis / 1000:g}",
     "MEMORY": lambda n: f"{size(n.allocated.memory_bytes)}/{size(n.capacity.memory_bytes)}",
     "ACCELERATORS": lambda n: " ".join(
@@ -80,11 +81,12 @@ job.add_command(explain_job, "explain")
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
 @click.option("--attempt", default=0, help="An earlier attempt.")
+@click.option("--rank", default=0, help="Of a gang: whose output, the first's unless it is said.")
 @common
-def job_logs(name: str, follow: bool, attempt: int) -> None:
+def job_logs(name: str, follow: bool, attempt: int, rank: int) -> None:
     """What a job wrote."""
     with connected() as client:
-        write(client.jobs.logs(name, follow=follow, epoch=attempt))
+        write(client.jobs.logs(name, follow=follow, epoch=attempt, rank=rank))
 
 
 @job.command("watch")
@@ -142,6 +144,71 @@ def get_node(name: str) -> None:
     """One machine."""
     with connected() as client:
         output.emit(client.jobs.node(name), NODE)
+
+
+@node.command("cordon")
+@click.argument("name")
+@common
+def cordon(name: str) -> None:
+    """Give a machine no new jobs; what runs there goes on. Operators only."""
+    _operate(name, "cordoned", cordoned=True)
+
+
+@node.command("uncordon")
+@click.argument("name")
+@common
+def uncordon(name: str) -> None:
+    """Give a machine jobs again, also after a drain."""
+    _operate(name, "cordoned", "draining")
+
+
+@node.command("drain")
+@click.argument("name")
+@common
+def drain(name: str) -> None:
+    """Give a machine no new jobs, and move those that run there: each is asked to save its work and starts elsewhere."""
+    _operate(name, "draining", draining=True)
+
+
+@node.command("taint")
+@click.argument("name")
+@click.argument("taints", nargs=-1, required=True)
+@common
+def taint(name: str, taints: tuple[str, ...]) -> None:
+    """Keep away jobs that do not tolerate it: `aios node taint a dedicated=lab`; `dedicated-` ends that."""
+    from aios.scheduler.v1 import node_pb2
+
+    with connected() as client:
+        found = dict(client.jobs.node(name).taints)
+        for each in taints:
+            key, equals, value = each.partition("=")
+            if equals and key and value:
+                found[key] = value
+            elif not equals and each.endswith("-") and each[:-1] in found:
+                del found[each[:-1]]
+            else:
+                known = ", ".join(sorted(found)) or "none"
+                raise click.UsageError(
+                    f"{each!r} is neither name=value nor a taint with `-`; it has {known}."
+                )
+        node = node_pb2.Node(name=f"nodes/{leaf(name)}", taints=found)
+        output.emit(client.jobs.operate(node, "taints"), NODE)
+
+
+def _operate(name: str, *fields: str, cordoned: bool = False, draining: bool = False) -> None:
+    from aios.scheduler.v1 import node_pb2
+
+    with connected() as client:
+        node = node_pb2.Node(name=f"nodes/{leaf(name)}", cordoned=cordoned, draining=draining)
+        output.emit(client.jobs.operate(node, *fields), NODE)
+
+
+def nodes(attempt: job_pb2.Attempt) -> str:
+    """Where it runs: of a gang each node, with how many replicas it has of it."""
+    if not attempt.replicas:
+        return leaf(attempt.node)
+    counts = Counter(leaf(each.node) for each in attempt.replicas)
+    return " ".join(f"{name}x{count}" if count > 1 else name for name, count in counts.items())
 
 
 def done(progress: job_pb2.JobProgress) -> str:

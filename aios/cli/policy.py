@@ -69,6 +69,7 @@ def policy() -> None:
     utility           largest sum of utilities
     max-min, makespan, finish-time-fair, soonest
                       shares of time over types of accelerator
+    dynamic           shortest first; elastic jobs resized by what they gain
 
     Under each of them small jobs pass a large one that waits only where they cannot delay it.
     """

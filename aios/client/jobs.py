@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from aios.client.connection import Connection, pages
 from aios.errors import Unavailable
 from aios.names import JobName, NodeName
@@ -62,9 +64,12 @@ class Jobs:
         """Ask a job to stop. One that has ended stays as it is."""
         return await self._stub.CancelJob(pb.CancelJobRequest(name=self._name(name)))
 
-    async def logs(self, name: str, *, follow: bool = False, epoch: int = 0) -> AsyncIterator[bytes]:
-        """What a job wrote, in pieces. With `follow`, until it has ended, over restarts of the services too."""
-        request = pb.ReadJobLogsRequest(name=self._name(name), epoch=epoch, follow=follow)
+    async def logs(
+        self, name: str, *, follow: bool = False, epoch: int = 0, rank: int = 0
+    ) -> AsyncIterator[bytes]:
+        """What a job wrote, in pieces; of a gang, what one of its processes wrote. With `follow`, until it has ended,
+        over restarts of the services too."""
+        request = pb.ReadJobLogsRequest(name=self._name(name), epoch=epoch, follow=follow, rank=rank)
         failures = 0
         while True:
             try:
@@ -110,6 +115,11 @@ class Jobs:
         """One machine."""
         full = self._connection.name(NodeName, name)
         return await self._stub.GetNode(pb.GetNodeRequest(name=str(full)))
+
+    async def operate(self, node: node_pb2.Node, *fields: str) -> node_pb2.Node:
+        """Cordon, drain or taint a machine: take over these fields of it."""
+        mask = FieldMask(paths=fields)
+        return await self._stub.UpdateNode(pb.UpdateNodeRequest(node=node, update_mask=mask))
 
     async def policy(self) -> policy_pb2.Policy:
         """How the pool is shared now."""

@@ -20,17 +20,17 @@ from aios.trainer.v1 import run_pb2
 
 KEYS = (
     "name", "recipe", "command", "entry", "code", "dataset", "datasets", "environment", "stop_grace", "hyperparameters", "resources", "seed", "model", "checkpoint_steps", "max_restarts",
-    "description", "priority", "queue", "scheduling", "launcher", "processes", "hang_timeout", "network", "base_model",
+    "description", "priority", "queue", "scheduling", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network", "base_model",
 )  # fmt: skip
 COMMAND_KEYS = (
-    "command", "entry", "code", "datasets", "environment", "launcher", "processes", "hang_timeout", "network",
+    "command", "entry", "code", "datasets", "environment", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network",
 )  # fmt: skip
 LAUNCHERS = {"torchrun": run_pb2.RunSpec.LAUNCHER_TORCHRUN}
 NETWORKS = {"platform": False, "node": True}
 SIMPLE_KEYS = ("recipe", "seed", "model", "checkpoint_steps", "max_restarts", "description")
 SCHEDULING_KEYS = (
     "weight", "expected_duration", "max_run_time", "preemptible", "min_run_time", "deadline", "node_selector", "node_preference",
-    "tolerations", "speeds",
+    "tolerations", "speeds", "topology",
 )  # fmt: skip
 RESOURCE_KEYS = ("cpu", "memory", "accelerators")
 _UNITS = {
@@ -77,7 +77,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
     for key in ("name", "recipe", "dataset", "model", "description", "code", "queue", "base_model"):
         if given.get(key) is not None and not isinstance(given[key], str):
             problems[key] = f"must be text, not {given[key]!r}"
-    for key in ("seed", "checkpoint_steps", "max_restarts", "processes"):
+    for key in ("seed", "checkpoint_steps", "max_restarts", "processes", "replicas", "min_replicas"):
         value = given.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             problems[key] = f"must be a whole number of 0 or more, not {value!r}"
@@ -117,6 +117,8 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         base_model=model_version_name(given.get("base_model") or ""),
         launcher=LAUNCHERS.get(given.get("launcher") or "", run_pb2.RunSpec.LAUNCHER_UNSPECIFIED),
         processes=given.get("processes") or 0,
+        replicas=given.get("replicas") or 0,
+        min_replicas=given.get("min_replicas") or 0,
         node_network=NETWORKS.get(given.get("network") or "", False),
     )
     if hang is not None:
@@ -212,6 +214,13 @@ def _scheduling(given: object, problems: dict[str, str]) -> scheduling_pb2.Sched
             problems["scheduling.deadline"] = (
                 f"must be a time such as 2030-01-31 18:00+01:00, not {given['deadline']!r}"
             )
+    if "topology" in given:
+        try:
+            proto.topology.CopyFrom(_topology(given["topology"]))
+        except ValueError:
+            problems["scheduling.topology"] = (
+                f"must look like {{key: rack, mode: required}} (or preferred), not {given['topology']!r}"
+            )
     plain = {name: given[name] for name in _WANTED if name in given}
     for name, value in plain.items():
         try:
@@ -219,6 +228,17 @@ def _scheduling(given: object, problems: dict[str, str]) -> scheduling_pb2.Sched
         except (ParseError, ValueError, TypeError):
             problems[f"scheduling.{name}"] = _WANTED[name] + f", not {value!r}"
     return proto
+
+
+def _topology(given: object) -> scheduling_pb2.Topology:
+    if (
+        not isinstance(given, Mapping)
+        or not isinstance(given.get("key"), str)
+        or given.keys() - {"key", "mode"}
+    ):
+        raise ValueError
+    mode = str(given.get("mode", "required")).upper()
+    return scheduling_pb2.Topology(key=given["key"], mode=scheduling_pb2.Topology.Mode.Value(f"MODE_{mode}"))
 
 
 _WANTED = {

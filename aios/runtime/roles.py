@@ -201,6 +201,7 @@ OPERATOR = frozenset(
     {
         "projects.create",
         "data.reindex",
+        "nodes.update",
         "policy.update",
         "policy.preview",
         "queues.create",

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aios.common.v1 import tensor_pb2
+from aios.data.v1 import model_pb2
 from aios.errors import AiosError, Internal, InvalidArgument
 from aios.runtime.token_files import TokenSource
 from aios.train.home import Checkpoint
@@ -80,9 +81,17 @@ class Remote:
         """From the newest checkpoint; the platform forgets what was measured after it."""
         found = self._network.call(self._platform.newest_checkpoint())
         self._network.call(self._platform.begin(found.step if found else 0))
+        if found is not None:
+            self._pace.restored(found.step)
+        return self._fetched(found)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint, without taking the run over."""
+        return self._fetched(self._network.call(self._platform.newest_checkpoint()))
+
+    def _fetched(self, found: model_pb2.Checkpoint | None) -> Checkpoint | None:
         if found is None:
             return None
-        self._pace.restored(found.step)
         if os.environ.get(RESTORED) == found.name:
             return Checkpoint(found.step, Path(os.environ["AIOS_CHECKPOINT_DIR"]), found.name)
         folder = self.scratch / "restored"

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +27,7 @@ from aios.runtime.token_files import token_file
 from aios.train.home import Checkpoint, Home
 from aios.train.local import Local
 from aios.train.ranks import ALONE, Beats, Follower, Ranks, spec_told
-from aios.train.remote import Remote
+from aios.train.remote import RESTORED, Remote
 from aios.trainer.v1 import run_pb2
 
 EXIT_STOPPED = 128 + signal.SIGTERM  # what a process that SIGTERM ended exits with
@@ -141,7 +142,11 @@ class Run:
 
         Every rank calls it, once they can speak to each other, and has the same checkpoint.
         """
-        return self._ranks.of_first(self._home.restore())
+        found = self._ranks.of_first(self._home.restore())
+        if found is not None and self._ranks.rank > 0 and os.environ.get(RESTORED) == found.name:
+            # On another machine the same files have another path.
+            return replace(found, folder=Path(os.environ["AIOS_CHECKPOINT_DIR"]))
+        return found
 
     @contextmanager
     def save(self, step: int) -> Iterator[Path]:
@@ -281,14 +286,27 @@ def _untraced() -> Iterator[None]:
     yield
 
 
-def _remote(job: str, epoch: int, stop: threading.Event) -> Remote:
+@contextmanager
+def joined(home_of: type[Remote]) -> Iterator[Run]:
+    """Join the run of this job by another view of it. It leaves tracing alone."""
+    stop = threading.Event()
+    home = _remote(os.environ["AIOS_JOB"], int(os.environ["AIOS_EPOCH"]), stop, home_of)
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield Run(home, stop, {})
+    finally:
+        home.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _remote(job: str, epoch: int, stop: threading.Event, home_of: type[Remote] = Remote) -> Remote:
     settings = Settings.load()
     if settings.token_file is None:
         raise FailedPrecondition(
             "This is no job of the platform: AIOS_JOB is set and AIOS_TOKEN_FILE is not.", reason="NO_JOB"
         )
     scratch = Path(os.environ.get("AIOS_SCRATCH") or tempfile.mkdtemp(prefix="aios-"))
-    return Remote(settings.address, token_file(settings.token_file), job, epoch, scratch, stop.set)
+    return home_of(settings.address, token_file(settings.token_file), job, epoch, scratch, stop.set)
 
 
 def _local(folder: Path, seed: int) -> Local:

@@ -10,7 +10,8 @@ from aios.names import JobName, NodeName
 from aios.records import Database
 from aios.scheduler.v1 import agent_service_pb2, agent_service_pb2_grpc
 from services.scheduler import mapping, store
-from services.scheduler.jobs import AttemptState, JobNotFound
+from services.scheduler.attempts import Attempt, AttemptState
+from services.scheduler.jobs import JobNotFound
 from services.scheduler.logs import Logs
 from services.scheduler.reconciler import Held, Reconciler
 from services.scheduler.sessions import Session, Sessions
@@ -53,7 +54,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         session.send(_registered(self._lease, stops))
         for each in said:
             if each.state is AttemptState.ENDED:
-                session.send(_ack(str(each.job), each.epoch))
+                session.send(_ack(each))
         with self._sessions.opened(session):
             self._reconciler.wake()
             reader = asyncio.create_task(self._listen(session, requests))
@@ -69,16 +70,16 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         known: set[Held] = set()
         async for request in requests:
             name = JobName.parse(request.job, "job")
-            if (request.job, request.epoch) not in known:
-                await self._require_attempt(name, request.epoch)
-                known.add((request.job, request.epoch))
+            if (request.job, request.epoch, request.rank) not in known:
+                await self._require_attempt(name, request.epoch, request.rank)
+                known.add((request.job, request.epoch, request.rank))
             if request.offset < 0:
                 raise InvalidArgument.of("offset", "must not be negative")
             stored = await self._logs.append(
-                name, request.epoch, request.offset, request.data, end=request.end
+                name, request.epoch, request.offset, request.data, end=request.end, rank=request.rank
             )
             yield agent_service_pb2.PushLogsResponse(
-                job=request.job, epoch=request.epoch, stored_bytes=stored
+                job=request.job, epoch=request.epoch, stored_bytes=stored, rank=request.rank
             )
 
     async def _listen(
@@ -132,18 +133,18 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         _require_node(session.node, *(each.node for each in said))
         for each, counts in zip(said, await self._reconciler.report(said), strict=True):
             if each.state is AttemptState.ENDED:
-                session.send(_ack(str(each.job), each.epoch))
+                session.send(_ack(each))
             elif not counts:
-                stop = _stop_now(str(each.job), each.epoch)
+                stop = _stop_now(str(each.job), each.epoch, each.rank)
                 session.send(agent_service_pb2.ConnectResponse(stop=stop))
         if any(request.HasField("register") for request in requests):
             raise FailedPrecondition("The node is registered already.", reason="REGISTERED_TWICE")
         if any(request.HasField("leave") for request in requests):
             await self._reconciler.leave(session.node)
 
-    async def _require_attempt(self, name: JobName, epoch: int) -> None:
-        if await self._db.read(lambda tx: store.attempt_node(tx, name, epoch)) is None:
-            raise JobNotFound(f"{name} has no attempt {epoch}.", name=str(name))
+    async def _require_attempt(self, name: JobName, epoch: int, rank: int) -> None:
+        if not 0 <= rank < await self._db.read(lambda tx: store.processes(tx, name, epoch)):
+            raise JobNotFound(f"{name} has no attempt {epoch} with a replica {rank}.", name=str(name))
 
 
 def _require_node(node: str, *others: str) -> None:
@@ -157,18 +158,18 @@ def _require_node(node: str, *others: str) -> None:
 def _registered(lease: timedelta, stops: list[Held]) -> agent_service_pb2.ConnectResponse:
     return agent_service_pb2.ConnectResponse(
         registered=agent_service_pb2.Registered(
-            lease=mapping.duration(lease), stops=[_stop_now(job, epoch) for job, epoch in stops]
+            lease=mapping.duration(lease), stops=[_stop_now(*each) for each in stops]
         )
     )
 
 
-def _stop_now(job: str, epoch: int) -> agent_service_pb2.Stop:
+def _stop_now(job: str, epoch: int, rank: int) -> agent_service_pb2.Stop:
     # No grace: the attempt has lost its claim, and another one may be running.
-    return agent_service_pb2.Stop(job=job, epoch=epoch, grace=mapping.duration(timedelta()))
+    return agent_service_pb2.Stop(job=job, epoch=epoch, rank=rank, grace=mapping.duration(timedelta()))
 
 
-def _ack(job: str, epoch: int) -> agent_service_pb2.ConnectResponse:
-    state = mapping.ENDED
-    return agent_service_pb2.ConnectResponse(
-        report_ack=agent_service_pb2.ReportAck(job=job, epoch=epoch, state=state)
+def _ack(said: Attempt) -> agent_service_pb2.ConnectResponse:
+    ack = agent_service_pb2.ReportAck(
+        job=str(said.job), epoch=said.epoch, state=mapping.ENDED, rank=said.rank
     )
+    return agent_service_pb2.ConnectResponse(report_ack=ack)

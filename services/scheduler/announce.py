@@ -8,7 +8,8 @@ from typing import Any
 
 from aios.names import NodeName
 from services.scheduler import mapping
-from services.scheduler.jobs import Attempt, Job
+from services.scheduler.attempts import Attempt
+from services.scheduler.jobs import Job
 
 
 def announced(job: Job) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def announced(job: Job) -> dict[str, Any]:
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    said = {
+    said: dict[str, Any] = {
         "job": str(attempt.job),
         "epoch": _count(attempt.epoch),
         "node": str(NodeName(attempt.node)),
@@ -43,6 +44,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "start_time": _time(attempt.start_time),
         "end_time": _time(attempt.end_time),
     }
+    if attempt.replicas:
+        said["replicas"] = [mapping.as_json(mapping.replica_to_proto(each)) for each in attempt.replicas]
     found: dict[str, Any] = {name: value for name, value in said.items() if value}
     return found if attempt.exit_code is None else found | {"exit_code": attempt.exit_code}
 

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 import numpy as np
 
 from aios.names import JobName, QueueName
+from services.scheduler.attempts import Attempt, AttemptState
 from services.scheduler.engine import model
 from services.scheduler.engine.forecast import RESERVATIONS, Basis, Forecast, Known, forecast, starts_now
 from services.scheduler.engine.order import known, remaining
 from services.scheduler.engine.plan import Decide
 from services.scheduler.engine.snapshot import Snapshot as EngineSnapshot
-from services.scheduler.jobs import PREEMPTED, Attempt, AttemptState, Job, State
+from services.scheduler.jobs import PREEMPTED, Job, State
 from services.scheduler.plan import Reason, Reasons, Snapshot, plan
 from services.scheduler.policies import ALGORITHMS, compose
 from services.scheduler.pool import Pool, asked
@@ -160,7 +161,7 @@ class _Waiting:
             mine = set(path(_queue(self._job), self._queues))
             there = [each for each in there if mine & set(path(_queue(each), self._queues))]
         else:
-            there = [each for each in there if each.attempt and each.attempt.node == node]
+            there = [each for each in there if each.attempt and node in each.attempt.nodes]
         named = [each for each in there if self._may_see(each.name)]
         found = [Holder(each.name, _held(each), end=self._end(each)) for each in named]
         found.sort(key=lambda each: (-_devices(each.held), -each.held.get("cpu", 0), str(each.job)))
@@ -274,7 +275,7 @@ class _Waiting:
         there = [
             each
             for each in self._snapshot.holding
-            if each.attempt and each.attempt.node == node and self._may_see(each.name)
+            if each.attempt and node in each.attempt.nodes and self._may_see(each.name)
         ]
         there.sort(key=lambda each: -_devices(_held(each)))
         for each in there[:TRIES_MAX]:
@@ -372,7 +373,7 @@ def _queue(job: Job) -> str:
 
 
 def _held(job: Job) -> Mapping[str, int]:
-    return job.attempt.granted.named() if job.attempt else {}
+    return job.attempt.total.named() if job.attempt else {}
 
 
 def _devices(held: Mapping[str, int]) -> int:

@@ -9,7 +9,8 @@ from aios.names import JobName
 from aios.records import Tx
 from aios.records.pages import ListRequest
 from services.scheduler import mapping, store
-from services.scheduler.jobs import Attempt, Job, State
+from services.scheduler.attempts import Attempt
+from services.scheduler.jobs import Job, State
 from services.scheduler.specs import Kind
 
 DURATIONS_MAX = 500

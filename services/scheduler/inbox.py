@@ -10,7 +10,8 @@ from aios.names import JobName
 from aios.records import Database, Tx
 from aios.runtime.clock import Clock
 from services.scheduler import jobs, store
-from services.scheduler.jobs import Attempt, Job
+from services.scheduler.attempts import Attempt
+from services.scheduler.jobs import Job
 from services.scheduler.mirror import Mirror
 
 TOGETHER_MAX = 256

@@ -5,7 +5,7 @@ older one still says is refused. An attempt that ends by the platform's doing (n
 killed) is no failure of the job: it is queued again and its restart budget stays whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 from aios.errors import AlreadyExists, NotFound, StaleEpoch
 from aios.names import JobName
+from services.scheduler import attempts
+from services.scheduler.attempts import LIVE, PLATFORM_ENDS, Attempt, AttemptState
 from services.scheduler.progress import Progress
 from services.scheduler.resources import Resources
 from services.scheduler.specs import JobSpec, Kind
@@ -26,10 +28,11 @@ CANCEL_REQUESTED = "CANCEL_REQUESTED"
 PREEMPTED = "PREEMPTED"
 MAX_RUN_TIME = "MAX_RUN_TIME"
 NODE_LOST = "NODE_LOST"
-PLATFORM_ENDS = frozenset(
-    {"NODE_STOPPED", "LEASE_EXPIRED", "SUPERVISOR_LOST", "NOT_STARTED", "TOKEN_UNAVAILABLE", "BAD_SIGNATURE"}
-)
-"""Reasons for an end that the job is not to blame for."""
+REPLICA_ENDED = "REPLICA_ENDED"
+RESIZED = "RESIZED"
+DRAINED = "DRAINED"
+GIVES_WAY = frozenset({PREEMPTED, RESIZED, DRAINED})
+"""Why a job is stopped that is to go on by itself."""
 
 
 class JobNotFound(NotFound):
@@ -56,15 +59,6 @@ class State(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-class AttemptState(StrEnum):
-    """Where an attempt stands."""
-
-    ASSIGNED = "ASSIGNED"
-    RUNNING = "RUNNING"
-    ENDED = "ENDED"
-    LOST = "LOST"
-
-
 NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.QUEUED: frozenset({State.STARTING, State.CANCELLED}),
@@ -80,7 +74,6 @@ NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
 )
 FINAL = frozenset(state for state, following in NEXT.items() if not following)
 HOLDS_RESOURCES = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
-LIVE = frozenset({AttemptState.ASSIGNED, AttemptState.RUNNING})
 
 EVENT: Mapping[State, str] = MappingProxyType(
     {
@@ -94,24 +87,6 @@ EVENT: Mapping[State, str] = MappingProxyType(
     }
 )
 """What is announced when a job enters a state. A new job is announced as `created`."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One try at running a job on one node; also what a node reports of it."""
-
-    job: JobName
-    epoch: int
-    node: str
-    state: AttemptState
-    granted: Resources = field(default_factory=Resources)
-    host: str = ""
-    ports: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    exit_code: int | None = None
-    end_reason: str = ""
-    assign_time: datetime | None = None
-    start_time: datetime | None = None
-    end_time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -156,10 +131,24 @@ def create(name: JobName, spec: JobSpec, now: datetime, traceparent: str = "") -
     return Job(name, spec, State.QUEUED, now, now, now, traceparent=traceparent)
 
 
-def assign(job: Job, node: str, granted: Resources, now: datetime) -> Job:
-    """Open the next attempt on a node."""
-    attempt = Attempt(job.name, job.epoch + 1, node, AttemptState.ASSIGNED, granted, assign_time=now)
-    started = _move(job, State.STARTING, now, "ASSIGNED", f"was sent to node {node}")
+def assign(job: Job, nodes: Sequence[str], granted: Resources, now: datetime) -> Job:
+    """Open the next attempt.
+
+    Args:
+        nodes: Of each replica, by rank.
+        granted: To one replica.
+    """
+    replicas = attempts.opened(nodes) if job.spec.replicas > 1 else ()
+    attempt = Attempt(
+        job.name,
+        job.epoch + 1,
+        nodes[0],
+        AttemptState.ASSIGNED,
+        granted,
+        assign_time=now,
+        replicas=replicas,
+    )
+    started = _move(job, State.STARTING, now, "ASSIGNED", f"was sent to {attempt.place}")
     waited = job.waited + _span(job.queued_time, now)
     return replace(started, epoch=attempt.epoch, attempt=attempt, retry_time=None, waited=waited)
 
@@ -177,11 +166,24 @@ def cancel(job: Job, now: datetime) -> Job:
     return _move(job, State.STOPPING, now, CANCEL_REQUESTED, message)
 
 
-def preempt(job: Job, now: datetime) -> Job:
-    """Stop what runs to make room: it waits again, and goes on from its last checkpoint. No failure of the job."""
+def preempt(job: Job, now: datetime, replicas: int = 0) -> Job:
+    """Stop what runs: it waits again, and goes on from its last checkpoint. No failure of the job.
+
+    Args:
+        replicas: That it is to go on with at once; 0 where it makes room for others.
+    """
     if job.state not in (State.STARTING, State.RUNNING):
         return job
+    if replicas:
+        return _move(job, State.STOPPING, now, RESIZED, f"is stopped to go on with {replicas} replicas")
     return _move(job, State.STOPPING, now, PREEMPTED, "is stopped to make room for others")
+
+
+def drain(job: Job, now: datetime) -> Job:
+    """Stop what runs on a node that is drained: it goes on elsewhere. No failure of the job."""
+    if job.state not in (State.STARTING, State.RUNNING):
+        return job
+    return _move(job, State.STOPPING, now, DRAINED, "is stopped because its node is drained")
 
 
 def overdue(job: Job, now: datetime) -> bool:
@@ -207,24 +209,27 @@ def report(job: Job, said: Attempt, now: datetime) -> Job:
         StaleEpoch: the job has gone on without this attempt; the node must stop it.
     """
     attempt = job.attempt
-    if attempt is None or said.epoch != attempt.epoch or said.node != attempt.node:
+    if attempt is None or said.epoch != attempt.epoch or not attempt.is_of(said):
         raise StaleEpoch(
             f"{job.name} is at attempt {job.epoch}: attempt {said.epoch} on node {said.node} no longer counts.",
             job=str(job.name),
             epoch=str(said.epoch),
         )
-    if attempt.state is AttemptState.LOST:
+    state = attempt.replicas[said.rank].state if attempt.replicas else attempt.state
+    if state is AttemptState.LOST:
         raise StaleEpoch(
             f"Attempt {said.epoch} of {job.name} was given up when its node fell silent.",
             job=str(job.name),
             epoch=str(said.epoch),
         )
-    if attempt.state is AttemptState.ENDED and said.state in LIVE:
+    if state is AttemptState.ENDED and said.state in LIVE:
         raise StaleEpoch(
             f"Attempt {said.epoch} of {job.name} has ended.", job=str(job.name), epoch=str(said.epoch)
         )
-    if said.state is attempt.state:
+    if said.state is state:
         return job
+    if attempt.replicas:
+        return _as_a_gang(job, attempts.reported(attempt, said, now), now)
     if said.state is AttemptState.RUNNING:
         known = replace(
             attempt, state=said.state, host=said.host, ports=said.ports, start_time=said.start_time or now
@@ -241,7 +246,7 @@ def report(job: Job, said: Attempt, now: datetime) -> Job:
             host=said.host or attempt.host,
             ports=said.ports or attempt.ports,
             exit_code=said.exit_code,
-            end_reason=said.end_reason or (PREEMPTED if _gives_way(job) else ""),
+            end_reason=said.end_reason or _given_reason(job),
             start_time=said.start_time or attempt.start_time,
             end_time=said.end_time or now,
         )
@@ -275,17 +280,18 @@ def progressed(job: Job, said: Progress, now: datetime) -> Progress:
     return replace(said, load_time=load_time, update_time=now)
 
 
-def lose(job: Job, now: datetime, reason: str = NODE_LOST, message: str = "") -> Job:
-    """Give up the current attempt because its node fell silent. It starts again elsewhere unless it was to stop."""
+def lose(job: Job, now: datetime, node: str, reason: str = NODE_LOST, message: str = "") -> Job:
+    """Give up what runs on a node that fell silent. The job starts again elsewhere unless it was to stop.
+
+    Of a gang the replicas on other nodes are stopped first.
+    """
     assert job.attempt is not None
+    message = message or f"node {node} fell silent during attempt {job.epoch}"
+    if job.attempt.replicas:
+        lost = attempts.lost(job.attempt, node, now)
+        return job if lost == job.attempt else _as_a_gang(job, lost, now)
     attempt = replace(job.attempt, state=AttemptState.LOST, end_reason="LEASE_EXPIRED", end_time=now)
-    lost = _added_up(replace(job, attempt=attempt))
-    message = message or f"node {attempt.node} fell silent during attempt {attempt.epoch}"
-    if job.state is State.STOPPING and job.reason == MAX_RUN_TIME:
-        return _move(lost, State.FAILED, now, MAX_RUN_TIME, f"ran for as long as it may; {message}")
-    if job.state is State.STOPPING and job.reason != PREEMPTED:
-        return _move(lost, State.CANCELLED, now, reason, message)
-    return _requeue(lost, now, reason, message)
+    return _after_loss(_added_up(replace(job, attempt=attempt)), now, reason, message)
 
 
 def due(job: Job, now: datetime) -> bool:
@@ -293,19 +299,52 @@ def due(job: Job, now: datetime) -> bool:
     return job.retry_time is None or not now < job.retry_time <= now + PAUSE_MAX
 
 
-def _gives_way(job: Job) -> bool:
-    return job.state is State.STOPPING and job.reason == PREEMPTED
+def _as_a_gang(job: Job, attempt: Attempt, now: datetime) -> Job:
+    """What becomes of a job when one of its processes has: they run when all do, and end when the first fails."""
+    if attempt.state is AttemptState.LOST:
+        job = _added_up(replace(job, attempt=attempt))
+        return _after_loss(job, now, NODE_LOST, f"a node fell silent during attempt {attempt.epoch}")
+    if attempt.state is AttemptState.ENDED:
+        ended = replace(attempt, end_reason=attempt.end_reason or _given_reason(job))
+        return _after_end(_added_up(replace(job, attempt=ended)), ended, now)
+    job = replace(job, attempt=attempt, update_time=now)
+    if attempt.broken and job.state in (State.STARTING, State.RUNNING):
+        message = f"{attempts.why_broken(attempt)}: the other replicas are stopped"
+        return _move(job, State.STOPPING, now, REPLICA_ENDED, message)
+    if attempt.state is AttemptState.RUNNING and job.state is State.STARTING:
+        return _move(job, State.RUNNING, now, "RUNNING", f"runs on {attempt.place}")
+    return job
+
+
+_WHY_STOPPED = {
+    PREEMPTED: "to make room for others",
+    RESIZED: "to go on with another number of replicas",
+    DRAINED: "because its node is drained",
+}
+
+
+def _given_reason(job: Job) -> str:
+    """Why the attempt of a job ends that was asked to give way."""
+    return job.reason if job.state is State.STOPPING and job.reason in GIVES_WAY else ""
+
+
+def _after_loss(job: Job, now: datetime, reason: str, message: str) -> Job:
+    if job.state is State.STOPPING and job.reason == MAX_RUN_TIME:
+        return _move(job, State.FAILED, now, MAX_RUN_TIME, f"ran for as long as it may; {message}")
+    if job.state is State.STOPPING and job.reason == CANCEL_REQUESTED:
+        return _move(job, State.CANCELLED, now, reason, message)
+    return _requeue(job, now, reason, message)
 
 
 def _after_end(job: Job, attempt: Attempt, now: datetime) -> Job:
     said = _told(attempt)
     if job.state is State.STOPPING and job.reason == MAX_RUN_TIME:
         return _move(job, State.FAILED, now, MAX_RUN_TIME, f"ran for as long as it may: {said}")
-    if job.state is State.STOPPING and job.reason != PREEMPTED:
+    if job.state is State.STOPPING and job.reason == CANCEL_REQUESTED:
         return _move(job, State.CANCELLED, now, job.reason, f"stopped on request: {said}")
-    if job.state is State.STOPPING:
+    if job.state is State.STOPPING and job.reason in GIVES_WAY:
         # Even with exit code 0: a process that saved its work and left is not one that has finished it.
-        return _requeue(job, now, PREEMPTED, "was stopped to make room for others")
+        return _requeue(job, now, job.reason, f"was stopped {_WHY_STOPPED[job.reason]}")
     job = replace(job, streak=1 if _was_stable(attempt) else job.streak + 1)
     if attempt.end_reason in PLATFORM_ENDS:
         return _requeue(job, now, attempt.end_reason, said, _pause(job.streak))

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from aios.errors import NotFound, ResourceExhausted
 from aios.names import JobName
-from services.scheduler.jobs import FINAL, AttemptState, Job
+from services.scheduler.attempts import AttemptState
+from services.scheduler.jobs import FINAL, Job
 
 PIECE_BYTES = 256 * 1024  # of a response: well below a message, large enough to be quick
 TAIL_SECONDS = 10.0  # how long a reader waits for the last bytes of a job that has ended
@@ -56,17 +57,22 @@ class Logs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._open: dict[tuple[JobName, int], _Log] = {}
+        self._open: dict[tuple[JobName, int, int], _Log] = {}
 
-    async def append(self, job: JobName, epoch: int, offset: int, data: bytes, *, end: bool) -> int:
+    async def append(
+        self, job: JobName, epoch: int, offset: int, data: bytes, *, end: bool, rank: int = 0
+    ) -> int:
         """Store a piece and return how much is stored, durably, from the first byte.
 
         A piece beyond the stored end is not kept: the answer tells the sender where to go on.
 
+        Args:
+            rank: Whose output it is, of a gang.
+
         Raises:
             LogsFull: nothing of the piece was kept.
         """
-        log = self._log(job, epoch)
+        log = self._log(job, epoch, rank)
         async with log.lock:
             new = data[log.size - offset :] if offset <= log.size else b""
             complete = offset + len(data) <= log.size + len(new)
@@ -85,6 +91,7 @@ class Logs:
         epoch: int,
         offset: int,
         *,
+        rank: int = 0,
         follow: bool,
         current: Callable[[], Awaitable[Job]],
         changed: Callable[[], Awaitable[object]],
@@ -93,6 +100,7 @@ class Logs:
 
         Args:
             epoch: Attempt to read; 0 begins with the newest and follows through restarts.
+            rank: Whose output, of a gang.
             current: The job as it is now.
             changed: Returns when some job has changed since this was called.
 
@@ -105,7 +113,7 @@ class Logs:
         at, position = epoch or now.epoch, offset
         give_up: float | None = None
         while True:
-            log = self._log(job, at)
+            log = self._log(job, at, rank)
             # Before looking: what comes while we look is not missed.
             waiting = [asyncio.ensure_future(changed()), asyncio.ensure_future(log.changed.wait())]
             try:
@@ -132,14 +140,14 @@ class Logs:
                 for each in waiting:
                     each.cancel()
 
-    def _log(self, job: JobName, epoch: int) -> _Log:
-        log = self._open.get((job, epoch))
+    def _log(self, job: JobName, epoch: int, rank: int) -> _Log:
+        log = self._open.get((job, epoch, rank))
         if log is None:
             if len(self._open) >= OPEN_MAX:
                 self._open = {key: each for key, each in self._open.items() if not each.ended}
-            path = self._root / job.project / job.job / f"{epoch}.log"
+            path = self._root / job.project / job.job / (f"{epoch}.{rank}.log" if rank else f"{epoch}.log")
             size = path.stat().st_size if path.exists() else 0
-            log = self._open[job, epoch] = _Log(path, size, _end_of(path).exists())
+            log = self._open[job, epoch, rank] = _Log(path, size, _end_of(path).exists())
         return log
 
 

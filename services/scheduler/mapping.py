@@ -15,7 +15,8 @@ from aios.common.v1 import resources_pb2
 from aios.errors import InvalidArgument
 from aios.names import JobName, NodeName, QueueName
 from aios.scheduler.v1 import agent_service_pb2, history_pb2, job_pb2, node_pb2, policy_pb2
-from services.scheduler.jobs import Attempt, AttemptState, Job, State
+from services.scheduler.attempts import Attempt, AttemptState, Replica, meeting_point
+from services.scheduler.jobs import Job, State
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.plan import Reason
 from services.scheduler.policies import PREEMPT_INTERVAL, RESERVATIONS, Policy
@@ -170,6 +171,8 @@ def _spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
         queue=str(QueueName(spec.queue)) if spec.queue else "",
         scheduling=scheduling_proto.to_proto(spec.scheduling),
         node_network=spec.node_network,
+        replicas=spec.replicas if spec.replicas > 1 else 0,
+        min_replicas=spec.min_replicas,
     )
 
 
@@ -187,6 +190,8 @@ def spec_from_proto(proto: job_pb2.JobSpec) -> JobSpec:
         queue=QueueName.parse(proto.queue, "job.spec.queue").queue if proto.queue else "",
         scheduling=scheduling_proto.from_proto(proto.scheduling, "job.spec.scheduling"),
         node_network=proto.node_network,
+        replicas=proto.replicas or 1,
+        min_replicas=proto.min_replicas,
     )
 
 
@@ -203,6 +208,45 @@ def attempt_to_proto(attempt: Attempt) -> job_pb2.Attempt:
         assign_time=_stamp(attempt.assign_time),
         start_time=_stamp(attempt.start_time),
         end_time=_stamp(attempt.end_time),
+        rank=attempt.rank,
+        replicas=map(replica_to_proto, attempt.replicas),
+    )
+
+
+def replica_to_proto(replica: Replica) -> job_pb2.Replica:
+    return job_pb2.Replica(
+        rank=replica.rank,
+        node=str(NodeName(replica.node)),
+        state=job_pb2.Attempt.State.Value(f"STATE_{replica.state}"),
+        host=replica.host,
+        ports=dict(replica.ports),
+        exit_code=replica.exit_code,
+        end_reason=replica.end_reason,
+        start_time=_stamp(replica.start_time),
+        end_time=_stamp(replica.end_time),
+    )
+
+
+def replicas_to_proto(attempt: Attempt) -> job_pb2.Attempt | None:
+    """The processes of a gang, as they are stored; None where it is none."""
+    return job_pb2.Attempt(replicas=map(replica_to_proto, attempt.replicas)) if attempt.replicas else None
+
+
+def replicas_from_proto(stored: job_pb2.Attempt | None) -> tuple[Replica, ...]:
+    """What was stored."""
+    return tuple(
+        Replica(
+            rank=each.rank,
+            node=NodeName.parse(each.node).node,
+            state=_ATTEMPT_STATES[each.state],
+            host=each.host,
+            ports=dict(each.ports),
+            exit_code=each.exit_code if each.HasField("exit_code") else None,
+            end_reason=each.end_reason,
+            start_time=moment(each, "start_time"),
+            end_time=moment(each, "end_time"),
+        )
+        for each in (stored.replicas if stored is not None else ())
     )
 
 
@@ -219,6 +263,7 @@ def attempt_from_proto(proto: job_pb2.Attempt) -> Attempt:
         end_reason=proto.end_reason,
         start_time=moment(proto, "start_time"),
         end_time=moment(proto, "end_time"),
+        rank=proto.rank,
     )
 
 
@@ -242,17 +287,23 @@ def history_to_proto(job: Job, attempts: Sequence[Attempt]) -> history_pb2.JobHi
     )
 
 
-def assignment_spec(job: Job) -> agent_service_pb2.AssignmentSpec:
-    """The current attempt of a job, as its node needs it."""
+def assignment_spec(job: Job, rank: int = 0) -> agent_service_pb2.AssignmentSpec:
+    """The current attempt of a job, or one process of it, as its node needs it."""
     assert job.attempt is not None
     return agent_service_pb2.AssignmentSpec(
         job=str(job.name),
         epoch=job.attempt.epoch,
-        node=str(NodeName(job.attempt.node)),
+        node=str(NodeName(job.attempt.nodes[rank])),
         spec=spec_to_proto(job.spec),
         traceparent=job.traceparent,
         granted=resources_to_proto(job.attempt.granted),
+        gang=_gang_place(job.attempt, rank) if job.attempt.replicas else None,
     )
+
+
+def _gang_place(attempt: Attempt, rank: int) -> agent_service_pb2.GangPlace:
+    host, port = (meeting_point(attempt) if rank else None) or ("", 0)
+    return agent_service_pb2.GangPlace(rank=rank, replicas=len(attempt.replicas), host=host, port=port)
 
 
 def node_to_proto(node: Node, allocated: Resources, heartbeat_time: datetime | None) -> node_pb2.Node:
@@ -263,6 +314,21 @@ def node_to_proto(node: Node, allocated: Resources, heartbeat_time: datetime | N
         allocated=resources_to_proto(allocated),
         labels=dict(node.labels),
         heartbeat_time=_stamp(heartbeat_time),
+        cordoned=node.cordoned,
+        draining=node.draining,
+        taints=node.taints,
+    )
+
+
+def operation_from_proto(proto: node_pb2.Node) -> Node:
+    """What an operator says of a node."""
+    return Node(
+        NodeName.parse(proto.name, "node.name").node,
+        NodeState.READY,
+        Resources(),
+        cordoned=proto.cordoned,
+        draining=proto.draining,
+        taints=dict(proto.taints),
     )
 
 

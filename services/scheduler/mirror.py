@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from aios.names import JobName
 from aios.records import Database, Tx
 from services.scheduler import store
-from services.scheduler.jobs import FINAL, HOLDS_RESOURCES, LIVE, Job, State
+from services.scheduler.attempts import LIVE
+from services.scheduler.jobs import FINAL, HOLDS_RESOURCES, Job, State
 from services.scheduler.nodes import Node
 from services.scheduler.plan import Snapshot
 from services.scheduler.policies import Policy

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -12,8 +12,8 @@ from aios.scheduling import NOTHING_SAID, Scheduling
 from services.scheduler.engine import model
 from services.scheduler.engine.snapshot import Shape
 from services.scheduler.jobs import Job, due
-from services.scheduler.nodes import Node, NodeState
-from services.scheduler.policies import Policy
+from services.scheduler.nodes import Node
+from services.scheduler.policies import ELASTIC, Policy
 from services.scheduler.pool import Changes, Pool, asked
 from services.scheduler.queues import Queue, beyond
 from services.scheduler.resources import Resources, Shortage, grant, shortages
@@ -40,10 +40,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Start:
-    """Open an attempt of this job on this node."""
+    """Open an attempt of this job.
+
+    Attributes:
+        nodes: Of each replica, by rank.
+        granted: To one replica.
+    """
 
     job: JobName
-    node: str
+    nodes: tuple[str, ...]
     granted: Resources
 
 
@@ -80,9 +85,11 @@ class Reasons(Mapping[JobName, Reason]):
                 job.spec.queue or name.project,
                 {each.name: each for each in self._snapshot.queues},
             )
-            return Reason("WAITS_FOR_QUOTA", beyond(job.spec.resources.named(), queue, queues, self._used))
+            return Reason("WAITS_FOR_QUOTA", beyond(job.spec.total.named(), queue, queues, self._used))
         turn, starts = self._turn(job)
-        return _wait(job, self._rooms(starts), self._snapshot.nodes, self._next_on(turn, job))
+        elastic = self._snapshot.policy.algorithm == ELASTIC
+        gang = (job.spec.min_replicas if elastic else 0) or job.spec.replicas
+        return _wait(job, gang, self._rooms(starts), self._snapshot.nodes, self._next_on(turn, job))
 
     def lacks(self, name: JobName) -> tuple[str, list[Shortage]]:
         """The node that a job waits for, and what is missing there; no node where none could hold it."""
@@ -120,8 +127,9 @@ class Reasons(Mapping[JobName, Reason]):
         """What the jobs of each queue hold, once the plan is carried out."""
         used: dict[str, Counter[str]] = defaultdict(Counter)
         specs = {job.name: job.spec for job in (*self._snapshot.queue, *self._snapshot.holding)}
-        held = [(job.name, job.attempt.granted) for job in self._snapshot.holding if job.attempt]
-        for name, granted in [*held, *((start.job, start.granted) for start in self._starts)]:
+        held = [(job.name, job.attempt.total) for job in self._snapshot.holding if job.attempt]
+        started = [(start.job, start.granted.times(len(start.nodes))) for start in self._starts]
+        for name, granted in [*held, *started]:
             used[specs[name].queue or name.project].update(granted.named())
         return used
 
@@ -152,11 +160,12 @@ class Reasons(Mapping[JobName, Reason]):
     def _free_after(self, starts: int) -> "list[_Room]":
         held = dict(self._held)
         for start in self._starts[:starts]:
-            held[start.node] = held.get(start.node, Resources()) + start.granted
+            for node in start.nodes:
+                held[node] = held.get(node, Resources()) + start.granted
         return [
             _Room(node, node.capacity - held.get(node.name, Resources()))
             for node in self._snapshot.nodes
-            if node.state is NodeState.READY
+            if node.takes_jobs
         ]
 
     @cached_property
@@ -165,7 +174,8 @@ class Reasons(Mapping[JobName, Reason]):
         held: dict[str, Resources] = {}
         for job in self._snapshot.holding:
             assert job.attempt is not None
-            held[job.attempt.node] = held.get(job.attempt.node, Resources()) + job.attempt.granted
+            for node, amount in job.attempt.held_on().items():
+                held[node] = held.get(node, Resources()) + amount
         return held
 
 
@@ -176,6 +186,8 @@ class Plan:
     starts: Sequence[Start]
     reasons: Mapping[JobName, Reason]
     stops: Sequence[JobName] = ()
+    resizes: Mapping[JobName, int] = field(default_factory=dict)
+    """Of those that are stopped, which go on at once with so many replicas."""
 
 
 def plan(
@@ -200,15 +212,21 @@ def plan(
     pool.follow([*snapshot.queue, *snapshot.holding], snapshot.nodes, now, snapshot.queues, changes)
     decided = pool.decide(snapshot.policy, now, preempt=preempt)
     starts = [
-        Start(JobName.parse(start.job), start.placement.nodes[0][0], pool.granted(start))
+        Start(JobName.parse(start.job), start.placement.by_rank, pool.granted(start))
         for start in decided.starts
     ]
     stops = tuple(JobName.parse(name) for name in decided.stops)
-    return Plan(starts, Reasons(snapshot, starts, decided, now), stops)
+    resizes = {JobName.parse(name): replicas for name, replicas in decided.resizes.items()}
+    return Plan(starts, Reasons(snapshot, starts, decided, now), stops, resizes)
 
 
-def check_placeable(request: Resources, nodes: Sequence[Node], said: Scheduling = NOTHING_SAID) -> None:
-    """Refuse what no node known to the pool, ready or not, could hold. An empty pool refuses nothing.
+def check_placeable(
+    request: Resources, nodes: Sequence[Node], said: Scheduling = NOTHING_SAID, replicas: int = 1
+) -> None:
+    """Refuse what the nodes known to the pool, ready or not, could not hold. An empty pool refuses nothing.
+
+    Args:
+        request: Of one replica.
 
     Raises:
         Unplaceable: with the figures of the node that comes nearest.
@@ -225,6 +243,10 @@ def check_placeable(request: Resources, nodes: Sequence[Node], said: Scheduling 
     if nodes and not any(grant(node.capacity, request) for node in selected):
         message = _beyond(request, selected)
         raise Unplaceable(f"The job {message}.", fields={"job.spec.resources": message})
+    most = _replicas(request, [(node, node.capacity) for node in selected], said) if replicas > 1 else 1
+    if nodes and most < replicas:
+        message = f"has {replicas} replicas, and {_place(said)} {most}"
+        raise Unplaceable(f"The job {message}.", fields={"job.spec.replicas": message})
 
 
 @dataclass(frozen=True)
@@ -238,7 +260,9 @@ class _Room:
         return sum(shortage.fraction for shortage in shortages(request, self.free, self.node.capacity))
 
 
-def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapping[str, str]) -> Reason:
+def _wait(
+    job: Job, gang: int, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapping[str, str]
+) -> Reason:
     """What a job waits for, on the node that is kept for it, else on the one that comes nearest."""
     request = job.spec.resources
     if not rooms:
@@ -255,6 +279,11 @@ def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapp
         return Reason("WAITS_FOR_NODE", _beyond(request, [room.node for room in rooms]))
     near = _nearest(job, able, next_on)
     assert near is not None
+    if gang > 1:
+        found = _replicas(request, [(room.node, room.free) for room in able], said)
+        if 0 < found < gang:
+            message = f"waits for {gang} replicas at once: {_place(said)} {found} now"
+            return Reason("WAITS_FOR_GANG", message)
     name, of = near.node.name, f" (the nearest of {len(able)} nodes)" if len(able) > 1 else ""
     lacking = shortages(request, near.free, near.node.capacity)
     if not lacking:
@@ -269,6 +298,35 @@ def _wait(job: Job, rooms: Sequence[_Room], known: Sequence[Node], next_on: Mapp
         f"WAITS_FOR_{worst.code}",
         f"waits for {wanted} {worst.unit}: node {name} has {free} free of {total}{of}",
     )
+
+
+def _place(said: Scheduling) -> str:
+    """Where a gang may be at most."""
+    near = said.topology
+    if near is None or not near.required:
+        return "all nodes together hold"
+    return "one node holds" if near.key == model.ONE_NODE else f"nodes of one {near.key} hold"
+
+
+def _replicas(request: Resources, free: Sequence[tuple[Node, Resources]], said: Scheduling) -> int:
+    """How many replicas these hold, all of them on one type of accelerator, and as near to each other as they must be."""
+    near = said.topology if said.topology and said.topology.required else None
+    counts: Counter[tuple[str, str]] = Counter()
+    for node, has in free:
+        where = node.labels.get(near.key, f"/{node.name}") if near else ""
+        for kind in has.accelerators if request.accelerators else ("",):
+            only = replace(has, accelerators={kind: has.accelerators[kind]} if kind else {})
+            counts[kind, where] += _copies(only, request)
+    return max(counts.values(), default=0)
+
+
+def _copies(free: Resources, request: Resources) -> int:
+    """How many of a request fit there."""
+    granted = grant(free, request)
+    if granted is None:
+        return 0
+    has = free.named()
+    return min(has[name] // amount for name, amount in granted.named().items())
 
 
 def _nearest(job: Job, rooms: Sequence[_Room], next_on: Mapping[str, str]) -> _Room | None:
@@ -296,7 +354,7 @@ def _seen(other: str, job: Job) -> str:
 def _no_node(known: Sequence[Node]) -> str:
     if not known:
         return "waits for a node: none has registered yet"
-    states = ", ".join(f"{node.name} is {node.state.lower()}" for node in known[:3])
+    states = ", ".join(f"{node.name} is {node.status}" for node in known[:3])
     return f"waits for a node: {states}" + (f" and {len(known) - 3} more" if len(known) > 3 else "")
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from aios.errors import InvalidArgument
 from services.scheduler.engine import shares
 from services.scheduler.engine.balanced import balanced
+from services.scheduler.engine.dynamic import dynamic
 from services.scheduler.engine.fair import fair
 from services.scheduler.engine.order import Order, edf, fcfs, las, priority, sjf
 from services.scheduler.engine.plan import Decide, plan
@@ -23,6 +24,8 @@ USAGE_HALF_LIFE_MAX = timedelta(days=90)
 RESERVATIONS = 8
 RESERVATIONS_MAX = 64
 DEFAULT = "balanced"
+ELASTIC = "dynamic"
+"""The one that gives gangs fewer replicas than they ask for."""
 ROUND_SECONDS = 300.0
 """Of policies that share devices by time: long beside a restart, so that turns cost little."""
 SHARE_SECONDS = 60.0
@@ -134,6 +137,12 @@ def _shared(line: str, allocation: Callable[[Policy], Allocate], *, credit: bool
     return Algorithm(line, True, make)
 
 
+def _resized(policy: Policy, terms: Terms) -> Decide:
+    return lambda snapshot, now, preempt: dynamic(
+        snapshot, now, preempt=preempt, quantum=terms.quantum, spares=True
+    )
+
+
 def _useful(policy: Policy) -> Allocate:
     curve: Curve = Lines(policy.utility) if policy.utility else Log()
     return lambda snapshot, slots, now: shares.most_useful(snapshot, slots, now, curve)
@@ -176,5 +185,6 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
         "makespan": _shared("Soonest last end over types of device", lambda _: shares.makespan),
         "finish-time-fair": _shared("Least worst finish-time ratio", lambda _: shares.finish_time_fair),
         "soonest": _shared("Soonest ends over types of device", lambda _: shares.soonest),
+        "dynamic": Algorithm("Shortest first, elastic jobs resized by what they gain", True, _resized),
     }
 )

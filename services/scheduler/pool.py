@@ -1,6 +1,7 @@
 """The engine's snapshot of the pool, kept in step with the records: each change of a job or node is one change of it."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,7 +12,7 @@ from services.scheduler.engine import model
 from services.scheduler.engine.plan import Decide, startable
 from services.scheduler.engine.snapshot import Snapshot
 from services.scheduler.jobs import PREEMPTED, Job, State, due
-from services.scheduler.nodes import Node, NodeState
+from services.scheduler.nodes import Node
 from services.scheduler.policies import Policy, compose
 from services.scheduler.progress import Progress
 from services.scheduler.queues import Queue
@@ -28,6 +29,8 @@ class Changes:
     gone: Sequence[JobName] = ()
 
 
+RESIZE_SECONDS = 30.0
+"""That a resize is taken to cost until the job has shown it: a process that loads a framework and a checkpoint."""
 RACK = "rack"
 """The label that says which nodes are near each other."""
 
@@ -109,7 +112,13 @@ class Pool:
         if not moved:
             return decided
         starts = tuple(start for start in decided.starts if start.job not in moved)
-        return replace(decided, starts=starts, stops=(*decided.stops, *sorted(moved)))
+        resizes = {
+            start.job: start.placement.replicas
+            for start in decided.starts
+            if start.job in moved and start.placement.replicas != self.snapshot.size(slots[start.job])
+        }
+        stops = (*decided.stops, *sorted(moved))
+        return replace(decided, starts=starts, stops=stops, resizes=resizes)
 
     def _put_queues(self, queues: Sequence[Queue]) -> None:
         for queue in queues:
@@ -127,7 +136,7 @@ class Pool:
     def _put_node(self, node: Node) -> None:
         rack, keeps_away = node.labels.get(RACK, ""), taints(node.labels)
         self.snapshot.put_node(model.Node(node.name, node.capacity.named(), node.labels, rack, keeps_away))
-        if node.state is not NodeState.READY:
+        if not node.takes_jobs:
             self.snapshot.remove_node(node.name)
         self._nodes[node.name] = node
 
@@ -160,7 +169,7 @@ class Pool:
         if before is None or before.epoch != job.epoch or before.state is State.QUEUED:
             kind = self.snapshot.kind_of(name, job.attempt.granted.named())
             since = job.attempt.assign_time or now
-            placement = model.Placement(((job.attempt.node, 1),), kind)
+            placement = model.Placement(tuple(Counter(job.attempt.nodes).items()), kind)
             self.snapshot.start(name, placement, since.timestamp())
         if job.state is State.STOPPING:
             self.snapshot.stopping(name)
@@ -190,7 +199,7 @@ class Pool:
             done=done,
             begun=begun,
             work=said.total_steps,
-            restart=said.load_time.total_seconds() if said.load_time else 0.0,
+            restart=said.load_time.total_seconds() if said.load_time else self.snapshot.jobs[name].restart,
             saves=said.saves or self.snapshot.jobs[name].saves,
         )
 
@@ -208,11 +217,15 @@ def asked(job: Job) -> model.Job:
         number=job.number,
         submitted=job.create_time.timestamp(),
         replica=job.spec.resources.named(),
+        replicas=job.spec.replicas,
+        least=job.spec.min_replicas,
         queue=job.spec.queue or job.name.project,
         priority=job.spec.priority,
         selector=said.node_selector,
         prefers=said.node_preference,
         tolerates=said.tolerations,
+        together=said.topology.key if said.topology else "",
+        strictly=said.topology is not None and said.topology.required,
         weight=said.weight,
         # A service answers people: it is stopped by those who started it, never to make room unless it says so.
         preemptible=job.spec.kind is Kind.BATCH if said.preemptible is None else said.preemptible,
@@ -221,6 +234,7 @@ def asked(job: Job) -> model.Job:
         speeds=said.speeds,
         estimate=expected.total_seconds() if expected else 0.0,
         saves=said.preemptible is True,
+        restart=RESIZE_SECONDS if job.spec.min_replicas else 0.0,
     )
 
 

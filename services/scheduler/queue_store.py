@@ -80,7 +80,8 @@ def past(tx: Tx, half_life: timedelta, now: datetime) -> dict[str, dict[str, flo
     found: dict[str, dict[str, float]] = {}
     jobs, attempts = store.jobs.c, store.attempts.c
     since = or_(attempts.end_time.is_(None), attempts.end_time > now - HALF_LIVES * half_life)
-    query = select(jobs.project, jobs.spec, attempts.granted, attempts.assign_time, attempts.end_time).where(
+    held = (attempts.granted, attempts.replicas, attempts.assign_time, attempts.end_time)
+    query = select(jobs.project, jobs.spec, *held).where(
         attempts.job == jobs.number, attempts.assign_time.is_not(None), since
     )
     for row in tx.execute(query):
@@ -88,7 +89,8 @@ def past(tx: Tx, half_life: timedelta, now: datetime) -> dict[str, dict[str, flo
         start, end = row.assign_time.timestamp(), (row.end_time or now).timestamp()
         counts = part(start, end, now.timestamp(), half_life.total_seconds())
         amounts = found.setdefault(queue, {})
-        for resource, amount in mapping.resources_from_proto(row.granted).named().items():
+        processes = len(mapping.replicas_from_proto(row.replicas)) or 1
+        for resource, amount in mapping.resources_from_proto(row.granted).times(processes).named().items():
             amounts[resource] = amounts.get(resource, 0.0) + counts * amount
     return found
 

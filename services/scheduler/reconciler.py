@@ -17,9 +17,10 @@ from aios.records import Database, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
 from aios.scheduler.v1 import agent_service_pb2
-from services.scheduler import jobs, mapping, queue_store, store
+from services.scheduler import attempts, jobs, mapping, queue_store, store
+from services.scheduler.attempts import LIVE, Attempt, AttemptState, Replica
 from services.scheduler.inbox import Inbox, take
-from services.scheduler.jobs import HOLDS_RESOURCES, Attempt, AttemptState, Job, State
+from services.scheduler.jobs import HOLDS_RESOURCES, Job, State
 from services.scheduler.mirror import Mirror, Surroundings
 from services.scheduler.nodes import Leases, Node, NodeState
 from services.scheduler.plan import Plan, Reason, Snapshot, plan
@@ -35,8 +36,8 @@ REST_SECONDS_MAX = 0.1
 """After a step: what a job may wait longer for its start, so that a busy pool is planned in larger pieces."""
 
 _log = logging.getLogger(__name__)
-Held = tuple[str, int]
-"""A job's name and an epoch."""
+Held = tuple[str, int, int]
+"""A job's name, an epoch and a rank."""
 
 
 class Reconciler:
@@ -128,10 +129,13 @@ class Reconciler:
             self._planned_seconds = self._clock.monotonic() - began
         if decided.stops:
             self._preempted_at = self._clock.monotonic()
-        overdue = [job for job in snapshot.holding if jobs.overdue(job, now)]
+        ordered = {
+            job.name: (job, jobs.overrun(job, now)) for job in snapshot.holding if jobs.overdue(job, now)
+        }
+        ordered |= _drained(snapshot, now)
         stored: list[Job] = []
-        if decided.starts or decided.stops or overdue:
-            stored = await self._db.write(lambda tx: self._apply(tx, snapshot, decided, overdue))
+        if decided.starts or decided.stops or ordered:
+            stored = await self._db.write(lambda tx: self._apply(tx, snapshot, decided, ordered))
             self._mirror.told(stored)
         self.waits = decided.reasons
         for session in connected.values():
@@ -152,17 +156,17 @@ class Reconciler:
             now = self._clock.now()
             store.put_node(tx, node)
             stale = [
-                (str(each.job), each.epoch)
+                (str(each.job), each.epoch, each.rank)
                 for each, counts in zip(said, take(tx, said, {}, now)[0], strict=True)
                 if not counts and _lives(each)
             ]
-            named = {(each.job, each.epoch) for each in said}
+            named = {(each.job, each.epoch, each.rank) for each in said}
             for job in store.holding(tx, node.name):
                 assert job.attempt is not None
-                forgotten = job.attempt.state is AttemptState.RUNNING and (job.name, job.epoch) not in named
-                if forgotten:
+                ran = {(job.name, job.epoch, rank) for rank in job.attempt.running_on(node.name)}
+                if ran - named:
                     message = f"node {node.name} came back without attempt {job.epoch}"
-                    store.save(tx, job, jobs.lose(job, now, "ATTEMPT_FORGOTTEN", message))
+                    store.save(tx, job, jobs.lose(job, now, node.name, "ATTEMPT_FORGOTTEN", message))
             return stale
 
         async with self._membership:
@@ -243,7 +247,7 @@ class Reconciler:
 
     async def _give_up(self, seen: Snapshot) -> bool:
         """Lose the nodes whose lease ran out, and what they held. True when there were any."""
-        held = {job.attempt.node for job in seen.holding if job.attempt is not None}
+        held = {node for job in seen.holding if job.attempt for node in job.attempt.live_nodes}
         watched = [n.name for n in seen.nodes if n.state is NodeState.READY or n.name in held]
         if not self._leases.expired(watched, self._clock.monotonic()):
             return False
@@ -264,30 +268,36 @@ class Reconciler:
             store.put_node(tx, replace(node, state=NodeState.LOST))
         lost = store.holding(tx, name)
         for job in lost:
-            store.save(tx, job, jobs.lose(job, now))
+            store.save(tx, job, jobs.lose(job, now, name))
         return [str(job.name) for job in lost]
 
-    def _apply(self, tx: Tx, snapshot: Snapshot, decided: Plan, overdue: Sequence[Job]) -> list[Job]:
+    def _apply(
+        self, tx: Tx, snapshot: Snapshot, decided: Plan, ordered: Mapping[JobName, tuple[Job, Job]]
+    ) -> list[Job]:
         """Open the attempts that are still as they were planned; the next step plans the others again.
+
+        Args:
+            ordered: What becomes of jobs whatever was planned, each from what it was.
 
         Returns:
             What was stored.
         """
         now = self._clock.now()
-        after = {job.name: (job, jobs.overrun(job, now)) for job in overdue}
+        after = dict(ordered)
         holding = {job.name: job for job in snapshot.holding} if decided.stops else {}
         for name in decided.stops:
             if name not in after:
-                after[name] = holding[name], jobs.preempt(holding[name], now)
+                resized = decided.resizes.get(name, 0)
+                after[name] = holding[name], jobs.preempt(holding[name], now, resized)
         wanted = {start.job for start in decided.starts}
         planned = {job.name: job for job in snapshot.queue if job.name in wanted} if wanted else {}
         known, now_there = (
             {node.name: node for node in nodes} for nodes in (snapshot.nodes, self.surroundings(tx).nodes)
         )
         for start in decided.starts:
-            if known[start.node] == now_there[start.node]:
+            if all(known[node] == now_there[node] for node in start.nodes):
                 job = planned[start.job]
-                after[job.name] = job, jobs.assign(job, start.node, start.granted, now)
+                after[job.name] = job, jobs.assign(job, start.nodes, start.granted, now)
         found = store.save_all(
             tx, [(before, (become,)) for before, become in after.values() if become != before]
         )
@@ -302,18 +312,36 @@ class Reconciler:
         for job in jobs:
             if job.state not in HOLDS_RESOURCES or job.attempt is None:
                 continue
-            session = connected.get(job.attempt.node)
-            what = "stop" if job.state is State.STOPPING else "assignment"
-            if session is None or (what == "assignment" and job.attempt.state is not AttemptState.ASSIGNED):
-                continue
-            key = (what, str(job.name), job.epoch)
-            if key in session.said:
-                continue
-            session.said.add(key)
-            session.send(_stop(job) if what == "stop" else self._assignment(job))
+            for process in _processes(job.attempt):
+                session = connected.get(process.node)
+                if session is None or process.state not in LIVE:
+                    continue
+                what = "stop" if job.state is State.STOPPING else "assignment"
+                if what == "assignment" and not _may_start(job.attempt, process):
+                    continue
+                key = (what, str(job.name), job.epoch, process.rank)
+                if key in session.said:
+                    continue
+                session.said.add(key)
+                session.send(
+                    _stop(job, process.rank) if what == "stop" else self._assignment(job, process.rank)
+                )
 
-    def _assignment(self, job: Job) -> agent_service_pb2.ConnectResponse:
-        return agent_service_pb2.ConnectResponse(assignment=self._signer.sign(mapping.assignment_spec(job)))
+    def _assignment(self, job: Job, rank: int) -> agent_service_pb2.ConnectResponse:
+        return agent_service_pb2.ConnectResponse(
+            assignment=self._signer.sign(mapping.assignment_spec(job, rank))
+        )
+
+
+def _processes(attempt: Attempt) -> Sequence[Attempt | Replica]:
+    """What its nodes are told of, one by one."""
+    return attempt.replicas or (attempt,)
+
+
+def _may_start(attempt: Attempt, process: Attempt | Replica) -> bool:
+    """Whether a process is to be sent to its node: of a gang the first one, then all others with where to meet it."""
+    first = process.rank == 0 or attempts.meeting_point(attempt) is not None
+    return process.state is AttemptState.ASSIGNED and first
 
 
 def _trace(job: Job, queued: datetime, planned: datetime, stored: datetime) -> None:
@@ -329,16 +357,27 @@ def _trace(job: Job, queued: datetime, planned: datetime, stored: datetime) -> N
         telemetry.record_span(name, traceparent=job.traceparent, start=start, end=end, attributes=attributes)
 
 
+def _drained(snapshot: Snapshot, now: datetime) -> dict[JobName, tuple[Job, Job]]:
+    """Jobs on nodes that are drained, stopped to go on elsewhere."""
+    draining = {node.name for node in snapshot.nodes if node.draining}
+    found = (
+        [job for job in snapshot.holding if job.attempt and draining & job.attempt.live_nodes]
+        if draining
+        else []
+    )
+    return {job.name: (job, after) for job in found if (after := jobs.drain(job, now)) is not job}
+
+
 def _set_state(tx: Tx, name: str, state: NodeState) -> None:
     store.put_node(tx, replace(store.get_node(tx, name), state=state))
 
 
 def _lives(said: Attempt) -> bool:
-    return said.state in jobs.LIVE
+    return said.state in LIVE
 
 
-def _stop(job: Job) -> agent_service_pb2.ConnectResponse:
+def _stop(job: Job, rank: int) -> agent_service_pb2.ConnectResponse:
     grace = mapping.duration(job.spec.stop_grace)
     return agent_service_pb2.ConnectResponse(
-        stop=agent_service_pb2.Stop(job=str(job.name), epoch=job.epoch, grace=grace)
+        stop=agent_service_pb2.Stop(job=str(job.name), epoch=job.epoch, grace=grace, rank=rank)
     )

@@ -39,6 +39,16 @@ class Resources:
             {name: self.accelerators.get(name, 0) - other.accelerators.get(name, 0) for name in types},
         )
 
+    def times(self, count: int) -> "Resources":
+        """So many of it."""
+        if count == 1:
+            return self
+        return Resources(
+            self.cpu_millis * count,
+            self.memory_bytes * count,
+            {name: amount * count for name, amount in self.accelerators.items()},
+        )
+
     def named(self) -> dict[str, int]:
         """The amounts by name: `cpu`, `memory`, and each type of accelerator."""
         plain = {"cpu": self.cpu_millis, "memory": self.memory_bytes}

@@ -26,6 +26,7 @@ from services.scheduler import jobs, mapping, policies, progress, specs, store
 from services.scheduler.explain import explain
 from services.scheduler.explain_mapping import explanation_to_proto
 from services.scheduler.logs import Logs
+from services.scheduler.nodes import Node, edit
 from services.scheduler.plan import check_placeable
 from services.scheduler.queues import check_limit, require_use
 from services.scheduler.reconciler import Reconciler
@@ -60,8 +61,8 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         def check(tx: Tx) -> None:
             around = self._reconciler.surroundings(tx)
             queue = require_use(spec.queue, project, around.queues)
-            check_limit(spec.resources.named(), queue, around.queues)
-            check_placeable(spec.resources, around.nodes, spec.scheduling)
+            check_limit(spec.total.named(), queue, around.queues)
+            check_placeable(spec.resources, around.nodes, spec.scheduling, spec.replicas)
 
         def write(tx: Tx) -> job_pb2.Job:
             check(tx)
@@ -163,6 +164,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
             name,
             request.epoch,
             request.offset,
+            rank=request.rank,
             follow=request.follow,
             current=lambda: self._db.read(lambda tx: store.get(tx, name)),
             changed=lambda: self._db.wait(self._db.revision),
@@ -176,6 +178,21 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         name = NodeName.parse(request.name).node
         node, held = await self._db.read(lambda tx: (store.get_node(tx, name), store.held(tx)))
         return mapping.node_to_proto(node, held.get(name, Resources()), self._reconciler.heartbeat_time(name))
+
+    async def UpdateNode(
+        self, request: scheduler_service_pb2.UpdateNodeRequest, context: Context
+    ) -> node_pb2.Node:
+        said = mapping.operation_from_proto(request.node)
+
+        def write(tx: Tx) -> tuple[Node, dict[str, Resources]]:
+            edited = edit(store.get_node(tx, said.name), said, request.update_mask.paths)
+            store.put_operation(tx, edited)
+            return store.get_node(tx, said.name), store.held(tx)
+
+        node, held = await self._db.write(write)
+        self._reconciler.wake()
+        heard = self._reconciler.heartbeat_time(said.name)
+        return mapping.node_to_proto(node, held.get(said.name, Resources()), heard)
 
     async def ListNodes(
         self, request: scheduler_service_pb2.ListNodesRequest, context: Context

@@ -24,8 +24,8 @@ class Session:
 
     def __init__(self, node: str) -> None:
         self.node = node
-        self.said: set[tuple[str, str, int]] = set()
-        """(`assignment` or `stop`, job, epoch)."""
+        self.said: set[tuple[str, str, int, int]] = set()
+        """(`assignment` or `stop`, job, epoch, rank)."""
         self.knows = False
         """Whether all that its node holds was said on it; what comes after that is said as it comes."""
         self.ended: Exception | None = None

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from aios import scheduling
 from aios.errors import InvalidArgument
 from aios.scheduling import NOTHING_SAID, PRIORITY_MAX, Scheduling
+from services.scheduler.attempts import RENDEZVOUS
 from services.scheduler.resources import Resources
 
 STOP_GRACE = timedelta(seconds=10)
@@ -21,6 +22,8 @@ SPEC_BYTES_MAX = 256 * 1024  # command and environment together: a spec passes t
 ENVIRONMENT_MAX = 256
 PORTS_MAX = 16
 RESTARTS_MAX = 1000
+REPLICAS_MAX = 1024
+"""Of a gang: a step stores and announces each of them."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PORT = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -52,6 +55,15 @@ class JobSpec:
     scheduling: Scheduling = NOTHING_SAID
     node_network: bool = False
     """Its processes have the network of their node."""
+    replicas: int = 1
+    """Size of a gang."""
+    min_replicas: int = 0
+    """Of an elastic gang, how few it may run with; 0 where it has one size."""
+
+    @property
+    def total(self) -> Resources:
+        """What all replicas take together."""
+        return self.resources.times(self.replicas)
 
 
 def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:
@@ -128,6 +140,14 @@ def _rest(spec: JobSpec) -> list[tuple[str, str]]:
         for n, name in enumerate(spec.ports)
         if not _PORT.fullmatch(name)
     ]
+    if not 1 <= spec.replicas <= REPLICAS_MAX:
+        found.append(("replicas", f"must be 1 to {REPLICAS_MAX}"))
+    elif spec.replicas > 1 and spec.kind is Kind.SERVICE:
+        found.append(("replicas", "must be 1: the replicas of a service are jobs of their own"))
+    elif not 0 <= spec.min_replicas <= spec.replicas:
+        found.append(("min_replicas", f"must be 0, or 1 to {spec.replicas}: no more than `replicas`"))
+    if RENDEZVOUS in spec.ports and spec.replicas > 1:
+        found.append(("ports", f"must not have {RENDEZVOUS!r}: a gang has that one"))
     if not 0 <= spec.max_restarts <= RESTARTS_MAX:
         found.append(("max_restarts", f"must be 0 to {RESTARTS_MAX}"))
     if not timedelta() <= spec.stop_grace <= STOP_GRACE_MAX:

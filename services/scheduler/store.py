@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -23,8 +24,10 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    false,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -39,20 +42,11 @@ from aios.records.pages import ListRequest
 from aios.records.tx import Happened
 from aios.runtime import telemetry
 from aios.scheduler.v1 import job_pb2, policy_pb2, queue_pb2
+from aios.scheduling import TAINT
 from services.scheduler import mapping
 from services.scheduler.announce import announced
-from services.scheduler.jobs import (
-    EVENT,
-    FINAL,
-    HOLDS_RESOURCES,
-    LIVE,
-    Attempt,
-    AttemptState,
-    Job,
-    JobExists,
-    JobNotFound,
-    State,
-)
+from services.scheduler.attempts import LIVE, Attempt, AttemptState
+from services.scheduler.jobs import EVENT, FINAL, HOLDS_RESOURCES, Job, JobExists, JobNotFound, State
 from services.scheduler.nodes import Node, NodeNotFound, NodeState
 from services.scheduler.policies import Policy
 from services.scheduler.progress import Progress
@@ -106,6 +100,7 @@ attempts = Table(
     Column("assign_time", UtcTime),
     Column("start_time", UtcTime),
     Column("end_time", UtcTime),
+    Column("replicas", Proto(job_pb2.Attempt)),
     PrimaryKeyConstraint("job", "epoch"),
     Index("attempts_node_state", "node", "state"),
 )
@@ -117,6 +112,9 @@ nodes = Table(
     Column("capacity", Proto(resources_pb2.Resources), nullable=False),
     Column("host", String(255), nullable=False),
     Column("labels", Json, nullable=False),
+    Column("cordoned", Boolean, nullable=False, server_default=false()),
+    Column("draining", Boolean, nullable=False, server_default=false()),
+    Column("taints", Json),
 )
 policies = Table(
     "policies",
@@ -306,7 +304,11 @@ def oldest(tx: Tx, request: ListRequest, project: str, since: datetime | None) -
 def holding(tx: Tx, node: str | None = None) -> list[Job]:
     """Jobs with an attempt that has not ended, on one node or on all."""
     query = _JOBS.where(jobs.c.state.in_(HOLDS_RESOURCES), attempts.c.state.in_(LIVE))
-    return _jobs(tx, query if node is None else query.where(attempts.c.node == node))
+    if node is None:
+        return _jobs(tx, query)
+    # Gangs are few; those that are elsewhere are left out here.
+    found = _jobs(tx, query.where(or_(attempts.c.node == node, attempts.c.replicas.is_not(None))))
+    return [job for job in found if job.attempt is not None and node in job.attempt.nodes]
 
 
 def live(tx: Tx) -> list[Job]:
@@ -356,18 +358,21 @@ def all_queues(tx: Tx) -> dict[str, Queue]:
 def held(tx: Tx) -> dict[str, Resources]:
     """By node: the sum of what its attempts hold."""
     total: dict[str, Resources] = {}
-    for row in tx.execute(select(attempts.c.node, attempts.c.granted).where(attempts.c.state.in_(LIVE))):
-        total[row.node] = total.get(row.node, Resources()) + mapping.resources_from_proto(row.granted)
+    columns = select(attempts.c.node, attempts.c.granted, attempts.c.replicas)
+    for row in tx.execute(columns.where(attempts.c.state.in_(LIVE))):
+        granted = mapping.resources_from_proto(row.granted)
+        for each in mapping.replicas_from_proto(row.replicas) or (row,):
+            total[each.node] = total.get(each.node, Resources()) + granted
     return total
 
 
-def attempt_node(tx: Tx, name: JobName, epoch: int) -> str | None:
-    """Which node an attempt was given to; None when there was no such attempt."""
-    query = select(attempts.c.node).join(jobs, attempts.c.job == jobs.c.number)
-    found: str | None = tx.execute(
+def processes(tx: Tx, name: JobName, epoch: int) -> int:
+    """How many processes an attempt has; 0 when there was no such attempt."""
+    query = select(attempts.c.replicas).join(jobs, attempts.c.job == jobs.c.number)
+    row = tx.execute(
         query.where(jobs.c.project == name.project, jobs.c.id == name.job, attempts.c.epoch == epoch)
-    ).scalar_one_or_none()
-    return found
+    ).one_or_none()
+    return 0 if row is None else len(mapping.replicas_from_proto(row.replicas)) or 1
 
 
 def all_nodes(tx: Tx) -> list[Node]:
@@ -400,18 +405,26 @@ def get_node(tx: Tx, name: str) -> Node:
 
 
 def put_node(tx: Tx, node: Node) -> None:
-    """Store a node as it is now."""
+    """Store a node as its agent declares it; what operators said of it stays."""
     count_pool_change(tx)
+    own = {f"{TAINT}{name}" for name in node.taints}
     row = {
         "state": node.state,
         "capacity": mapping.resources_to_proto(node.capacity),
         "host": node.host,
-        "labels": dict(node.labels),
+        "labels": {name: value for name, value in node.labels.items() if name not in own},
     }
     if find_node(tx, node.name) is None:
         tx.execute(insert(nodes).values(row | {"name": node.name}))
     else:
         tx.execute(update(nodes).where(nodes.c.name == node.name).values(row))
+
+
+def put_operation(tx: Tx, node: Node) -> None:
+    """Store what operators said of a node."""
+    count_pool_change(tx)
+    row = {"cordoned": node.cordoned, "draining": node.draining, "taints": dict(node.taints)}
+    tx.execute(update(nodes).where(nodes.c.name == node.name).values(row))
 
 
 def _event(job: Job, event: str) -> Happened:
@@ -431,6 +444,7 @@ def _attempt_row(job: Job, attempt: Attempt) -> dict[str, Any]:
         "end_reason": attempt.end_reason,
         "start_time": attempt.start_time,
         "end_time": attempt.end_time,
+        "replicas": mapping.replicas_to_proto(attempt),
     }
 
 
@@ -480,6 +494,7 @@ def attempt_of(row: Row[Any], job: JobName) -> Attempt:
         assign_time=row.attempt_assign_time,
         start_time=row.attempt_start_time,
         end_time=row.attempt_end_time,
+        replicas=mapping.replicas_from_proto(row.attempt_replicas),
     )
 
 
@@ -526,5 +541,8 @@ def _node(row: Row[Any]) -> Node:
         state=NodeState(row.state),
         capacity=mapping.resources_from_proto(row.capacity),
         host=row.host,
-        labels=row.labels,
+        labels=row.labels | {f"{TAINT}{name}": value for name, value in (row.taints or {}).items()},
+        cordoned=row.cordoned,
+        draining=row.draining,
+        taints=row.taints or {},
     )

@@ -37,6 +37,7 @@ RESTARTS_MAX = 100
 STOP_GRACE_SECONDS_MAX = 3600  # what the scheduler grants at most
 DATASETS_MAX = 32
 PROCESSES_MAX = 1024
+REPLICAS_MAX = 1024
 LAUNCHER, NO_LAUNCHER = "LAUNCHER_TORCHRUN", "LAUNCHER_UNSPECIFIED"
 HANG_SECONDS_MIN = 1
 HYPERPARAMETER_BYTES_MAX = 64 << 10  # of a command: they are passed in its environment
@@ -171,6 +172,8 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
         processes=_processes(spec, resources),
         hang_seconds=_hang_seconds(spec),
         node_network=spec.node_network,
+        replicas=_replicas(spec),
+        min_replicas=spec.min_replicas,
         base_model=versions.get("base_model", ""),
     )
 
@@ -215,6 +218,17 @@ def _processes(spec: run_pb2.RunSpec, resources: resources_pb2.Resources) -> int
     if not 1 <= ranks <= PROCESSES_MAX:
         raise InvalidArgument.of("spec.processes", f"must be 1 to {PROCESSES_MAX}")
     return ranks
+
+
+def _replicas(spec: run_pb2.RunSpec) -> int:
+    """Size of the job's gang. What the scheduler cannot place it refuses itself."""
+    if spec.replicas > 1 and not spec.launcher:
+        raise InvalidArgument.of("spec.launcher", "is needed for `replicas`: say `torchrun`")
+    if not 0 <= spec.replicas <= REPLICAS_MAX:
+        raise InvalidArgument.of("spec.replicas", f"must be 1 to {REPLICAS_MAX}")
+    if not 0 <= spec.min_replicas <= max(1, spec.replicas):
+        raise InvalidArgument.of("spec.min_replicas", "must be 0, or 1 to `replicas`")
+    return spec.replicas or 1
 
 
 def _hang_seconds(spec: run_pb2.RunSpec) -> float:
@@ -273,20 +287,22 @@ def job_of(name: RunName, spec: RunSpec) -> job_pb2.Job:
             priority=spec.priority,
             queue=spec.queue,
             scheduling=_scheduling_to_proto(spec),
+            replicas=spec.replicas,
+            min_replicas=spec.min_replicas,
         )
     )
 
 
-PREEMPTED = "PREEMPTED"
-"""The scheduler's reason for a job that is stopped to make room for others."""
+GOES_ON = frozenset({"PREEMPTED", "RESIZED", "DRAINED", "REPLICA_ENDED"})
+"""The scheduler's reasons for stopping a job whose end nobody asked for."""
 
 
 def news_from_proto(job: job_pb2.Job, version: int = 0) -> JobNews:
     """What a job's state says of its run; `version` where it comes from the log of changes."""
     attempt = job.attempt
     state = State(job_pb2.Job.State.Name(job.state).removeprefix("STATE_"))
-    if state is State.STOPPING and job.state_reason == PREEMPTED:
-        # Nobody asked for the run to end: it saves its work and goes on later.
+    if state is State.STOPPING and job.state_reason in GOES_ON:
+        # It saves its work and goes on later, or fails when all of it is gone.
         state = State.RUNNING
     return JobNews(
         state=state,
@@ -347,6 +363,8 @@ def _spec_to_proto(spec: RunSpec) -> run_pb2.RunSpec:
         processes=spec.processes,
         hang_timeout=_duration(spec.hang_seconds) if spec.hang_seconds else None,
         node_network=spec.node_network,
+        replicas=spec.replicas if spec.replicas > 1 else 0,
+        min_replicas=spec.min_replicas,
     )
     proto.hyperparameters.update(dict(spec.hyperparameters))
     return proto

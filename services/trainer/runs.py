@@ -111,6 +111,10 @@ class RunSpec:
     hang_seconds: float = 0.0
     """Without a sign of a rank's training; 0 for no limit."""
     node_network: bool = False
+    replicas: int = 1
+    """Size of its job as a gang."""
+    min_replicas: int = 0
+    """How few it may run with; 0 where it has one size."""
     base_model: str = ""
     """The model version that it starts from; empty for most."""
 

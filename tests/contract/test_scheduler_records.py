@@ -15,8 +15,9 @@ from aios.records import Database, Feed
 from aios.runtime.clock import SystemClock
 from services.scheduler import jobs, store
 from services.scheduler.app import MIGRATIONS
+from services.scheduler.attempts import Attempt, AttemptState
 from services.scheduler.inbox import Inbox
-from services.scheduler.jobs import Attempt, AttemptState, Job, JobExists, State
+from services.scheduler.jobs import Job, JobExists, State
 from services.scheduler.mirror import Mirror
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.resources import Resources
@@ -44,7 +45,7 @@ async def added(db: Database, *names: str) -> list[Job]:
 async def started(db: Database, *names: str) -> list[Job]:
     """Jobs that were sent to node a."""
     waiting = await added(db, *names)
-    changes = [(job, [jobs.assign(job, "a", SPEC.resources, NOW)]) for job in waiting]
+    changes = [(job, [jobs.assign(job, ["a"], SPEC.resources, NOW)]) for job in waiting]
     found = await db.write(lambda tx: store.save_all(tx, changes))
     return [job for job in found if job is not None]
 
@@ -83,9 +84,9 @@ async def test_what_was_seen_last_decides_nothing_that_the_records_do_not_say(db
     assert await inbox.put([said(job, AttemptState.RUNNING)]) == [True]
     # Somebody else gives the attempt up, and opens another one.
     now = await stored(db, "one")
-    now = await db.write(lambda tx: store.save(tx, now, jobs.lose(now, NOW)))
+    now = await db.write(lambda tx: store.save(tx, now, jobs.lose(now, NOW, "a")))
     assert await inbox.put([said(job, AttemptState.RUNNING)]) == [False], "memory said that it runs"
-    later = jobs.assign(now, "a", SPEC.resources, NOW)
+    later = jobs.assign(now, ["a"], SPEC.resources, NOW)
     now = await db.write(lambda tx: store.save(tx, now, later))
     ends = [said(job, AttemptState.ENDED), said(now, AttemptState.RUNNING), said(now, AttemptState.ENDED)]
     assert await inbox.put(ends) == [False, True, True], "memory knows of no second attempt"
@@ -99,13 +100,13 @@ async def test_a_change_of_what_has_changed_meanwhile_is_left_out_and_the_others
 ) -> None:
     one, two = await added(db, "one", "two")
     await db.write(lambda tx: store.save(tx, one, jobs.cancel(one, NOW)))
-    changes = [(job, [jobs.assign(job, "a", SPEC.resources, NOW)]) for job in (one, two)]
+    changes = [(job, [jobs.assign(job, ["a"], SPEC.resources, NOW)]) for job in (one, two)]
     assert [job and job.state for job in await db.write(lambda tx: store.save_all(tx, changes))] == [
         None,
         State.STARTING,
     ]
     with pytest.raises(Aborted):
-        await db.write(lambda tx: store.save(tx, one, jobs.assign(one, "a", SPEC.resources, NOW)))
+        await db.write(lambda tx: store.save(tx, one, jobs.assign(one, ["a"], SPEC.resources, NOW)))
     with pytest.raises(JobExists):
         await added(db, "two")
 

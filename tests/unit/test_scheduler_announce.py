@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from aios.names import JobName
 from services.scheduler import jobs, mapping
 from services.scheduler.announce import announced
-from services.scheduler.jobs import Attempt, AttemptState, Job, State
+from services.scheduler.attempts import Attempt, AttemptState
+from services.scheduler.jobs import Job, State
 from services.scheduler.progress import Progress
 from services.scheduler.resources import Resources
 from services.scheduler.specs import JobSpec

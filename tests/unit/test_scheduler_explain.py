@@ -9,8 +9,9 @@ import pytest
 from aios.names import JobName
 from aios.scheduling import Scheduling
 from services.scheduler import jobs
+from services.scheduler.attempts import Attempt, AttemptState
 from services.scheduler.explain import Explanation, explain
-from services.scheduler.jobs import Attempt, AttemptState, Job
+from services.scheduler.jobs import Job
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.plan import Snapshot
 from services.scheduler.policies import Policy
@@ -39,7 +40,7 @@ def job(number: int, resources: Resources, project: str = "p", minutes: float = 
 def running(each: Job, node: str = "a") -> Job:
     [kind] = each.spec.resources.accelerators or ["gpu/A"]
     since = NOW - timedelta(minutes=10)
-    return jobs.assign(each, node, replace(each.spec.resources) if kind else Resources(), since)
+    return jobs.assign(each, [node], replace(each.spec.resources) if kind else Resources(), since)
 
 
 def told(

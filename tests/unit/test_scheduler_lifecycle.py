@@ -11,7 +11,8 @@ from aios.errors import StaleEpoch
 from aios.names import JobName
 from aios.scheduling import Scheduling
 from services.scheduler import jobs
-from services.scheduler.jobs import FINAL, HOLDS_RESOURCES, NEXT, Attempt, AttemptState, Job, State
+from services.scheduler.attempts import LIVE, Attempt, AttemptState
+from services.scheduler.jobs import FINAL, HOLDS_RESOURCES, NEXT, Job, State
 from services.scheduler.resources import Resources
 from services.scheduler.specs import JobSpec, Kind
 
@@ -25,7 +26,7 @@ def queued(kind: Kind = Kind.BATCH, max_restarts: int = 0) -> Job:
 
 
 def running(kind: Kind = Kind.BATCH, max_restarts: int = 0) -> Job:
-    job = jobs.assign(queued(kind, max_restarts), "a", HELD, NOW)
+    job = jobs.assign(queued(kind, max_restarts), ["a"], HELD, NOW)
     return jobs.report(job, said(job, AttemptState.RUNNING), NOW)
 
 
@@ -61,7 +62,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def assign(self) -> None:
         before = self.job.epoch
-        self.become(jobs.assign(self.job, "a", HELD, NOW))
+        self.become(jobs.assign(self.job, ["a"], HELD, NOW))
         assert self.job.epoch == before + 1
 
     @rule()
@@ -95,7 +96,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def lose(self) -> None:
         failures = self.job.failures
-        self.become(jobs.lose(self.job, NOW))
+        self.become(jobs.lose(self.job, NOW, "a"))
         assert self.job.failures == failures
 
     @precondition(lambda self: jobs.overdue(self.job, NOW + timedelta(seconds=10)))
@@ -115,7 +116,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def holds_resources_exactly_while_an_attempt_lives(self) -> None:
-        alive = self.job.attempt is not None and self.job.attempt.state in jobs.LIVE
+        alive = self.job.attempt is not None and self.job.attempt.state in LIVE
         assert alive == (self.job.state in HOLDS_RESOURCES)
 
     @invariant()
@@ -141,7 +142,7 @@ def test_restarts_are_counted_and_the_pause_grows() -> None:
     while (job := ended(job, 1)).state is State.QUEUED:
         pauses.append((job.retry_time or job.update_time) - job.update_time)
         job = jobs.report(
-            (started := jobs.assign(job, "a", HELD, NOW)), said(started, AttemptState.RUNNING), NOW
+            (started := jobs.assign(job, ["a"], HELD, NOW)), said(started, AttemptState.RUNNING), NOW
         )
     assert [pause.total_seconds() for pause in pauses] == [0, 1, 2]
     assert (job.state, job.failures, job.epoch) == (State.FAILED, 4, 4)
@@ -166,12 +167,12 @@ def test_a_service_never_ends_by_itself() -> None:
 def test_a_cancelled_job_stays_cancelled_whatever_its_process_says() -> None:
     for code in (0, 1, 143):
         assert ended(jobs.cancel(running(), NOW), code).state is State.CANCELLED
-    assert jobs.lose(jobs.cancel(running(), NOW), NOW).state is State.CANCELLED
+    assert jobs.lose(jobs.cancel(running(), NOW), NOW, "a").state is State.CANCELLED
 
 
 def test_a_lost_attempt_has_no_voice() -> None:
     job = running()
-    lost = jobs.lose(job, NOW)
+    lost = jobs.lose(job, NOW, "a")
     for state in (AttemptState.RUNNING, AttemptState.ENDED):
         with pytest.raises(StaleEpoch):
             jobs.report(lost, said(job, state, exit_code=0), NOW)
@@ -194,7 +195,7 @@ def test_a_job_stopped_for_others_can_still_be_cancelled() -> None:
     job = jobs.cancel(jobs.preempt(running(), NOW), NOW)
     assert (job.state, job.reason) == (State.STOPPING, jobs.CANCEL_REQUESTED)
     assert ended(job, 143).state is State.CANCELLED
-    assert jobs.lose(jobs.preempt(running(), NOW), NOW).state is State.QUEUED
+    assert jobs.lose(jobs.preempt(running(), NOW), NOW, "a").state is State.QUEUED
 
 
 def test_only_what_runs_is_stopped_for_others() -> None:
@@ -205,7 +206,7 @@ def test_only_what_runs_is_stopped_for_others() -> None:
 
 def limited(seconds: float) -> Job:
     spec = JobSpec(("true",), HELD, scheduling=Scheduling(max_run_time=timedelta(seconds=seconds)))
-    return jobs.assign(jobs.create(NAME, spec, NOW), "a", HELD, NOW)
+    return jobs.assign(jobs.create(NAME, spec, NOW), ["a"], HELD, NOW)
 
 
 def ends_after(job: Job, after: float) -> Job:
@@ -219,7 +220,7 @@ def test_what_has_run_for_as_long_as_it_may_is_stopped_and_fails() -> None:
     assert jobs.overdue(job, NOW + timedelta(seconds=101))
     stopping = jobs.overrun(job, NOW + timedelta(seconds=101))
     assert not jobs.overdue(stopping, NOW + timedelta(seconds=200)), "it is being stopped"
-    for after in (ends_after(stopping, 105), jobs.lose(stopping, NOW + timedelta(seconds=105))):
+    for after in (ends_after(stopping, 105), jobs.lose(stopping, NOW + timedelta(seconds=105), "a")):
         assert (after.state, after.reason) == (State.FAILED, "MAX_RUN_TIME")
     assert jobs.cancel(stopping, NOW).reason == "CANCEL_REQUESTED"
 
@@ -228,11 +229,11 @@ def test_earlier_attempts_count_and_waits_do_not() -> None:
     stopped = ends_after(jobs.preempt(limited(100), NOW), 60)
     assert (stopped.state, stopped.ran) == (State.QUEUED, timedelta(seconds=60))
     later = NOW + timedelta(days=1)
-    again = jobs.assign(stopped, "a", HELD, later)
+    again = jobs.assign(stopped, ["a"], HELD, later)
     assert again.waited == later - NOW - timedelta(seconds=60)
     assert not jobs.overdue(again, later + timedelta(seconds=40))
     assert jobs.overdue(again, later + timedelta(seconds=41))
-    lost = jobs.lose(again, later + timedelta(seconds=41))
+    lost = jobs.lose(again, later + timedelta(seconds=41), "a")
     assert (lost.state, lost.reason) == (State.FAILED, "MAX_RUN_TIME"), (
         "it has nothing left to start again for"
     )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from aios.names import JobName
 from services.scheduler import jobs, logs
-from services.scheduler.jobs import Attempt, AttemptState, Job, State
+from services.scheduler.attempts import Attempt, AttemptState
+from services.scheduler.jobs import Job, State
 from services.scheduler.logs import LogNotFound, Logs
 from services.scheduler.resources import Resources
 from services.scheduler.specs import JobSpec

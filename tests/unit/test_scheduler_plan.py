@@ -53,7 +53,7 @@ def overlap(one: Resources, other: Resources) -> Resources:
 
 def holder(number: int, node: str, resources: Resources) -> Job:
     """A job that runs there."""
-    return jobs.assign(job(1000 + number, resources), node, resources, NOW)
+    return jobs.assign(job(1000 + number, resources), [node], resources, NOW)
 
 
 @st.composite
@@ -78,7 +78,7 @@ def test_no_node_is_given_more_than_it_has(snapshot: Snapshot) -> None:
         assert each.attempt is not None
         used[each.attempt.node] = each.attempt.granted
     for start in plan(snapshot, NOW).starts:
-        used[start.node] = used.get(start.node, Resources()) + start.granted
+        used[start.nodes[0]] = used.get(start.nodes[0], Resources()) + start.granted
     for node in snapshot.nodes:
         assert node.capacity.holds(used.get(node.name, Resources()))
 
@@ -88,7 +88,7 @@ def test_every_job_starts_on_a_ready_node_or_has_a_reason(snapshot: Snapshot) ->
     made = plan(snapshot, NOW)
     ready = {node.name for node in snapshot.nodes if node.state is NodeState.READY}
     started = [start.job for start in made.starts]
-    assert {start.node for start in made.starts} <= ready
+    assert {start.nodes[0] for start in made.starts} <= ready
     assert sorted([*started, *made.reasons]) == sorted(job.name for job in snapshot.queue)
 
 
@@ -151,7 +151,7 @@ def test_best_fit_keeps_devices_and_room_for_those_who_need_them() -> None:
         Node("gpu", NodeState.READY, Resources(1000, 0, {"gpu/A": 1})),
         Node("small", NodeState.READY, Resources(2000)),
     ]
-    assert plan(Snapshot([job(1, Resources(1000))], nodes), NOW).starts[0].node == "small"
+    assert plan(Snapshot([job(1, Resources(1000))], nodes), NOW).starts[0].nodes[0] == "small"
 
 
 def test_reasons_name_the_figures() -> None:
@@ -192,14 +192,14 @@ def test_a_job_that_is_to_run_elsewhere_is_stopped_first() -> None:
     said = Scheduling(speeds={"gpu/A": 1.0, "gpu/B": 10.0}, preemptible=True)
     spec = JobSpec(("true",), Resources(1000, 0, {"gpu": 1}), scheduling=said)
     waits = replace(jobs.create(JobName("p", "j1"), spec, NOW), number=1)
-    runs = jobs.assign(waits, "slow", Resources(1000, 0, {"gpu/A": 1}), NOW)
+    runs = jobs.assign(waits, ["slow"], Resources(1000, 0, {"gpu/A": 1}), NOW)
     pool, later = Pool(), NOW + timedelta(hours=1)
     seen = Snapshot((), nodes, [runs], Policy("soonest"))
     first = plan(seen, later, preempt=True, pool=pool)
     assert (first.starts, first.stops) == ([], (waits.name,))
     seen = Snapshot([replace(waits, epoch=1)], nodes, (), Policy("soonest"))
     then = plan(seen, later + timedelta(seconds=5), preempt=True, pool=pool)
-    assert [start.node for start in then.starts] == ["fast"]
+    assert [start.nodes[0] for start in then.starts] == ["fast"]
 
 
 def test_what_no_node_is_labelled_is_refused_and_waited_for_by_name() -> None:
@@ -223,7 +223,7 @@ def test_a_taint_keeps_away_who_does_not_tolerate_it_and_labels_that_are_preferr
         return replace(jobs.create(JobName("p", "j1"), spec, NOW), number=1)
 
     def goes_to(job: Job, *nodes: Node) -> list[str]:
-        return [start.node for start in plan(Snapshot([job], nodes), NOW).starts]
+        return [start.nodes[0] for start in plan(Snapshot([job], nodes), NOW).starts]
 
     assert goes_to(waiting(), lab, anyone) == ["b"], "the other is tainted"
     assert goes_to(waiting(tolerations={"for": "lab"}), lab, anyone) == ["b"], "it leaves less over there"

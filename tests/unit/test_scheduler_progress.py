@@ -10,7 +10,8 @@ from aios.errors import InvalidArgument, StaleEpoch
 from aios.names import JobName
 from aios.train.pace import TELL_SECONDS, Pace
 from services.scheduler import jobs, progress
-from services.scheduler.jobs import AttemptState, Job
+from services.scheduler.attempts import AttemptState
+from services.scheduler.jobs import Job
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.pool import Pool
 from services.scheduler.progress import Progress, Reports
@@ -37,7 +38,7 @@ def ends(job: Job, seconds: float, exit_code: int = 143) -> Job:
 
 
 def test_a_start_costs_what_passes_before_the_first_step() -> None:
-    job = jobs.assign(waiting(Resources(1000)), "a", Resources(1000), at(10))
+    job = jobs.assign(waiting(Resources(1000)), ["a"], Resources(1000), at(10))
     first = jobs.progressed(job, Progress(1, step=100, restored_step=100, steps_per_second=2.0), at(40))
     assert first.load_time is None, "it has made no step yet"
     second = jobs.progressed(replace(job, progress=first), replace(first, step=120), at(60))
@@ -50,7 +51,7 @@ def test_only_the_present_attempt_counts() -> None:
     job = waiting(Resources(1000))
     with pytest.raises(StaleEpoch):
         jobs.progressed(job, Progress(1, step=1), START)
-    job = ends(jobs.preempt(jobs.assign(job, "a", Resources(1000), at(1)), at(2)), 3)
+    job = ends(jobs.preempt(jobs.assign(job, ["a"], Resources(1000), at(1)), at(2)), 3)
     with pytest.raises(StaleEpoch):
         jobs.progressed(job, Progress(1, step=1), at(4))
 
@@ -82,13 +83,13 @@ def test_reports_are_kept_until_stored_and_an_older_attempt_comes_too_late() -> 
 def test_a_pool_made_anew_knows_what_one_knew_that_followed(asks: Resources) -> None:
     granted = Resources(asks.cpu_millis, 0, {"gpu/A": 2} if asks.accelerators else {})
     waits = waiting(asks)
-    starts = jobs.assign(waits, "a", granted, at(100))
+    starts = jobs.assign(waits, ["a"], granted, at(100))
     said = Progress(1, 50, 1000, 0.5, saved_step=40, saves=True, load_time=timedelta(seconds=20))
     runs = replace(starts, progress=said)
     stopped = ends(jobs.preempt(runs, at(300)), 310)
-    again = jobs.assign(stopped, "a", granted, at(400))
+    again = jobs.assign(stopped, ["a"], granted, at(400))
     goes_on = replace(again, progress=replace(said, epoch=2, step=60, restored_step=50))
-    lost = jobs.lose(goes_on, at(700))
+    lost = jobs.lose(goes_on, at(700), "a")
     followed = Pool()
     for job, seconds in [
         (waits, 0), (starts, 100), (runs, 200), (stopped, 310), (again, 400), (goes_on, 600), (lost, 700)

@@ -9,8 +9,9 @@ import pytest
 
 from aios.names import JobName
 from services.scheduler import jobs
+from services.scheduler.attempts import Attempt, AttemptState
 from services.scheduler.engine.snapshot import Snapshot
-from services.scheduler.jobs import Attempt, AttemptState, Job
+from services.scheduler.jobs import Job
 from services.scheduler.journal import CALLS, FILES_MAX, Journal, JournalPool, files_of
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.plan import Snapshot as Records
@@ -55,7 +56,7 @@ def live(journal: Journal, policy: Policy, steps: int, seed: int = 0) -> None:
         for stopped in decided.stops:
             here[stopped] = jobs.preempt(here[stopped], now)
         for start in decided.starts:
-            here[start.job] = jobs.assign(here[start.job], start.node, start.granted, now)
+            here[start.job] = jobs.assign(here[start.job], start.nodes, start.granted, now)
         for each in list(here.values()):
             if each.attempt is None or each.state not in jobs.HOLDS_RESOURCES or rng.random() < 0.5:
                 continue
@@ -110,7 +111,7 @@ def test_a_decision_that_was_another_is_found(tmp_path: Path, capsys: pytest.Cap
 def test_every_way_to_change_a_snapshot_is_written_down() -> None:
     asks = {
         "touch", "copy", "least", "size", "scale", "seen_speeds", "totals", "contentions", "variants", "amounts", "eligible",
-        "possible", "preferred", "row_names", "row", "remembered",
+        "possible", "preferred", "together", "row_names", "row", "remembered",
     }  # fmt: skip
     methods = {
         name for name in vars(Snapshot) if not name.startswith("_") and callable(getattr(Snapshot, name))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from services.trainer.job.gang import Gang, take
 from services.trainer.job.launcher import HUNG, Plan, Processes
 
 ROOT = Path(__file__).parents[2]
@@ -169,3 +171,26 @@ def test_all_are_asked_to_leave_and_each_leaves_in_its_own_time(
     processes.ask()
     assert ended(processes) == 143
     assert capfd.readouterr().out.count("leaves") == 2
+
+
+def test_ranks_of_two_replicas_learn_what_those_of_one_would(start: Start, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    halves = [
+        start(TRAIN, Plan(1, gang=Gang(replica, 2, "127.0.0.1", port)), steps=STEPS) for replica in (0, 1)
+    ]
+    assert Plan(3, gang=Gang(1, 2, "", 0)).first_rank == 3
+    assert [ended(half) for half in halves] == [0, 0]
+
+
+def test_a_job_takes_its_place_in_a_gang_out_of_its_own_environment() -> None:
+    environment = {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "29500",
+        "A": "b",
+    }
+    assert take(environment) == Gang(1, 2, "10.0.0.1", 29500)
+    assert environment == {"A": "b"}
+    assert take(environment) is None

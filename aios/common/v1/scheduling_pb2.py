@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61ios/common/v1/scheduling.proto\x12\x0e\x61ios.common.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x06\n\nScheduling\x12\x14\n\x06weight\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12:\n\x11\x65xpected_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x35\n\x0cmax_run_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1e\n\x0bpreemptible\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x35\n\x0cmin_run_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12I\n\rnode_selector\x18\x07 \x03(\x0b\x32,.aios.common.v1.Scheduling.NodeSelectorEntryB\x04\xe2\x41\x01\x01\x12<\n\x06speeds\x18\x08 \x03(\x0b\x32&.aios.common.v1.Scheduling.SpeedsEntryB\x04\xe2\x41\x01\x01\x12M\n\x0fnode_preference\x18\t \x03(\x0b\x32..aios.common.v1.Scheduling.NodePreferenceEntryB\x04\xe2\x41\x01\x01\x12\x46\n\x0btolerations\x18\n \x03(\x0b\x32+.aios.common.v1.Scheduling.TolerationsEntryB\x04\xe2\x41\x01\x01\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bSpeedsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x35\n\x13NodePreferenceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10TolerationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_preemptibleBM\n\x12\x64\x65v.aios.common.v1P\x01Z$aios.dev/gen/aios/common/v1;commonv1\xaa\x02\x0e\x41ios.Common.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61ios/common/v1/scheduling.proto\x12\x0e\x61ios.common.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x06\n\nScheduling\x12\x14\n\x06weight\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12:\n\x11\x65xpected_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x35\n\x0cmax_run_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1e\n\x0bpreemptible\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x35\n\x0cmin_run_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12I\n\rnode_selector\x18\x07 \x03(\x0b\x32,.aios.common.v1.Scheduling.NodeSelectorEntryB\x04\xe2\x41\x01\x01\x12<\n\x06speeds\x18\x08 \x03(\x0b\x32&.aios.common.v1.Scheduling.SpeedsEntryB\x04\xe2\x41\x01\x01\x12M\n\x0fnode_preference\x18\t \x03(\x0b\x32..aios.common.v1.Scheduling.NodePreferenceEntryB\x04\xe2\x41\x01\x01\x12\x46\n\x0btolerations\x18\n \x03(\x0b\x32+.aios.common.v1.Scheduling.TolerationsEntryB\x04\xe2\x41\x01\x01\x12\x30\n\x08topology\x18\x0b \x01(\x0b\x32\x18.aios.common.v1.TopologyB\x04\xe2\x41\x01\x01\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bSpeedsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x35\n\x13NodePreferenceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10TolerationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_preemptible\"\x95\x01\n\x08Topology\x12\x11\n\x03key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x04mode\x18\x02 \x01(\x0e\x32\x1d.aios.common.v1.Topology.ModeB\x04\xe2\x41\x01\x01\"C\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x11\n\rMODE_REQUIRED\x10\x01\x12\x12\n\x0eMODE_PREFERRED\x10\x02\x42M\n\x12\x64\x65v.aios.common.v1P\x01Z$aios.dev/gen/aios/common/v1;commonv1\xaa\x02\x0e\x41ios.Common.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,14 +63,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULING'].fields_by_name['node_preference']._serialized_options = b'\342A\001\001'
   _globals['_SCHEDULING'].fields_by_name['tolerations']._loaded_options = None
   _globals['_SCHEDULING'].fields_by_name['tolerations']._serialized_options = b'\342A\001\001'
+  _globals['_SCHEDULING'].fields_by_name['topology']._loaded_options = None
+  _globals['_SCHEDULING'].fields_by_name['topology']._serialized_options = b'\342A\001\001'
+  _globals['_TOPOLOGY'].fields_by_name['key']._loaded_options = None
+  _globals['_TOPOLOGY'].fields_by_name['key']._serialized_options = b'\342A\001\002'
+  _globals['_TOPOLOGY'].fields_by_name['mode']._loaded_options = None
+  _globals['_TOPOLOGY'].fields_by_name['mode']._serialized_options = b'\342A\001\001'
   _globals['_SCHEDULING']._serialized_start=150
-  _globals['_SCHEDULING']._serialized_end=949
-  _globals['_SCHEDULING_NODESELECTORENTRY']._serialized_start=728
-  _globals['_SCHEDULING_NODESELECTORENTRY']._serialized_end=779
-  _globals['_SCHEDULING_SPEEDSENTRY']._serialized_start=781
-  _globals['_SCHEDULING_SPEEDSENTRY']._serialized_end=826
-  _globals['_SCHEDULING_NODEPREFERENCEENTRY']._serialized_start=828
-  _globals['_SCHEDULING_NODEPREFERENCEENTRY']._serialized_end=881
-  _globals['_SCHEDULING_TOLERATIONSENTRY']._serialized_start=883
-  _globals['_SCHEDULING_TOLERATIONSENTRY']._serialized_end=933
+  _globals['_SCHEDULING']._serialized_end=999
+  _globals['_SCHEDULING_NODESELECTORENTRY']._serialized_start=778
+  _globals['_SCHEDULING_NODESELECTORENTRY']._serialized_end=829
+  _globals['_SCHEDULING_SPEEDSENTRY']._serialized_start=831
+  _globals['_SCHEDULING_SPEEDSENTRY']._serialized_end=876
+  _globals['_SCHEDULING_NODEPREFERENCEENTRY']._serialized_start=878
+  _globals['_SCHEDULING_NODEPREFERENCEENTRY']._serialized_end=931
+  _globals['_SCHEDULING_TOLERATIONSENTRY']._serialized_start=933
+  _globals['_SCHEDULING_TOLERATIONSENTRY']._serialized_end=983
+  _globals['_TOPOLOGY']._serialized_start=1002
+  _globals['_TOPOLOGY']._serialized_end=1151
+  _globals['_TOPOLOGY_MODE']._serialized_start=1084
+  _globals['_TOPOLOGY_MODE']._serialized_end=1151
 # @@protoc_insertion_point(module_scope)

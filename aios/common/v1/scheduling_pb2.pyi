@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -116,6 +117,7 @@ class Scheduling(_message.Message):
     SPEEDS_FIELD_NUMBER: _builtins.int
     NODE_PREFERENCE_FIELD_NUMBER: _builtins.int
     TOLERATIONS_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_FIELD_NUMBER: _builtins.int
     weight: _builtins.float
     """Its weight among others under policies that share: 0.01 to 100, 1 when unset."""
     preemptible: _builtins.bool
@@ -156,6 +158,10 @@ class Scheduling(_message.Message):
         `taint/{name}` takes no job that does not.
         """
 
+    @_builtins.property
+    def topology(self) -> Global___Topology:
+        """How near to each other the replicas of a gang run."""
+
     def __init__(
         self,
         *,
@@ -169,13 +175,62 @@ class Scheduling(_message.Message):
         speeds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         node_preference: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tolerations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        topology: Global___Topology | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "deadline", b"deadline", "expected_duration", b"expected_duration", "max_run_time", b"max_run_time", "min_run_time", b"min_run_time", "preemptible", b"preemptible"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "deadline", b"deadline", "expected_duration", b"expected_duration", "max_run_time", b"max_run_time", "min_run_time", b"min_run_time", "preemptible", b"preemptible", "topology", b"topology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "deadline", b"deadline", "expected_duration", b"expected_duration", "max_run_time", b"max_run_time", "min_run_time", b"min_run_time", "node_preference", b"node_preference", "node_selector", b"node_selector", "preemptible", b"preemptible", "speeds", b"speeds", "tolerations", b"tolerations", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "deadline", b"deadline", "expected_duration", b"expected_duration", "max_run_time", b"max_run_time", "min_run_time", b"min_run_time", "node_preference", b"node_preference", "node_selector", b"node_selector", "preemptible", b"preemptible", "speeds", b"speeds", "tolerations", b"tolerations", "topology", b"topology", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
     _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preemptible) -> _WhichOneofReturnType__preemptible | None: ...
 
 Global___Scheduling: _TypeAlias = Scheduling  # noqa: Y015
+
+@_typing.final
+class Topology(_message.Message):
+    """Nodes that are near each other have the same value of a label."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Topology._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: Topology._Mode.ValueType  # 0
+        """REQUIRED."""
+        MODE_REQUIRED: Topology._Mode.ValueType  # 1
+        """Starts on such nodes alone."""
+        MODE_PREFERRED: Topology._Mode.ValueType  # 2
+        """Starts on such nodes where they have room, even if it takes more of them, else on any."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Whether the gang waits for such nodes."""
+
+    MODE_UNSPECIFIED: Topology.Mode.ValueType  # 0
+    """REQUIRED."""
+    MODE_REQUIRED: Topology.Mode.ValueType  # 1
+    """Starts on such nodes alone."""
+    MODE_PREFERRED: Topology.Mode.ValueType  # 2
+    """Starts on such nodes where they have room, even if it takes more of them, else on any."""
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """A label such as `rack`; `node` stands for one node."""
+    mode: Global___Topology.Mode.ValueType
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        mode: Global___Topology.Mode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Topology: _TypeAlias = Topology  # noqa: Y015

@@ -327,6 +327,7 @@ class AssignmentSpec(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     GRANTED_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     epoch: _builtins.int
@@ -340,6 +341,10 @@ class AssignmentSpec(_message.Message):
     def granted(self) -> _resources_pb2.Resources:
         """What the attempt holds: as asked for, with accelerators of any type resolved to those of the node."""
 
+    @_builtins.property
+    def gang(self) -> Global___GangPlace:
+        """Place in a gang; absent where the job has one process."""
+
     def __init__(
         self,
         *,
@@ -349,14 +354,47 @@ class AssignmentSpec(_message.Message):
         spec: _job_pb2.JobSpec | None = ...,
         traceparent: _builtins.str = ...,
         granted: _resources_pb2.Resources | None = ...,
+        gang: Global___GangPlace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gang", b"gang", "granted", b"granted", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "granted", b"granted", "job", b"job", "node", b"node", "spec", b"spec", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "gang", b"gang", "granted", b"granted", "job", b"job", "node", b"node", "spec", b"spec", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AssignmentSpec: _TypeAlias = AssignmentSpec  # noqa: Y015
+
+@_typing.final
+class GangPlace(_message.Message):
+    """Which process of a gang an assignment is, and where the gang meets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    replicas: _builtins.int
+    """How many there are."""
+    host: _builtins.str
+    """Address and port of rank 0, which chooses the port; empty in its own assignment. The others are sent once it runs."""
+    port: _builtins.int
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "port", b"port", "rank", b"rank", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GangPlace: _TypeAlias = GangPlace  # noqa: Y015
 
 @_typing.final
 class Stop(_message.Message):
@@ -367,8 +405,11 @@ class Stop(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     GRACE_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     epoch: _builtins.int
+    rank: _builtins.int
+    """Of a gang."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
         """Between SIGTERM and SIGKILL. Zero kills at once."""
@@ -379,10 +420,11 @@ class Stop(_message.Message):
         job: _builtins.str = ...,
         epoch: _builtins.int = ...,
         grace: _duration_pb2.Duration | None = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grace", b"grace", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grace", b"grace", "job", b"job", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -397,19 +439,23 @@ class ReportAck(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     epoch: _builtins.int
     state: _job_pb2.Attempt.State.ValueType
+    rank: _builtins.int
+    """Of a gang."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         epoch: _builtins.int = ...,
         state: _job_pb2.Attempt.State.ValueType = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "job", b"job", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "job", b"job", "rank", b"rank", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,6 +470,7 @@ class PushLogsRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     epoch: _builtins.int
     offset: _builtins.int
@@ -431,6 +478,8 @@ class PushLogsRequest(_message.Message):
     data: _builtins.bytes
     end: _builtins.bool
     """Nothing follows: the process has ended."""
+    rank: _builtins.int
+    """Of a gang: each of its processes has a log."""
     def __init__(
         self,
         *,
@@ -439,10 +488,11 @@ class PushLogsRequest(_message.Message):
         offset: _builtins.int = ...,
         data: _builtins.bytes = ...,
         end: _builtins.bool = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "epoch", b"epoch", "job", b"job", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "epoch", b"epoch", "job", b"job", "offset", b"offset", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -455,20 +505,23 @@ class PushLogsResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     epoch: _builtins.int
     stored_bytes: _builtins.int
     """Bytes stored so far, from the start."""
+    rank: _builtins.int
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         epoch: _builtins.int = ...,
         stored_bytes: _builtins.int = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "job", b"job", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "job", b"job", "rank", b"rank", "stored_bytes", b"stored_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

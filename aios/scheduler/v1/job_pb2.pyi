@@ -259,6 +259,8 @@ class JobSpec(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     SCHEDULING_FIELD_NUMBER: _builtins.int
     NODE_NETWORK_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
     kind: Global___JobSpec.Kind.ValueType
     max_restarts: _builtins.int
     """How often a failed attempt of a BATCH job is started again. An attempt that ended because its node was lost or
@@ -273,6 +275,15 @@ class JobSpec(_message.Message):
     node_network: _builtins.bool
     """Its processes have the network of their node, as those of a SERVICE always have. Else they reach the platform's own
     addresses and nothing more, where the node isolates jobs.
+    """
+    replicas: _builtins.int
+    """Size of a gang: so many processes of this command, each with `resources`, on one node or several. All of them start
+    or none, and they end together: the first that fails ends the attempt. 1 when unset. Each process is told RANK,
+    WORLD_SIZE, LOCAL_RANK (0: it sees its own devices alone), MASTER_ADDR and MASTER_PORT, and has its node's network.
+    """
+    min_replicas: _builtins.int
+    """An elastic gang also runs with fewer replicas, this many at least; under the policy `dynamic` it is stopped and
+    started again with another number while it runs. 0: it has one size.
     """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -311,10 +322,12 @@ class JobSpec(_message.Message):
         queue: _builtins.str = ...,
         scheduling: _scheduling_pb2.Scheduling | None = ...,
         node_network: _builtins.bool = ...,
+        replicas: _builtins.int = ...,
+        min_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "node_network", b"node_network", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "min_replicas", b"min_replicas", "node_network", b"node_network", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "replicas", b"replicas", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,6 +401,8 @@ class Attempt(_message.Message):
     ASSIGN_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     epoch: _builtins.int
@@ -403,6 +418,8 @@ class Attempt(_message.Message):
     own doing, such as `NODE_STOPPED`, `LEASE_EXPIRED` or `SUPERVISOR_LOST`, does not. `OUT_OF_MEMORY` and
     `TOO_MANY_PROCESSES`: it took more than it may, and was killed.
     """
+    rank: _builtins.int
+    """Which process of a gang this is, where a node reports it."""
     @_builtins.property
     def ports(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Chosen port per name in the spec."""
@@ -413,6 +430,12 @@ class Attempt(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
+        """Of a gang: each of its processes, by rank. `node`, `host` and `ports` are then those of the first, `exit_code` and
+        `end_reason` those of the one that ended the attempt.
+        """
+
     def __init__(
         self,
         *,
@@ -427,13 +450,88 @@ class Attempt(_message.Message):
         assign_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        rank: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___Replica] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "assign_time", b"assign_time", "end_time", b"end_time", "exit_code", b"exit_code", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "assign_time", b"assign_time", "end_reason", b"end_reason", "end_time", b"end_time", "epoch", b"epoch", "exit_code", b"exit_code", "host", b"host", "job", b"job", "node", b"node", "ports", b"ports", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "assign_time", b"assign_time", "end_reason", b"end_reason", "end_time", b"end_time", "epoch", b"epoch", "exit_code", b"exit_code", "host", b"host", "job", b"job", "node", b"node", "ports", b"ports", "rank", b"rank", "replicas", b"replicas", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_code) -> _WhichOneofReturnType__exit_code | None: ...
 
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
+class Replica(_message.Message):
+    """One process of a gang's attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PortsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RANK_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    END_REASON_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """From 0; also its RANK."""
+    node: _builtins.str
+    """`nodes/{node}`."""
+    state: Global___Attempt.State.ValueType
+    host: _builtins.str
+    """As those of Attempt."""
+    exit_code: _builtins.int
+    end_reason: _builtins.str
+    @_builtins.property
+    def ports(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        node: _builtins.str = ...,
+        state: Global___Attempt.State.ValueType = ...,
+        host: _builtins.str = ...,
+        ports: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        exit_code: _builtins.int | None = ...,
+        end_reason: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "end_time", b"end_time", "exit_code", b"exit_code", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "end_reason", b"end_reason", "end_time", b"end_time", "exit_code", b"exit_code", "host", b"host", "node", b"node", "ports", b"ports", "rank", b"rank", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
+    _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_code) -> _WhichOneofReturnType__exit_code | None: ...
+
+Global___Replica: _TypeAlias = Replica  # noqa: Y015

@@ -27,7 +27,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61ios/scheduler/v1/node.proto\x12\x11\x61ios.scheduler.v1\x1a\x1e\x61ios/common/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x03\n\x04Node\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32\x1d.aios.scheduler.v1.Node.StateB\x04\xe2\x41\x01\x03\x12\x31\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x03\x12\x32\n\tallocated\x18\x04 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x03\x12\x39\n\x06labels\x18\x05 \x03(\x0b\x32#.aios.scheduler.v1.Node.LabelsEntryB\x04\xe2\x41\x01\x03\x12\x38\n\x0eheartbeat_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x0e\n\nSTATE_LOST\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x42Y\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61ios/scheduler/v1/node.proto\x12\x11\x61ios.scheduler.v1\x1a\x1e\x61ios/common/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x04\n\x04Node\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32\x1d.aios.scheduler.v1.Node.StateB\x04\xe2\x41\x01\x03\x12\x31\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x03\x12\x32\n\tallocated\x18\x04 \x01(\x0b\x32\x19.aios.common.v1.ResourcesB\x04\xe2\x41\x01\x03\x12\x39\n\x06labels\x18\x05 \x03(\x0b\x32#.aios.scheduler.v1.Node.LabelsEntryB\x04\xe2\x41\x01\x03\x12\x38\n\x0eheartbeat_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x63ordoned\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x16\n\x08\x64raining\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x39\n\x06taints\x18\t \x03(\x0b\x32#.aios.scheduler.v1.Node.TaintsEntryB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bTaintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x0e\n\nSTATE_LOST\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x42Y\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\025dev.aios.scheduler.v1P\001Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\252\002\021Aios.Scheduler.V1'
   _globals['_NODE_LABELSENTRY']._loaded_options = None
   _globals['_NODE_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_NODE_TAINTSENTRY']._loaded_options = None
+  _globals['_NODE_TAINTSENTRY']._serialized_options = b'8\001'
   _globals['_NODE'].fields_by_name['name']._loaded_options = None
   _globals['_NODE'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_NODE'].fields_by_name['state']._loaded_options = None
@@ -49,10 +51,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODE'].fields_by_name['labels']._serialized_options = b'\342A\001\003'
   _globals['_NODE'].fields_by_name['heartbeat_time']._loaded_options = None
   _globals['_NODE'].fields_by_name['heartbeat_time']._serialized_options = b'\342A\001\003'
+  _globals['_NODE'].fields_by_name['cordoned']._loaded_options = None
+  _globals['_NODE'].fields_by_name['cordoned']._serialized_options = b'\342A\001\001'
+  _globals['_NODE'].fields_by_name['draining']._loaded_options = None
+  _globals['_NODE'].fields_by_name['draining']._serialized_options = b'\342A\001\001'
+  _globals['_NODE'].fields_by_name['taints']._loaded_options = None
+  _globals['_NODE'].fields_by_name['taints']._serialized_options = b'\342A\001\001'
   _globals['_NODE']._serialized_start=150
-  _globals['_NODE']._serialized_end=579
-  _globals['_NODE_LABELSENTRY']._serialized_start=450
-  _globals['_NODE_LABELSENTRY']._serialized_end=495
-  _globals['_NODE_STATE']._serialized_start=497
-  _globals['_NODE_STATE']._serialized_end=579
+  _globals['_NODE']._serialized_end=733
+  _globals['_NODE_LABELSENTRY']._serialized_start=557
+  _globals['_NODE_LABELSENTRY']._serialized_end=602
+  _globals['_NODE_TAINTSENTRY']._serialized_start=604
+  _globals['_NODE_TAINTSENTRY']._serialized_end=649
+  _globals['_NODE_STATE']._serialized_start=651
+  _globals['_NODE_STATE']._serialized_end=733
 # @@protoc_insertion_point(module_scope)

@@ -74,15 +74,42 @@ class Node(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TaintsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     ALLOCATED_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    TAINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}`."""
     state: Global___Node.State.ValueType
+    cordoned: _builtins.bool
+    """Takes no new jobs; what runs there goes on. Set by an operator, as is all below; it outlasts the agent."""
+    draining: _builtins.bool
+    """Takes no new jobs, and those that run there are asked to save their work and stop; they go on elsewhere."""
     @_builtins.property
     def capacity(self) -> _resources_pb2.Resources: ...
     @_builtins.property
@@ -93,6 +120,10 @@ class Node(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def heartbeat_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def taints(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Keep away new jobs that do not tolerate them, beside those among the labels that its agent declared."""
+
     def __init__(
         self,
         *,
@@ -102,10 +133,13 @@ class Node(_message.Message):
         allocated: _resources_pb2.Resources | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
+        cordoned: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
+        taints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "capacity", b"capacity", "heartbeat_time", b"heartbeat_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "capacity", b"capacity", "heartbeat_time", b"heartbeat_time", "labels", b"labels", "name", b"name", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "capacity", b"capacity", "cordoned", b"cordoned", "draining", b"draining", "heartbeat_time", b"heartbeat_time", "labels", b"labels", "name", b"name", "state", b"state", "taints", b"taints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

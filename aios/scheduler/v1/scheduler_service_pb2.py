@@ -30,10 +30,11 @@ from aios.scheduler.v1 import node_pb2 as aios_dot_scheduler_dot_v1_dot_node__pb
 from aios.scheduler.v1 import policy_pb2 as aios_dot_scheduler_dot_v1_dot_policy__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)aios/scheduler/v1/scheduler_service.proto\x12\x11\x61ios.scheduler.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a#aios/scheduler/v1/explanation.proto\x1a\x1f\x61ios/scheduler/v1/history.proto\x1a\x1b\x61ios/scheduler/v1/job.proto\x1a\x1c\x61ios/scheduler/v1/node.proto\x1a\x1e\x61ios/scheduler/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x01\n\x10\x43reateJobRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06job_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12)\n\x03job\x18\x03 \x01(\x0b\x32\x16.aios.scheduler.v1.JobB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"#\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x8e\x01\n\x0fListJobsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x32\n\x06states\x18\x04 \x03(\x0e\x32\x1c.aios.scheduler.v1.Job.StateB\x04\xe2\x41\x01\x01\"c\n\x10ListJobsResponse\x12$\n\x04jobs\x18\x01 \x03(\x0b\x32\x16.aios.scheduler.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x96\x01\n\x15ListJobHistoryRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\"^\n\x16ListJobHistoryResponse\x12+\n\x04jobs\x18\x01 \x03(\x0b\x32\x1d.aios.scheduler.v1.JobHistory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"{\n\x18ReportJobProgressRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x36\n\x08progress\x18\x03 \x01(\x0b\x32\x1e.aios.scheduler.v1.JobProgressB\x04\xe2\x41\x01\x02\"\x1b\n\x19ReportJobProgressResponse\"\'\n\x11\x45xplainJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x10WatchJobsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0estart_revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"R\n\x11WatchJobsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.aios.scheduler.v1.JobEvent\x12\x10\n\x08revision\x18\x02 \x01(\x03\"O\n\x08JobEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12#\n\x03job\x18\x02 \x01(\x0b\x32\x16.aios.scheduler.v1.Job\x12\x10\n\x08revision\x18\x03 \x01(\x03\"i\n\x12ReadJobLogsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06offset\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ollow\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"B\n\x13ReadJobLogsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"$\n\x0eGetNodeRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"E\n\x10ListNodesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x11ListNodesResponse\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.aios.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10GetPolicyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x13UpdatePolicyRequest\x12/\n\x06policy\x18\x01 \x01(\x0b\x32\x19.aios.scheduler.v1.PolicyB\x04\xe2\x41\x01\x02\"G\n\x14PreviewPolicyRequest\x12/\n\x06policy\x18\x01 \x01(\x0b\x32\x19.aios.scheduler.v1.PolicyB\x04\xe2\x41\x01\x02\"6\n\x15PreviewPolicyResponse\x12\x0e\n\x06starts\x18\x01 \x03(\t\x12\r\n\x05stops\x18\x02 \x03(\t2\x86\x10\n\x10SchedulerService\x12\x82\x01\n\tCreateJob\x12#.aios.scheduler.v1.CreateJobRequest\x1a\x16.aios.scheduler.v1.Job\"8\xa2\xbb\x18\x0bjobs.create\x82\xd3\xe4\x93\x02#\"\x1c/v1/{parent=projects/*}/jobs:\x03job\x12w\n\x06GetJob\x12 .aios.scheduler.v1.GetJobRequest\x1a\x16.aios.scheduler.v1.Job\"3\x90\x02\x01\xa2\xbb\x18\x08jobs.get\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=projects/*/jobs/*}\x12\x89\x01\n\x08ListJobs\x12\".aios.scheduler.v1.ListJobsRequest\x1a#.aios.scheduler.v1.ListJobsResponse\"4\x90\x02\x01\xa2\xbb\x18\tjobs.list\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{parent=projects/*}/jobs\x12\xa6\x01\n\x0eListJobHistory\x12(.aios.scheduler.v1.ListJobHistoryRequest\x1a).aios.scheduler.v1.ListJobHistoryResponse\"?\x90\x02\x01\xa2\xbb\x18\x0cjobs.history\x82\xd3\xe4\x93\x02&\x12$/v1/{parent=projects/*}/jobs:history\x12\x8a\x01\n\tCancelJob\x12#.aios.scheduler.v1.CancelJobRequest\x1a\x16.aios.scheduler.v1.Job\"@\x90\x02\x02\xa2\xbb\x18\x0bjobs.cancel\x82\xd3\xe4\x93\x02(\"#/v1/{name=projects/*/jobs/*}:cancel:\x01*\x12\xc1\x01\n\x11ReportJobProgress\x12+.aios.scheduler.v1.ReportJobProgressRequest\x1a,.aios.scheduler.v1.ReportJobProgressResponse\"Q\x90\x02\x02\xa2\xbb\x18\x14jobs.report_progress\x82\xd3\xe4\x93\x02\x30\"+/v1/{name=projects/*/jobs/*}:reportProgress:\x01*\x12\x93\x01\n\nExplainJob\x12$.aios.scheduler.v1.ExplainJobRequest\x1a\x1e.aios.scheduler.v1.Explanation\"?\x90\x02\x01\xa2\xbb\x18\x0cjobs.explain\x82\xd3\xe4\x93\x02&\x12$/v1/{name=projects/*/jobs/*}:explain\x12\x95\x01\n\tWatchJobs\x12#.aios.scheduler.v1.WatchJobsRequest\x1a$.aios.scheduler.v1.WatchJobsResponse\";\x90\x02\x01\xa2\xbb\x18\njobs.watch\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/jobs:watch0\x01\x12\x99\x01\n\x0bReadJobLogs\x12%.aios.scheduler.v1.ReadJobLogsRequest\x1a&.aios.scheduler.v1.ReadJobLogsResponse\"9\x90\x02\x01\xa2\xbb\x18\tjobs.logs\x82\xd3\xe4\x93\x02#\x12!/v1/{name=projects/*/jobs/*}:logs0\x01\x12q\n\x07GetNode\x12!.aios.scheduler.v1.GetNodeRequest\x1a\x17.aios.scheduler.v1.Node\"*\x90\x02\x01\xa2\xbb\x18\tnodes.get\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/{name=nodes/*}\x12z\n\tListNodes\x12#.aios.scheduler.v1.ListNodesRequest\x1a$.aios.scheduler.v1.ListNodesResponse\"\"\x90\x02\x01\xa2\xbb\x18\nnodes.list\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/nodes\x12w\n\tGetPolicy\x12#.aios.scheduler.v1.GetPolicyRequest\x1a\x19.aios.scheduler.v1.Policy\"*\x90\x02\x01\xa2\xbb\x18\npolicy.get\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/{name=policy}\x12\x8f\x01\n\x0cUpdatePolicy\x12&.aios.scheduler.v1.UpdatePolicyRequest\x1a\x19.aios.scheduler.v1.Policy\"<\x90\x02\x02\xa2\xbb\x18\rpolicy.update\x82\xd3\xe4\x93\x02\"2\x18/v1/{policy.name=policy}:\x06policy\x12\xa9\x01\n\rPreviewPolicy\x12\'.aios.scheduler.v1.PreviewPolicyRequest\x1a(.aios.scheduler.v1.PreviewPolicyResponse\"E\x90\x02\x01\xa2\xbb\x18\x0epolicy.preview\x82\xd3\xe4\x93\x02*\" /v1/{policy.name=policy}:preview:\x06policyBY\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)aios/scheduler/v1/scheduler_service.proto\x12\x11\x61ios.scheduler.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a#aios/scheduler/v1/explanation.proto\x1a\x1f\x61ios/scheduler/v1/history.proto\x1a\x1b\x61ios/scheduler/v1/job.proto\x1a\x1c\x61ios/scheduler/v1/node.proto\x1a\x1e\x61ios/scheduler/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x01\n\x10\x43reateJobRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06job_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12)\n\x03job\x18\x03 \x01(\x0b\x32\x16.aios.scheduler.v1.JobB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"#\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x8e\x01\n\x0fListJobsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x32\n\x06states\x18\x04 \x03(\x0e\x32\x1c.aios.scheduler.v1.Job.StateB\x04\xe2\x41\x01\x01\"c\n\x10ListJobsResponse\x12$\n\x04jobs\x18\x01 \x03(\x0b\x32\x16.aios.scheduler.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x96\x01\n\x15ListJobHistoryRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\"^\n\x16ListJobHistoryResponse\x12+\n\x04jobs\x18\x01 \x03(\x0b\x32\x1d.aios.scheduler.v1.JobHistory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"{\n\x18ReportJobProgressRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x36\n\x08progress\x18\x03 \x01(\x0b\x32\x1e.aios.scheduler.v1.JobProgressB\x04\xe2\x41\x01\x02\"\x1b\n\x19ReportJobProgressResponse\"\'\n\x11\x45xplainJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x10WatchJobsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0estart_revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"R\n\x11WatchJobsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.aios.scheduler.v1.JobEvent\x12\x10\n\x08revision\x18\x02 \x01(\x03\"O\n\x08JobEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12#\n\x03job\x18\x02 \x01(\x0b\x32\x16.aios.scheduler.v1.Job\x12\x10\n\x08revision\x18\x03 \x01(\x03\"}\n\x12ReadJobLogsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06offset\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ollow\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04rank\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\"B\n\x13ReadJobLogsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"$\n\x0eGetNodeRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"w\n\x11UpdateNodeRequest\x12+\n\x04node\x18\x01 \x01(\x0b\x32\x17.aios.scheduler.v1.NodeB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"E\n\x10ListNodesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x11ListNodesResponse\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.aios.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10GetPolicyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x13UpdatePolicyRequest\x12/\n\x06policy\x18\x01 \x01(\x0b\x32\x19.aios.scheduler.v1.PolicyB\x04\xe2\x41\x01\x02\"G\n\x14PreviewPolicyRequest\x12/\n\x06policy\x18\x01 \x01(\x0b\x32\x19.aios.scheduler.v1.PolicyB\x04\xe2\x41\x01\x02\"6\n\x15PreviewPolicyResponse\x12\x0e\n\x06starts\x18\x01 \x03(\t\x12\r\n\x05stops\x18\x02 \x03(\t2\x8e\x11\n\x10SchedulerService\x12\x82\x01\n\tCreateJob\x12#.aios.scheduler.v1.CreateJobRequest\x1a\x16.aios.scheduler.v1.Job\"8\xa2\xbb\x18\x0bjobs.create\x82\xd3\xe4\x93\x02#\"\x1c/v1/{parent=projects/*}/jobs:\x03job\x12w\n\x06GetJob\x12 .aios.scheduler.v1.GetJobRequest\x1a\x16.aios.scheduler.v1.Job\"3\x90\x02\x01\xa2\xbb\x18\x08jobs.get\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=projects/*/jobs/*}\x12\x89\x01\n\x08ListJobs\x12\".aios.scheduler.v1.ListJobsRequest\x1a#.aios.scheduler.v1.ListJobsResponse\"4\x90\x02\x01\xa2\xbb\x18\tjobs.list\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{parent=projects/*}/jobs\x12\xa6\x01\n\x0eListJobHistory\x12(.aios.scheduler.v1.ListJobHistoryRequest\x1a).aios.scheduler.v1.ListJobHistoryResponse\"?\x90\x02\x01\xa2\xbb\x18\x0cjobs.history\x82\xd3\xe4\x93\x02&\x12$/v1/{parent=projects/*}/jobs:history\x12\x8a\x01\n\tCancelJob\x12#.aios.scheduler.v1.CancelJobRequest\x1a\x16.aios.scheduler.v1.Job\"@\x90\x02\x02\xa2\xbb\x18\x0bjobs.cancel\x82\xd3\xe4\x93\x02(\"#/v1/{name=projects/*/jobs/*}:cancel:\x01*\x12\xc1\x01\n\x11ReportJobProgress\x12+.aios.scheduler.v1.ReportJobProgressRequest\x1a,.aios.scheduler.v1.ReportJobProgressResponse\"Q\x90\x02\x02\xa2\xbb\x18\x14jobs.report_progress\x82\xd3\xe4\x93\x02\x30\"+/v1/{name=projects/*/jobs/*}:reportProgress:\x01*\x12\x93\x01\n\nExplainJob\x12$.aios.scheduler.v1.ExplainJobRequest\x1a\x1e.aios.scheduler.v1.Explanation\"?\x90\x02\x01\xa2\xbb\x18\x0cjobs.explain\x82\xd3\xe4\x93\x02&\x12$/v1/{name=projects/*/jobs/*}:explain\x12\x95\x01\n\tWatchJobs\x12#.aios.scheduler.v1.WatchJobsRequest\x1a$.aios.scheduler.v1.WatchJobsResponse\";\x90\x02\x01\xa2\xbb\x18\njobs.watch\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/jobs:watch0\x01\x12\x99\x01\n\x0bReadJobLogs\x12%.aios.scheduler.v1.ReadJobLogsRequest\x1a&.aios.scheduler.v1.ReadJobLogsResponse\"9\x90\x02\x01\xa2\xbb\x18\tjobs.logs\x82\xd3\xe4\x93\x02#\x12!/v1/{name=projects/*/jobs/*}:logs0\x01\x12q\n\x07GetNode\x12!.aios.scheduler.v1.GetNodeRequest\x1a\x17.aios.scheduler.v1.Node\"*\x90\x02\x01\xa2\xbb\x18\tnodes.get\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/{name=nodes/*}\x12\x85\x01\n\nUpdateNode\x12$.aios.scheduler.v1.UpdateNodeRequest\x1a\x17.aios.scheduler.v1.Node\"8\x90\x02\x02\xa2\xbb\x18\x0cnodes.update\x82\xd3\xe4\x93\x02\x1f\x32\x17/v1/{node.name=nodes/*}:\x04node\x12z\n\tListNodes\x12#.aios.scheduler.v1.ListNodesRequest\x1a$.aios.scheduler.v1.ListNodesResponse\"\"\x90\x02\x01\xa2\xbb\x18\nnodes.list\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/nodes\x12w\n\tGetPolicy\x12#.aios.scheduler.v1.GetPolicyRequest\x1a\x19.aios.scheduler.v1.Policy\"*\x90\x02\x01\xa2\xbb\x18\npolicy.get\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/{name=policy}\x12\x8f\x01\n\x0cUpdatePolicy\x12&.aios.scheduler.v1.UpdatePolicyRequest\x1a\x19.aios.scheduler.v1.Policy\"<\x90\x02\x02\xa2\xbb\x18\rpolicy.update\x82\xd3\xe4\x93\x02\"2\x18/v1/{policy.name=policy}:\x06policy\x12\xa9\x01\n\rPreviewPolicy\x12\'.aios.scheduler.v1.PreviewPolicyRequest\x1a(.aios.scheduler.v1.PreviewPolicyResponse\"E\x90\x02\x01\xa2\xbb\x18\x0epolicy.preview\x82\xd3\xe4\x93\x02*\" /v1/{policy.name=policy}:preview:\x06policyBY\n\x15\x64\x65v.aios.scheduler.v1P\x01Z*aios.dev/gen/aios/scheduler/v1;schedulerv1\xaa\x02\x11\x41ios.Scheduler.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -91,8 +92,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READJOBLOGSREQUEST'].fields_by_name['offset']._serialized_options = b'\342A\001\001'
   _globals['_READJOBLOGSREQUEST'].fields_by_name['follow']._loaded_options = None
   _globals['_READJOBLOGSREQUEST'].fields_by_name['follow']._serialized_options = b'\342A\001\001'
+  _globals['_READJOBLOGSREQUEST'].fields_by_name['rank']._loaded_options = None
+  _globals['_READJOBLOGSREQUEST'].fields_by_name['rank']._serialized_options = b'\342A\001\001'
   _globals['_GETNODEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETNODEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATENODEREQUEST'].fields_by_name['node']._loaded_options = None
+  _globals['_UPDATENODEREQUEST'].fields_by_name['node']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATENODEREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATENODEREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\001'
   _globals['_LISTNODESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTNODESREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTNODESREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -123,6 +130,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['ReadJobLogs']._serialized_options = b'\220\002\001\242\273\030\tjobs.logs\202\323\344\223\002#\022!/v1/{name=projects/*/jobs/*}:logs'
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetNode']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetNode']._serialized_options = b'\220\002\001\242\273\030\tnodes.get\202\323\344\223\002\024\022\022/v1/{name=nodes/*}'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['UpdateNode']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['UpdateNode']._serialized_options = b'\220\002\002\242\273\030\014nodes.update\202\323\344\223\002\0372\027/v1/{node.name=nodes/*}:\004node'
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListNodes']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListNodes']._serialized_options = b'\220\002\001\242\273\030\nnodes.list\202\323\344\223\002\013\022\t/v1/nodes'
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetPolicy']._loaded_options = None
@@ -131,50 +140,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['UpdatePolicy']._serialized_options = b'\220\002\002\242\273\030\rpolicy.update\202\323\344\223\002\"2\030/v1/{policy.name=policy}:\006policy'
   _globals['_SCHEDULERSERVICE'].methods_by_name['PreviewPolicy']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['PreviewPolicy']._serialized_options = b'\220\002\001\242\273\030\016policy.preview\202\323\344\223\002*\" /v1/{policy.name=policy}:preview:\006policy'
-  _globals['_CREATEJOBREQUEST']._serialized_start=352
-  _globals['_CREATEJOBREQUEST']._serialized_end=512
-  _globals['_GETJOBREQUEST']._serialized_start=514
-  _globals['_GETJOBREQUEST']._serialized_end=549
-  _globals['_LISTJOBSREQUEST']._serialized_start=552
-  _globals['_LISTJOBSREQUEST']._serialized_end=694
-  _globals['_LISTJOBSRESPONSE']._serialized_start=696
-  _globals['_LISTJOBSRESPONSE']._serialized_end=795
-  _globals['_LISTJOBHISTORYREQUEST']._serialized_start=798
-  _globals['_LISTJOBHISTORYREQUEST']._serialized_end=948
-  _globals['_LISTJOBHISTORYRESPONSE']._serialized_start=950
-  _globals['_LISTJOBHISTORYRESPONSE']._serialized_end=1044
-  _globals['_CANCELJOBREQUEST']._serialized_start=1046
-  _globals['_CANCELJOBREQUEST']._serialized_end=1084
-  _globals['_REPORTJOBPROGRESSREQUEST']._serialized_start=1086
-  _globals['_REPORTJOBPROGRESSREQUEST']._serialized_end=1209
-  _globals['_REPORTJOBPROGRESSRESPONSE']._serialized_start=1211
-  _globals['_REPORTJOBPROGRESSRESPONSE']._serialized_end=1238
-  _globals['_EXPLAINJOBREQUEST']._serialized_start=1240
-  _globals['_EXPLAINJOBREQUEST']._serialized_end=1279
-  _globals['_WATCHJOBSREQUEST']._serialized_start=1281
-  _globals['_WATCHJOBSREQUEST']._serialized_end=1351
-  _globals['_WATCHJOBSRESPONSE']._serialized_start=1353
-  _globals['_WATCHJOBSRESPONSE']._serialized_end=1435
-  _globals['_JOBEVENT']._serialized_start=1437
-  _globals['_JOBEVENT']._serialized_end=1516
-  _globals['_READJOBLOGSREQUEST']._serialized_start=1518
-  _globals['_READJOBLOGSREQUEST']._serialized_end=1623
-  _globals['_READJOBLOGSRESPONSE']._serialized_start=1625
-  _globals['_READJOBLOGSRESPONSE']._serialized_end=1691
-  _globals['_GETNODEREQUEST']._serialized_start=1693
-  _globals['_GETNODEREQUEST']._serialized_end=1729
-  _globals['_LISTNODESREQUEST']._serialized_start=1731
-  _globals['_LISTNODESREQUEST']._serialized_end=1800
-  _globals['_LISTNODESRESPONSE']._serialized_start=1802
-  _globals['_LISTNODESRESPONSE']._serialized_end=1886
-  _globals['_GETPOLICYREQUEST']._serialized_start=1888
-  _globals['_GETPOLICYREQUEST']._serialized_end=1926
-  _globals['_UPDATEPOLICYREQUEST']._serialized_start=1928
-  _globals['_UPDATEPOLICYREQUEST']._serialized_end=1998
-  _globals['_PREVIEWPOLICYREQUEST']._serialized_start=2000
-  _globals['_PREVIEWPOLICYREQUEST']._serialized_end=2071
-  _globals['_PREVIEWPOLICYRESPONSE']._serialized_start=2073
-  _globals['_PREVIEWPOLICYRESPONSE']._serialized_end=2127
-  _globals['_SCHEDULERSERVICE']._serialized_start=2130
-  _globals['_SCHEDULERSERVICE']._serialized_end=4184
+  _globals['_CREATEJOBREQUEST']._serialized_start=386
+  _globals['_CREATEJOBREQUEST']._serialized_end=546
+  _globals['_GETJOBREQUEST']._serialized_start=548
+  _globals['_GETJOBREQUEST']._serialized_end=583
+  _globals['_LISTJOBSREQUEST']._serialized_start=586
+  _globals['_LISTJOBSREQUEST']._serialized_end=728
+  _globals['_LISTJOBSRESPONSE']._serialized_start=730
+  _globals['_LISTJOBSRESPONSE']._serialized_end=829
+  _globals['_LISTJOBHISTORYREQUEST']._serialized_start=832
+  _globals['_LISTJOBHISTORYREQUEST']._serialized_end=982
+  _globals['_LISTJOBHISTORYRESPONSE']._serialized_start=984
+  _globals['_LISTJOBHISTORYRESPONSE']._serialized_end=1078
+  _globals['_CANCELJOBREQUEST']._serialized_start=1080
+  _globals['_CANCELJOBREQUEST']._serialized_end=1118
+  _globals['_REPORTJOBPROGRESSREQUEST']._serialized_start=1120
+  _globals['_REPORTJOBPROGRESSREQUEST']._serialized_end=1243
+  _globals['_REPORTJOBPROGRESSRESPONSE']._serialized_start=1245
+  _globals['_REPORTJOBPROGRESSRESPONSE']._serialized_end=1272
+  _globals['_EXPLAINJOBREQUEST']._serialized_start=1274
+  _globals['_EXPLAINJOBREQUEST']._serialized_end=1313
+  _globals['_WATCHJOBSREQUEST']._serialized_start=1315
+  _globals['_WATCHJOBSREQUEST']._serialized_end=1385
+  _globals['_WATCHJOBSRESPONSE']._serialized_start=1387
+  _globals['_WATCHJOBSRESPONSE']._serialized_end=1469
+  _globals['_JOBEVENT']._serialized_start=1471
+  _globals['_JOBEVENT']._serialized_end=1550
+  _globals['_READJOBLOGSREQUEST']._serialized_start=1552
+  _globals['_READJOBLOGSREQUEST']._serialized_end=1677
+  _globals['_READJOBLOGSRESPONSE']._serialized_start=1679
+  _globals['_READJOBLOGSRESPONSE']._serialized_end=1745
+  _globals['_GETNODEREQUEST']._serialized_start=1747
+  _globals['_GETNODEREQUEST']._serialized_end=1783
+  _globals['_UPDATENODEREQUEST']._serialized_start=1785
+  _globals['_UPDATENODEREQUEST']._serialized_end=1904
+  _globals['_LISTNODESREQUEST']._serialized_start=1906
+  _globals['_LISTNODESREQUEST']._serialized_end=1975
+  _globals['_LISTNODESRESPONSE']._serialized_start=1977
+  _globals['_LISTNODESRESPONSE']._serialized_end=2061
+  _globals['_GETPOLICYREQUEST']._serialized_start=2063
+  _globals['_GETPOLICYREQUEST']._serialized_end=2101
+  _globals['_UPDATEPOLICYREQUEST']._serialized_start=2103
+  _globals['_UPDATEPOLICYREQUEST']._serialized_end=2173
+  _globals['_PREVIEWPOLICYREQUEST']._serialized_start=2175
+  _globals['_PREVIEWPOLICYREQUEST']._serialized_end=2246
+  _globals['_PREVIEWPOLICYRESPONSE']._serialized_start=2248
+  _globals['_PREVIEWPOLICYRESPONSE']._serialized_end=2302
+  _globals['_SCHEDULERSERVICE']._serialized_start=2305
+  _globals['_SCHEDULERSERVICE']._serialized_end=4495
 # @@protoc_insertion_point(module_scope)

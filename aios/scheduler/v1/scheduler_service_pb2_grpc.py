@@ -89,6 +89,11 @@ class SchedulerServiceStub:
                 request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetNodeRequest.SerializeToString,
                 response_deserializer=aios_dot_scheduler_dot_v1_dot_node__pb2.Node.FromString,
                 _registered_method=True)
+        self.UpdateNode = channel.unary_unary(
+                '/aios.scheduler.v1.SchedulerService/UpdateNode',
+                request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateNodeRequest.SerializeToString,
+                response_deserializer=aios_dot_scheduler_dot_v1_dot_node__pb2.Node.FromString,
+                _registered_method=True)
         self.ListNodes = channel.unary_unary(
                 '/aios.scheduler.v1.SchedulerService/ListNodes',
                 request_serializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListNodesRequest.SerializeToString,
@@ -191,6 +196,13 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateNode(self, request, context):
+        """Cordons, drains or taints a machine, or ends that. Operators only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNodes(self, request, context):
         """The machines of the pool, by name.
         """
@@ -270,6 +282,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
             'GetNode': grpc.unary_unary_rpc_method_handler(
                     servicer.GetNode,
                     request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetNodeRequest.FromString,
+                    response_serializer=aios_dot_scheduler_dot_v1_dot_node__pb2.Node.SerializeToString,
+            ),
+            'UpdateNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateNode,
+                    request_deserializer=aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateNodeRequest.FromString,
                     response_serializer=aios_dot_scheduler_dot_v1_dot_node__pb2.Node.SerializeToString,
             ),
             'ListNodes': grpc.unary_unary_rpc_method_handler(
@@ -563,6 +580,33 @@ class SchedulerService:
             target,
             '/aios.scheduler.v1.SchedulerService/GetNode',
             aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetNodeRequest.SerializeToString,
+            aios_dot_scheduler_dot_v1_dot_node__pb2.Node.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.scheduler.v1.SchedulerService/UpdateNode',
+            aios_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateNodeRequest.SerializeToString,
             aios_dot_scheduler_dot_v1_dot_node__pb2.Node.FromString,
             options,
             channel_credentials,

@@ -52,6 +52,8 @@ class SchedulerServiceStub:
     """
     GetNode: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetNodeRequest, _node_pb2.Node]
     """One machine of the pool."""
+    UpdateNode: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdateNodeRequest, _node_pb2.Node]
+    """Cordons, drains or taints a machine, or ends that. Operators only."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListNodesRequest, _scheduler_service_pb2.ListNodesResponse]
     """The machines of the pool, by name."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetPolicyRequest, _policy_pb2.Policy]
@@ -155,6 +157,14 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_scheduler_service_pb2.GetNodeRequest, _abc.Awaitable[_node_pb2.Node]],
     ) -> _abc.Awaitable[_node_pb2.Node]:
         """One machine of the pool."""
+
+    @_abc_1.abstractmethod
+    def UpdateNode(
+        self,
+        request: _scheduler_service_pb2.UpdateNodeRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.UpdateNodeRequest, _abc.Awaitable[_node_pb2.Node]],
+    ) -> _abc.Awaitable[_node_pb2.Node]:
+        """Cordons, drains or taints a machine, or ends that. Operators only."""
 
     @_abc_1.abstractmethod
     def ListNodes(

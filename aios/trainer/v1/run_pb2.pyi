@@ -268,6 +268,8 @@ class RunSpec(_message.Message):
     PROCESSES_FIELD_NUMBER: _builtins.int
     HANG_TIMEOUT_FIELD_NUMBER: _builtins.int
     NODE_NETWORK_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
     """A recipe of the platform, such as `image_classifier`. A run has either a recipe or a command."""
     dataset: _builtins.str
@@ -300,6 +302,14 @@ class RunSpec(_message.Message):
     """Ranks: one for each accelerator when unset, else one for each whole cpu."""
     node_network: _builtins.bool
     """A command may use the network of its node. Else it reaches the platform's own addresses and nothing more."""
+    replicas: _builtins.int
+    """How often the job of a command with a launcher is started, each time with `resources` and `processes` ranks, on one
+    node or several: all start together or none. 1 when unset. They have the network of their nodes.
+    """
+    min_replicas: _builtins.int
+    """It may also run with fewer replicas, this many at least: under the policy `dynamic` their number changes while it
+    runs, each time through a checkpoint. 0: it has one size.
+    """
     @_builtins.property
     def hyperparameters(self) -> _struct_pb2.Struct:
         """The recipe's own settings, of which an unknown one is INVALID_ARGUMENT; or anything that a command reads."""
@@ -359,10 +369,12 @@ class RunSpec(_message.Message):
         processes: _builtins.int = ...,
         hang_timeout: _duration_pb2.Duration | None = ...,
         node_network: _builtins.bool = ...,
+        replicas: _builtins.int = ...,
+        min_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hang_timeout", b"hang_timeout", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "base_model", b"base_model", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hang_timeout", b"hang_timeout", "hyperparameters", b"hyperparameters", "launcher", b"launcher", "max_restarts", b"max_restarts", "model", b"model", "node_network", b"node_network", "priority", b"priority", "processes", b"processes", "queue", b"queue", "recipe", b"recipe", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "base_model", b"base_model", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hang_timeout", b"hang_timeout", "hyperparameters", b"hyperparameters", "launcher", b"launcher", "max_restarts", b"max_restarts", "min_replicas", b"min_replicas", "model", b"model", "node_network", b"node_network", "priority", b"priority", "processes", b"processes", "queue", b"queue", "recipe", b"recipe", "replicas", b"replicas", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_restarts: _TypeAlias = _typing.Literal["max_restarts"]  # noqa: Y015
     _WhichOneofArgType__max_restarts: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts"]  # noqa: Y015

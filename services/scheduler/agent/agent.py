@@ -14,7 +14,7 @@ import grpc
 
 from aios.errors import AiosError, Unavailable
 from aios.scheduler.v1 import agent_service_pb2, agent_service_pb2_grpc, job_pb2
-from services.scheduler.agent.attempts import Attempts
+from services.scheduler.agent.attempts import Attempts, key_of
 from services.scheduler.signing import BadSignature, Verifier
 
 HEARTBEATS_PER_LEASE = 5
@@ -176,7 +176,9 @@ class Agent:
             case "stop":
                 self._stop(response.stop)
             case "report_ack":
-                self._attempts.forget((response.report_ack.job, response.report_ack.epoch))
+                self._attempts.forget(
+                    (response.report_ack.job, response.report_ack.epoch, response.report_ack.rank)
+                )
             case other:
                 _log.warning("unexpected message %s", other)
 
@@ -191,10 +193,10 @@ class Agent:
             return
         self._attempts.start(assignment)
         if self._leaving:
-            self._attempts.stop((assignment.job, assignment.epoch), timedelta(), "NODE_STOPPED")
+            self._attempts.stop(key_of(assignment), timedelta(), "NODE_STOPPED")
 
     def _stop(self, stop: agent_service_pb2.Stop) -> None:
-        self._attempts.stop((stop.job, stop.epoch), stop.grace.ToTimedelta())
+        self._attempts.stop((stop.job, stop.epoch, stop.rank), stop.grace.ToTimedelta())
 
     def _renew(self, sent_at: float) -> None:
         """The lease runs from when the question was sent, not from when its answer came."""

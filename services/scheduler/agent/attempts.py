@@ -19,7 +19,7 @@ from services.scheduler.agent.directory import Directory
 from services.scheduler.agent.gpus import Gpu
 from services.scheduler.agent.log_pusher import LogPusher, Tail
 from services.scheduler.agent.worker_tokens import WorkerTokens
-from services.scheduler.jobs import Attempt, AttemptState
+from services.scheduler.attempts import RENDEZVOUS, Attempt, AttemptState
 
 STARTING_LOOK_SECONDS = 0.01
 LOOK_SECONDS = 0.1  # how late an exit is seen
@@ -35,8 +35,8 @@ TOKEN_RETRY = timedelta(seconds=10)
 DISK_SECONDS = 0.5  # between looks whether the disk takes files again
 
 _log = logging.getLogger(__name__)
-Key = tuple[str, int]
-"""A job's name and an epoch."""
+Key = tuple[str, int, int]
+"""A job's name, an epoch, and a rank: 0 where it is no gang."""
 
 
 @dataclass(eq=False)
@@ -57,7 +57,12 @@ class Running:
 
     @property
     def key(self) -> Key:
-        return self.assignment.job, self.assignment.epoch
+        return key_of(self.assignment)
+
+
+def key_of(assignment: agent_service_pb2.AssignmentSpec) -> Key:
+    """What an assignment is known by."""
+    return assignment.job, assignment.epoch, assignment.gang.rank
 
 
 class Attempts:
@@ -94,7 +99,7 @@ class Attempts:
         for directory in Directory.all(self._root):
             assignment = directory.assignment()
             chosen = directory.read("node") or {"ports": {}, "devices": []}
-            tail = self._logs.follow(assignment.job, assignment.epoch, directory.log)
+            tail = self._logs.follow(*key_of(assignment), directory.log)
             attempt = Running(assignment, directory, tail, ports=chosen["ports"], devices=chosen["devices"])
             attempt.adopted, attempt.renew_time = True, datetime.now(UTC)
             self._follow(attempt)
@@ -102,7 +107,7 @@ class Attempts:
 
     def start(self, assignment: agent_service_pb2.AssignmentSpec) -> None:
         """Start an attempt. One already known is only reported again."""
-        known = self._running.get((assignment.job, assignment.epoch))
+        known = self._running.get(key_of(assignment))
         if known is not None:
             self._changed(self._report(known))
             return
@@ -112,12 +117,12 @@ class Attempts:
             _log.error("attempt %s of %s cannot start: %s", assignment.epoch, assignment.job, error)
             self.refuse(assignment, "NOT_STARTED")
             return
-        tail = self._logs.follow(assignment.job, assignment.epoch, directory.log)
+        tail = self._logs.follow(*key_of(assignment), directory.log)
         self._follow(Running(assignment, directory, tail))
 
     def refuse(self, assignment: agent_service_pb2.AssignmentSpec, reason: str) -> None:
         """Report an attempt that cannot be started here."""
-        self._changed(self._never_started((assignment.job, assignment.epoch), reason))
+        self._changed(self._never_started(key_of(assignment), reason))
 
     def stop(self, key: Key, grace: timedelta, reason: str = "") -> None:
         """End an attempt. One that is not known is reported as never started."""
@@ -210,10 +215,12 @@ class Attempts:
         assignment, directory = attempt.assignment, attempt.directory
         spec = mapping.spec_from_proto(assignment.spec)
         taken = [port for other in self._running.values() for port in other.ports.values()]
-        attempt.ports = dict(zip(spec.ports, ports.pick(len(spec.ports), taken, self._rng), strict=True))
+        gang = _gang(assignment, self._settings.listen_host)
+        names = (*spec.ports, RENDEZVOUS) if gang and gang.rank == 0 else spec.ports
+        attempt.ports = dict(zip(names, ports.pick(len(names), taken, self._rng), strict=True))
         attempt.devices = self._free_devices(assignment.granted.accelerators)
         directory.write("node", {"ports": attempt.ports, "devices": attempt.devices})
-        token = await self._tokens.issue(*attempt.key)
+        token = await self._tokens.issue(assignment.job, assignment.epoch)
         await asyncio.to_thread(directory.write_token, token.secret)
         attempt.renew_time = token.renew_time
         place = sandbox.Place(
@@ -223,6 +230,7 @@ class Attempts:
             assignment.traceparent,
             attempt.ports,
             attempt.devices,
+            gang,
         )
         (directory.path / "hosts").write_text(isolation.hosts(isolation.doors(self._settings)))
         if self._settings.mutual_tls:
@@ -264,7 +272,7 @@ class Attempts:
 
     async def _renew(self, attempt: Running) -> None:
         try:
-            token = await self._tokens.issue(*attempt.key)
+            token = await self._tokens.issue(attempt.assignment.job, attempt.assignment.epoch)
         except AiosError as error:
             _log.warning("the token of %s is not renewed yet: %s", attempt.assignment.job, error.message)
             attempt.renew_time = datetime.now(UTC) + TOKEN_RETRY
@@ -289,6 +297,7 @@ class Attempts:
             Attempt(
                 job=JobName.parse(attempt.assignment.job),
                 epoch=attempt.assignment.epoch,
+                rank=attempt.assignment.gang.rank,
                 node=NodeName.parse(attempt.assignment.node).node,
                 state=attempt.state,
                 host=self._settings.listen_host,
@@ -301,11 +310,19 @@ class Attempts:
         )
 
     def _never_started(self, key: Key, reason: str) -> job_pb2.Attempt:
-        job, epoch = key
+        job, epoch, rank = key
         node = self._settings.node
         return mapping.attempt_to_proto(
-            Attempt(JobName.parse(job), epoch, node, AttemptState.ENDED, end_reason=reason)
+            Attempt(JobName.parse(job), epoch, node, AttemptState.ENDED, end_reason=reason, rank=rank)
         )
+
+
+def _gang(assignment: agent_service_pb2.AssignmentSpec, host: str) -> sandbox.Gang | None:
+    """An assignment's place in its gang; the first process is met at this node's own address."""
+    if not assignment.HasField("gang"):
+        return None
+    said = assignment.gang
+    return sandbox.Gang(said.rank, said.replicas, said.host or host, said.port)
 
 
 def _say_failure(task: asyncio.Task[None]) -> None:

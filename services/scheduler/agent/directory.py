@@ -1,6 +1,6 @@
 """An attempt's directory: everything that must outlive the agent, in files written whole.
 
-{root}/{project}.{job}.{epoch}/          mode 0700; ids have no dots
+{root}/{project}.{job}.{epoch}[.{rank}]/ mode 0700; ids have no dots; with a rank where it is one of a gang
     assignment   AssignmentSpec, as signed        node        JSON: ports and devices the node chose
     launch lock started stop exit hosts           see shim.py
     log          stdout and stderr, as they come  token       the job's credential, 0600
@@ -42,7 +42,8 @@ class Directory:
     def make(cls, root: Path, assignment: agent_service_pb2.AssignmentSpec) -> "Directory":
         """Create it, empty but for the assignment."""
         name = JobName.parse(assignment.job)
-        made = cls(root / f"{name.project}.{name.job}.{assignment.epoch}")
+        rank = f".{assignment.gang.rank}" if assignment.HasField("gang") else ""
+        made = cls(root / f"{name.project}.{name.job}.{assignment.epoch}{rank}")
         made.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         made.path.chmod(0o700)
         made.log.touch(mode=0o600)

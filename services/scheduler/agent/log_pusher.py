@@ -28,6 +28,7 @@ class Tail:
 
     job: str
     epoch: int
+    rank: int
     path: Path
     closed: bool = False
     """Nothing writes to the file any more."""
@@ -53,7 +54,7 @@ class Tail:
 
     def _request(self, offset: int, data: bytes, *, end: bool) -> agent_service_pb2.PushLogsRequest:
         return agent_service_pb2.PushLogsRequest(
-            job=self.job, epoch=self.epoch, offset=offset, data=data, end=end
+            job=self.job, epoch=self.epoch, rank=self.rank, offset=offset, data=data, end=end
         )
 
 
@@ -65,9 +66,9 @@ class LogPusher:
         self._tails: set[Tail] = set()
         self._some = asyncio.Event()
 
-    def follow(self, job: str, epoch: int, path: Path) -> Tail:
+    def follow(self, job: str, epoch: int, rank: int, path: Path) -> Tail:
         """Begin to push a log, from wherever the scheduler has it."""
-        tail = Tail(job, epoch, path)
+        tail = Tail(job, epoch, rank, path)
         self._tails.add(tail)
         self._some.set()
         return tail

@@ -15,6 +15,7 @@ from aios.runtime import peers
 from services.scheduler.agent import isolation
 from services.scheduler.agent.bounds import PROCESSES, PROCESSES_PER_CORE, Bounds, Groups
 from services.scheduler.agent.isolation import NO_ISOLATION, Isolation
+from services.scheduler.attempts import RENDEZVOUS
 from services.scheduler.specs import JobSpec, Kind
 
 PASSED_ON = ("LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH")
@@ -45,6 +46,18 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Gang:
+    """Which process of a gang an attempt is, and where the gang meets."""
+
+    rank: int
+    replicas: int
+    host: str
+    """Of the first process."""
+    port: int
+    """0 in the first process itself, which has it as a port of its own."""
+
+
+@dataclass(frozen=True)
 class Place:
     """Where an attempt runs and what the node gave it."""
 
@@ -55,6 +68,7 @@ class Place:
     ports: Mapping[str, int]
     devices: Sequence[str]
     """Ids of the GPUs granted, as CUDA takes them."""
+    gang: Gang | None = None
 
     @property
     def scratch(self) -> Path:
@@ -78,7 +92,8 @@ def launch(spec: JobSpec, place: Place, node: Node) -> dict[str, Any]:
     Raises:
         OSError: the kernel refuses its group.
     """
-    batch, network = spec.kind is Kind.BATCH, spec.kind is Kind.SERVICE or spec.node_network
+    batch = spec.kind is Kind.BATCH
+    network = not batch or spec.node_network or place.gang is not None
     cores = spec.resources.cpu_millis / 1000
     bounds = Bounds(
         spec.resources.memory_bytes * MEMORY_SLACK,
@@ -134,6 +149,22 @@ def environment(spec: JobSpec, place: Place, settings: Settings, own: Mapping[st
         **{f"AIOS_PORT_{name.upper()}": str(port) for name, port in place.ports.items()},
         **({"TRACEPARENT": place.traceparent} if place.traceparent else {}),
         **({"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(place.authority_file)} if settings.mutual_tls else {}),
+        **(_rendezvous(place.gang, place.ports) if place.gang else {}),
+    }
+
+
+def _rendezvous(gang: Gang, own: Mapping[str, int]) -> dict[str, str]:
+    """What torch.distributed's `env://` reads, and its like. Each process has its own devices, so it is local rank 0."""
+    local = {"GLOO_SOCKET_IFNAME": "lo"} if gang.host.startswith("127.") else {}
+    return local | {
+        "RANK": str(gang.rank),
+        "WORLD_SIZE": str(gang.replicas),
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "GROUP_RANK": str(gang.rank),
+        "GROUP_WORLD_SIZE": str(gang.replicas),
+        "MASTER_ADDR": gang.host,
+        "MASTER_PORT": str(gang.port or own[RENDEZVOUS]),
     }
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 Amounts = Mapping[str, int]
 
+ONE_NODE = "node"
+"""Stands for a label that every node has a value of its own of."""
 ROOT = ""
 """The queue above all others."""
 
@@ -67,6 +69,8 @@ class Job:
         selector: Labels that each of its nodes has.
         prefers: Labels that its nodes had better have.
         tolerates: Taints of its nodes that do not keep it away, by name; an empty value stands for any.
+        together: The label that all nodes of a gang have the same value of; `node`: it is on one; empty: on any.
+        strictly: Whether it waits for that; else it had better be so.
         work: Steps to its end; 0 when it has none or none is known.
         speeds: Steps per second of the whole gang at `replicas`, by accelerator type, and by "" for a job without any;
             without an entry: not known.
@@ -88,6 +92,8 @@ class Job:
     selector: Mapping[str, str] = field(default_factory=dict)
     prefers: Mapping[str, str] = field(default_factory=dict)
     tolerates: Mapping[str, str] = field(default_factory=dict)
+    together: str = ""
+    strictly: bool = False
     priority: int = 0
     weight: float = 1.0
     preemptible: bool = True
@@ -111,6 +117,11 @@ class Placement:
     def replicas(self) -> int:
         """Size of the gang."""
         return sum(count for _, count in self.nodes)
+
+    @property
+    def by_rank(self) -> tuple[str, ...]:
+        """The node of each replica."""
+        return tuple(node for node, count in self.nodes for _ in range(count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +156,7 @@ class Plan:
         refused: Jobs that did not fit when their turn came, in the order of their turns, each with the number of
             starts decided before. Nobody of the same shape fits after one of them, so the others are not tried.
         barred: Jobs that the limits of queues keep from starting, whatever is free.
+        resizes: Of the stops, those that are to go on with another number of replicas.
     """
 
     starts: tuple[Start, ...] = ()
@@ -152,3 +164,4 @@ class Plan:
     reservations: tuple[Reservation, ...] = ()
     refused: tuple[tuple[str, int], ...] = ()
     barred: frozenset[str] = frozenset()
+    resizes: Mapping[str, int] = field(default_factory=dict)

@@ -29,7 +29,7 @@ class Room:
 
     Best fit: a replica goes where most of the labels are that it prefers, then where fewest accelerators are left over,
     then least processor and memory. A gang goes onto one node if one holds it, else onto the fewest nodes, of one rack
-    where that needs no more nodes.
+    where that needs no more nodes. Where it says how near its nodes must be to each other, onto the fewest of those.
     """
 
     def __init__(self, snapshot: Snapshot, free: Ints | None = None) -> None:
@@ -114,6 +114,8 @@ class Room:
             self._leaves(free, rows, shape, variant),
             self.snapshot.racks,
             eligible,
+            self.snapshot.together(shape),
+            self.snapshot.shapes[shape].strictly,
         )
 
     def _holds(self, free: Ints, variant: Variant, eligible: Bools | None, rows: Ints) -> Ints:
@@ -141,6 +143,9 @@ class _Fit:
     left: Floats
     racks: Ints
     eligible: Bools | None
+    near: Ints | None = None
+    """Which nodes a gang had better be on together, by number; below 0: no such nodes."""
+    strictly: bool = False
     stale: list[int] = field(default_factory=list)
 
     def best(self, replicas: int) -> Ints | None:
@@ -150,6 +155,10 @@ class _Fit:
             return np.array([np.argmin(np.where(whole, self.left, np.inf))])
         if replicas == 1 or self.held.sum() < replicas:
             return None
+        if self.near is not None:
+            found = self._within(self.near, replicas)
+            if found is not None or self.strictly:
+                return found
         rows = _fewest(self.held, np.flatnonzero(self.held), replicas)
         for rack in np.unique(self.racks):
             inside = np.flatnonzero((self.racks == rack) & (self.held > 0))
@@ -158,6 +167,17 @@ class _Fit:
                 if len(found) <= len(rows):
                     return found
         return rows
+
+    def _within(self, near: Ints, replicas: int) -> Ints | None:
+        """The fewest rows that are near each other."""
+        best: Ints | None = None
+        for each in np.unique(near[(self.held > 0) & (near >= 0)]):
+            inside = np.flatnonzero((near == each) & (self.held > 0))
+            if self.held[inside].sum() >= replicas:
+                found = _fewest(self.held, inside, replicas)
+                if best is None or len(found) < len(best):
+                    best = found
+        return best
 
     def counts(self, rows: Ints, replicas: int) -> Ints:
         """Replicas on each of the rows: as many as they hold, the rest on the last."""

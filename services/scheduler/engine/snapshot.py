@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.scheduler.engine.model import (
+    ONE_NODE,
     ROOT,
     RUNNING,
     STOPPING,
@@ -71,13 +72,17 @@ class Shape:
     selector: tuple[tuple[str, str], ...]
     prefers: tuple[tuple[str, str], ...]
     tolerates: tuple[tuple[str, str], ...]
+    together: str = ""
+    strictly: bool = False
 
     @classmethod
     def of(cls, job: Job) -> "Shape":
         """That of a job."""
         labels = (job.selector, job.prefers, job.tolerates)
         replica = tuple(sorted(job.replica.items()))
-        return cls(replica, job.replicas, *(tuple(sorted(each.items())) for each in labels))
+        selector, prefers, tolerates = (tuple(sorted(each.items())) for each in labels)
+        near = (job.together, job.strictly) if job.replicas > 1 else ("", False)
+        return cls(replica, job.replicas, selector, prefers, tolerates, *near)
 
     def may_use(self, node: Node | None) -> bool:
         """Whether a node has the labels that are asked for, and no taint that is not tolerated."""
@@ -136,6 +141,7 @@ class Snapshot:
         self._eligible: dict[int, Bools | None] = {}
         self._preferred: dict[int, Floats | None] = {}
         self._possible: dict[int, frozenset[int]] = {}
+        self._domains: dict[str, Ints] = {}
         self._demand = np.zeros(2)
         """Devices that all jobs ask for together, by lane, as are the integrals of contention."""
         self.recent = Recent()
@@ -217,7 +223,7 @@ class Snapshot:
         self._nodes_changed()
 
     def _nodes_changed(self) -> None:
-        for cache in (self._eligible, self._preferred, self._possible):
+        for cache in (self._eligible, self._preferred, self._possible, self._domains):
             cache.clear()
 
     def put_queue(self, queue: Queue) -> None:
@@ -497,6 +503,20 @@ class Snapshot:
             self._eligible[shape] = None if may_use.all() else may_use
         return self._eligible[shape]
 
+    def together(self, shape: int) -> Ints | None:
+        """Of each node, which of those it is near to by the label that a shape names, as a number; below 0 where it has
+        none. None where the shape names none."""
+        key = self.shapes[shape].together
+        if not key:
+            return None
+        if key not in self._domains:
+            rows = range(len(self.nodes))
+            values = [node.labels.get(key, "") if node else "" for node in self.nodes]
+            known = {value: number for number, value in enumerate(dict.fromkeys(values)) if value}
+            found = rows if key == ONE_NODE else [known.get(value, -1) for value in values]
+            self._domains[key] = np.array(found, np.int64)
+        return self._domains[key]
+
     def preferred(self, shape: int) -> Floats | None:
         """How many of the labels that a shape prefers each node has; None where that is the same for all."""
         if shape not in self._preferred:
@@ -514,7 +534,14 @@ class Snapshot:
                 held = (capacity[:, variant.columns] // variant.need[variant.columns]).min(
                     axis=1, initial=2**31
                 )
-                if held.sum() >= self.shapes[shape].replicas:
+                near = self.together(shape)
+                if self.shapes[shape].strictly and near is not None:
+                    near = near if eligible is None else near[eligible]
+                    sums = [held[near == each].sum() for each in np.unique(near[near >= 0])]
+                    most = max([held.max(initial=0), *sums])
+                else:
+                    most = held.sum()
+                if most >= self.shapes[shape].replicas:
                     fits.append(variant.kind)
             self._possible[shape] = frozenset(fits)
         return self._possible[shape]

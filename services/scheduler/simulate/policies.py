@@ -1,9 +1,8 @@
-"""The policies that a simulation may be asked for, by name: those of the pool, and those that need elastic jobs."""
+"""The policies that a simulation may be asked for, by name: those of the pool."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from services.scheduler.engine.dynamic import dynamic
 from services.scheduler.engine.plan import Decide
 from services.scheduler.policies import ALGORITHMS, Policy, Terms
 
@@ -39,10 +38,4 @@ def _offered(name: str) -> Choice:
     return Choice(algorithm.line, make, algorithm.preempts)
 
 
-def _dynamic(seconds: float) -> Decide:
-    return lambda snapshot, now, preempt: dynamic(snapshot, now, preempt=preempt)
-
-
-POLICIES: Mapping[str, Choice] = {name: _offered(name) for name in ALGORITHMS} | {
-    "dynamic": Choice("Elastic jobs by marginal goodput, resizing", _dynamic, True)
-}
+POLICIES: Mapping[str, Choice] = {name: _offered(name) for name in ALGORITHMS}

@@ -3,21 +3,22 @@
 Exit codes: 0 completed, 143 stopped on request with its state saved, 1 failed (the log says why); of a command its own.
 """
 
+import os
 import sys
 from importlib import import_module
 
-import aios.train
 from aios.errors import AiosError
 from services.trainer.catalog import recipe
-from services.trainer.job import command
+from services.trainer.job import command, gang
 
 
 def main() -> None:
     """Train the run that this job was started for."""
     try:
-        with aios.train.init() as run:
+        mine = gang.take(os.environ)
+        with gang.join(mine) as run:
             if run.spec.command:
-                sys.exit(command.train(run))
+                sys.exit(command.train(run, mine))
             name = run.spec.recipe
             print(f"run {run.name}: recipe {name}, hyperparameters {dict(run.hparams)}", flush=True)
             recipe(name)  # one that this release has

@@ -31,6 +31,7 @@ from aios.train import Run
 from aios.train.ranks import SPEC
 from services.trainer.job import outputs
 from services.trainer.job.folders import CheckpointFolder, MetricsFile
+from services.trainer.job.gang import Gang
 from services.trainer.job.launcher import Plan, Processes
 
 LOOK_SECONDS = 0.1
@@ -38,8 +39,12 @@ METRICS_MAX = 200  # figures of one model version
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells have it
 
 
-def train(run: Run) -> int:
-    """Run the command to its end; returns its exit code, 128 + n when signal n ended it."""
+def train(run: Run, gang: Gang | None = None) -> int:
+    """Run the command to its end; returns its exit code, 128 + n when signal n ended it.
+
+    Args:
+        gang: This replica, where the run has several. The first one alone keeps what the command leaves.
+    """
     root = run.folder("command")
     code, checkpoint_dir, output_dir = root / "code", root / "checkpoints", root / "outputs"
     output_dir.mkdir()
@@ -75,14 +80,14 @@ def train(run: Run) -> int:
                 run.spec.command,
                 code,
                 {**os.environ, **run.spec.environment, **environment},
-                _plan(run),
+                _plan(run, gang),
                 root / "beats",
             )
         except OSError as error:
             print(f"aios: cannot start {run.spec.command[0]!r}: {error.strerror}", file=sys.stderr)
             return NOT_EXECUTABLE if isinstance(error, PermissionError) else NOT_FOUND
         status = _follow(run, processes, metrics, checkpoints)
-    if status == 0:
+    if status == 0 and (gang is None or gang.rank == 0):
         status = _complete(run, output_dir, metrics)
     return 128 - status if status < 0 else status
 
@@ -115,9 +120,9 @@ def _follow(run: Run, processes: Processes, metrics: MetricsFile, checkpoints: C
     return status
 
 
-def _plan(run: Run) -> Plan:
+def _plan(run: Run, gang: Gang | None) -> Plan:
     hang = run.spec.hang_timeout.ToTimedelta().total_seconds()
-    return Plan(run.spec.processes, hang, run.spec.resources.cpu_millis / 1000)
+    return Plan(run.spec.processes, hang, run.spec.resources.cpu_millis / 1000, gang=gang)
 
 
 def _complete(run: Run, folder: Path, metrics: MetricsFile) -> int:

@@ -1,4 +1,4 @@
-"""A command as processes: one, or the ranks of a distributed training, started as torchrun starts them on one node.
+"""A command as processes: one, or the ranks of a distributed training on this machine, started as torchrun does.
 
 Unlike torchrun's agent this one imports no framework and gives up at once: what dies or hangs ends the attempt within
 seconds, and the run goes on from its checkpoint in a fresh one.
@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from aios.train.ranks import BEATS, STEP
+from services.trainer.job.gang import Gang
 
 HOST = "127.0.0.1"
 LOOK_SECONDS = 1.0  # between looks whether a rank hangs
@@ -39,6 +40,13 @@ class Plan:
     hang_seconds: float = 0.0
     cores: float = 1.0
     still_seconds: float = STILL_SECONDS
+    gang: Gang | None = None
+    """Where these are some of the ranks and other machines have the others."""
+
+    @property
+    def first_rank(self) -> int:
+        """Of the processes here."""
+        return self.gang.rank * self.processes if self.gang else 0
 
 
 class Processes:
@@ -84,9 +92,9 @@ class Processes:
     def poll(self) -> int | None:
         """None while they run; else 0, or the status of the first that failed."""
         statuses = [process.poll() for process in self._processes]
-        for rank, status in enumerate(statuses):
+        for rank, status in enumerate(statuses, self._plan.first_rank):
             if status is not None and status != 0 and not self._leaving(statuses):
-                if len(statuses) > 1:
+                if len(statuses) > 1 or self._plan.gang:
                     print(f"aios: rank {rank} ended with {status}", file=sys.stderr, flush=True)
                 return status
         if None not in statuses:
@@ -118,8 +126,10 @@ class Processes:
         if self._plan.processes == 0 or now - self._looked < LOOK_SECONDS:
             return False
         self._looked = now
-        for rank, process in enumerate(self._processes):
-            if statuses[rank] is None and (why := self._problem(rank, process.pid, now)):
+        for rank, (process, status) in enumerate(
+            zip(self._processes, statuses, strict=True), self._plan.first_rank
+        ):
+            if status is None and (why := self._problem(rank, process.pid, now)):
                 print(f"aios: rank {rank} hangs: {why}", file=sys.stderr, flush=True)
                 return True
         return False
@@ -147,29 +157,35 @@ def _ranks(plan: Plan, beats: Path) -> list[dict[str, str]]:
     """What torchrun tells each rank."""
     if plan.processes == 0:
         return [{}]
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
-    world = str(plan.processes)
+    gang = plan.gang or Gang(0, 1, HOST, _free_port())
+    world = str(plan.processes * gang.replicas)
     common = {
         "WORLD_SIZE": world,
-        "LOCAL_WORLD_SIZE": world,
-        "GROUP_RANK": "0",
-        "GROUP_WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": str(plan.processes),
+        "GROUP_RANK": str(gang.rank),
+        "GROUP_WORLD_SIZE": str(gang.replicas),
         "ROLE_NAME": "default",
         "ROLE_WORLD_SIZE": world,
-        "MASTER_ADDR": HOST,
-        "MASTER_PORT": str(port),
+        "MASTER_ADDR": gang.host,
+        "MASTER_PORT": str(gang.port),
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
         "TORCHELASTIC_RUN_ID": "aios",
         "OMP_NUM_THREADS": str(max(1, int(plan.cores / plan.processes))),
-        "GLOO_SOCKET_IFNAME": "lo",
+        **({"GLOO_SOCKET_IFNAME": "lo"} if gang.host.startswith("127.") else {}),
         BEATS: str(beats),
     }
+    first = plan.first_rank
     return [
-        {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "ROLE_RANK": str(rank)}
-        for rank in range(plan.processes)
+        {**common, "RANK": str(first + local), "LOCAL_RANK": str(local), "ROLE_RANK": str(first + local)}
+        for local in range(plan.processes)
     ]
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
 def _age(path: Path) -> float | None:
