@@ -16,6 +16,11 @@ from services.inference.gates import Figures
 KEEP_SECONDS = 900.0
 """The longest window. A trial's step that lasts longer is judged by its last quarter of an hour."""
 
+QUIET_SECONDS = 1.0
+"""After which a request that had chosen a replica has reached it."""
+FRESH_SECONDS = 3.0
+"""Counts come every second."""
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -89,6 +94,13 @@ class Monitor(Generic[K]):
     def idle(self, key: K, at: float) -> float:
         """Seconds without a request, as far as is known; 0 for one that is not known."""
         return at - self._active[key] if key in self._active else 0.0
+
+    def quiet(self, key: K, at: float) -> bool:
+        """Whether it had nothing to do for QUIET_SECONDS, as somebody has looked since."""
+        history = self._samples.get(key)
+        if not history or at - history[-1].at > FRESH_SECONDS or history[-1].counts.in_flight:
+            return False
+        return history[-1].at - self._active[key] >= QUIET_SECONDS
 
     def held(self, key: K) -> bool:
         """Whether the newest counts tell of a request that found nobody."""

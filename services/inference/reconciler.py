@@ -6,7 +6,7 @@ Every decision is `rollout`'s; here is what it takes to know the facts and to ca
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from aios.records import Database, Event, Feed, Tx
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
-from services.inference import gates, mapping, replicas, rollout, store
+from services.inference import gates, mapping, replicas, rollout, room, store
+from services.inference.deployments import Resources
 from services.inference.replicas import Replica
 from services.inference.revisions import Revision, State
 from services.inference.rollout import Rollout
@@ -32,6 +33,8 @@ SILENCE_SECONDS = 6.0
 """A replica reports every 2 s: three in a row were lost."""
 LOAD_SECONDS_MAX = 600.0
 """From the start of its process to its first answer. A replica gives up on a slow load by itself, well before."""
+CRAMPED_SECONDS = 0.5
+"""A job that waits for longer found no room: otherwise the scheduler places it within a tenth of that."""
 AT_ONCE_MAX = 16
 """Deployments whose jobs are looked after at the same time: a slow scheduler is not buried in calls."""
 
@@ -69,6 +72,8 @@ class Reconciler:
         self._draining: Stopwatches[RevisionName] = Stopwatches()
         self._leaving: Stopwatches[JobName] = Stopwatches()
         self._starting: frozenset[RevisionName] = frozenset()
+        self._cramped: Stopwatches[JobName] = Stopwatches()
+        self._made: dict[JobName, list[Resources]] = {}
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -92,6 +97,7 @@ class Reconciler:
         await self._step(found)
         await self._judge(found)
         await self._scale(found)
+        await self._make_room(found)
         slots = asyncio.Semaphore(AT_ONCE_MAX)
 
         async def look_after(each: Rollout) -> None:
@@ -141,12 +147,17 @@ class Reconciler:
             for replica in each.replicas
             if replica.state is replicas.State.LEAVING and routing.confirmed >= replica.left_in
         ]
-        unused = self._leaving.lasting(leaving, now, self._drain_seconds)
+        unused = self._leaving.lasting(leaving, now, self._drain_seconds) | self._idle(found, leaving)
         for each in found:
             numbers = frozenset(revision.number for revision in each.revisions if revision.name in drained)
             jobs = {replica.job for one in each.revisions for replica in one.replicas}
             if numbers or jobs & (overdue | unused):
                 await self._settle(each, drained=numbers, overdue=overdue, idle=unused)
+
+    def _idle(self, found: Iterable[Rollout], leaving: Iterable[JobName]) -> frozenset[JobName]:
+        """Those of `leaving` that need not wait for last requests: their revision sleeps, and has none."""
+        asleep = (each for each in _revisions(found) if not each.wanted and self._watching.quiet(each.name))
+        return frozenset(leaving) & {replica.job for each in asleep for replica in each.replicas}
 
     async def _judge(self, found: Iterable[Rollout]) -> None:
         """Take trials to their next step, or back."""
@@ -176,6 +187,19 @@ class Reconciler:
                 _log.info("%s: replicas by revision %s", each.deployment.name, wanted)
                 name = each.deployment.name
                 await self._db.write(partial(store.scale, name=name, wanted=wanted))
+
+    async def _make_room(self, found: Sequence[Rollout]) -> None:
+        """Where a replica waits for resources and nobody answers in its place, the longest idle deployment sleeps."""
+        waiting = [replica.job for _, replica in room.waiting(found)]
+        cramped = self._cramped.lasting(waiting, self._clock.monotonic(), CRAMPED_SECONDS)
+        self._made = {job: self._made.get(job, []) for job in waiting}
+        choice = room.make(found, cramped, self._watching.idle, self._made)
+        if choice is None:
+            return
+        name, number = choice.asleep.deployment.name, choice.revision.number
+        _log.info("%s %s", name, choice.reason)
+        self._made[choice.makes_room_for].append(choice.revision.spec.resources)
+        await self._db.write(partial(store.scale, name=name, wanted={number: 0}, reason=choice.reason))
 
     async def _settle(self, seen: Rollout, **facts: Any) -> None:
         def write(tx: Tx) -> None:

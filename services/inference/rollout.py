@@ -135,12 +135,17 @@ def delete(deployment: Deployment, now: datetime) -> Deployment:
     return replace(deployment, state=deployments.State.DELETING, message="", update_time=now)
 
 
-def scale(rollout: Rollout, wanted: Mapping[int, int]) -> Rollout:
-    """Have so many replicas of revisions, by number, from now on. Only one that is live may have none."""
+def scale(rollout: Rollout, wanted: Mapping[int, int], reason: str = "") -> Rollout:
+    """Have so many replicas of revisions, by number, from now on. Only one that is live may have none.
+
+    Args:
+        reason: Why, where one goes to sleep by no rule of its own.
+    """
     for revision in rollout.revisions:
         if revision.number in wanted and not revision.leaving:
             least = 0 if revision.state is State.LIVE else 1
-            rollout = rollout.replace(replace(revision, wanted=max(least, wanted[revision.number])))
+            count = max(least, wanted[revision.number])
+            rollout = rollout.replace(replace(revision, wanted=count, message="" if count else reason))
     return rollout
 
 

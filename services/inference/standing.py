@@ -34,7 +34,7 @@ def _standing(rollout: Rollout) -> tuple[deployments.State, str]:
         state = deployments.State.STARTING if live is None else deployments.State.UPDATING
         return state, _on_trial(rollout) or _missing(latest)
     if latest.asleep:
-        return deployments.State.ASLEEP, _missing(latest)
+        return deployments.State.ASLEEP, latest.message or _missing(latest)
     if not latest.ready:
         return deployments.State.DEGRADED, f"no replica answers: {_missing(latest)}"
     return deployments.State.READY, _missing(latest)

@@ -303,10 +303,10 @@ def settle(
     return None if after.gone else after
 
 
-def scale(tx: Tx, name: DeploymentName, wanted: Mapping[int, int]) -> None:
+def scale(tx: Tx, name: DeploymentName, wanted: Mapping[int, int], reason: str = "") -> None:
     """Have so many replicas of a deployment's revisions, by number, from now on."""
     before = rollout(tx, name)
-    settle(tx, before, scaled(before, wanted))
+    settle(tx, before, scaled(before, wanted, reason))
 
 
 def change_replica(tx: Tx, job: JobName, change: Callable[[Replica], Replica]) -> bool:

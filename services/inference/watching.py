@@ -75,6 +75,14 @@ class Watching:
         idle = self._monitor.idle(revision.name, now)
         return scaling.replicas(rule, revision.wanted, loads, idle, now)
 
+    def idle(self, name: RevisionName) -> float:
+        """Seconds since a revision's last request, as far as is known."""
+        return self._monitor.idle(name, self._clock.monotonic())
+
+    def quiet(self, name: RevisionName) -> bool:
+        """Whether it has nothing to do, by fresh counts."""
+        return self._monitor.quiet(name, self._clock.monotonic())
+
     async def figures(self, project: str) -> list[deployment_pb2.RevisionFigures]:
         """What each revision in the routing table did lately."""
         found = await self._db.read(store.rollouts)
