@@ -7,23 +7,19 @@ over rounds of what was measured side by side. Both the load and the servers hav
 
 import asyncio
 import json
-import re
-import shutil
 import statistics
 import struct
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
 from aios.inference.v1 import deployment_pb2
-from bench import serving_load, serving_models, stack
-from bench.report import Report, quantile
+from bench import load, serving_load, serving_models, stack
+from bench.load import Result, Side
+from bench.report import Report
 from bench.stack import Stack
 
 NAME = serving_models.NAME
@@ -31,22 +27,6 @@ ROUNDS = 5
 SECONDS = 3
 CALLERS = (1, 16, 32)
 GRPC_BAR, HTTP_BAR, ADDED_P50_MS = 0.50, 0.40, 1.0
-
-
-class Side(NamedTuple):
-    """One way to ask."""
-
-    name: str
-    command: tuple[str, ...]
-    """All but the number of callers."""
-
-
-class Result(NamedTuple):
-    """What one round of a side gave."""
-
-    per_second: float
-    p50_millis: float
-    p99_millis: float
 
 
 @dataclass
@@ -61,9 +41,7 @@ class Measured:
 
 async def main() -> None:
     report = Report("serving_cost")
-    for tool in ("h2load", "wrk"):
-        if shutil.which(tool) is None:
-            sys.exit(f"{tool} is missing: apt-get install nghttp2-client wrk")
+    load.need("h2load", "wrk")
     report.say("starting a stack and one replica")
     # One token makes all of the calls: the limit for one token is not what is measured.
     with stack.running(AIOS_CALLS_PER_SECOND="1000000") as running, tempfile.TemporaryDirectory() as folder:
@@ -87,7 +65,7 @@ def _take_turns(
     for _ in range(ROUNDS):
         for side in sides:
             before = envoy.cpu_times()
-            result = _run(side, callers)
+            result = load.run(side, callers, SECONDS)
             after = envoy.cpu_times()
             one = found[side.name]
             one.rounds.append(result)
@@ -120,52 +98,17 @@ def _sides(running: Stack, replica: deployment_pb2.Replica, folder: Path) -> lis
     framed = folder / "message"
     framed.write_bytes(struct.pack(">BI", 0, len(message)) + message)
     body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": [1.0] * 64}]})
-    script = folder / "post.lua"
-    script.write_text(
-        f'wrk.method = "POST"\nwrk.body = [[{body}]]\nwrk.headers["content-type"] = "application/json"\n'
-        f'wrk.headers["authorization"] = "Bearer {running.token}"\n'
-    )
+    json_headers = {"content-type": "application/json", "authorization": f"Bearer {running.token}"}
     headers = ("content-type: application/grpc", "te: trailers", f"authorization: Bearer {running.token}")
     grpc = ("h2load", *(f"--header={each}" for each in headers), f"--data={framed}", f"--duration={SECONDS}")
-    http = ("wrk", "--latency", "-t1", f"-d{SECONDS}s", f"-s{script}")
     door, host = running.state.address, f"http://{replica.host}"
     path = f"/v2/models/{NAME}/infer"
     return [
         Side("grpc_direct", (*grpc, f"{host}:{replica.grpc_port}{serving_load.INFER}")),
         Side("grpc_door", (*grpc, f"{door}{serving_load.INFER}")),
-        Side("http_direct", (*http, f"{host}:{replica.http_port}{path}")),
-        Side("http_door", (*http, f"{door}{path}")),
+        load.wrk("http_direct", f"{host}:{replica.http_port}{path}", body, json_headers, folder, SECONDS),
+        load.wrk("http_door", f"{door}{path}", body, json_headers, folder, SECONDS),
     ]
-
-
-def _run(side: Side, callers: int) -> Result:
-    with tempfile.NamedTemporaryFile() as log:
-        more = (f"-c{callers}", *((f"--log-file={log.name}",) if side.command[0] == "h2load" else ()))
-        program, *rest = side.command
-        done = subprocess.run([program, *more, *rest], capture_output=True, text=True, check=True, timeout=60)
-        return _of_h2load(side, log.name) if program == "h2load" else _of_wrk(side, done.stdout)
-
-
-def _of_h2load(side: Side, log: str) -> Result:
-    """From the log of all requests: when each began, its HTTP status, and its time, in microseconds."""
-    rows = [line.split("\t") for line in Path(log).read_text().splitlines()]
-    if not rows or any(status != "200" for _, status, _ in rows):
-        raise RuntimeError(
-            f"{side.name}: {sum(status != '200' for _, status, _ in rows)} of {len(rows)} failed"
-        )
-    millis = [int(micros) / 1000 for _, _, micros in rows]
-    return Result(len(rows) / SECONDS, statistics.median(millis), quantile(millis, 0.99))
-
-
-def _of_wrk(side: Side, said: str) -> Result:
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise RuntimeError(f"{side.name}: {said}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    p50, p99 = (re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", said) for share in (50, 99))
-    if rate is None or p50 is None or p99 is None:
-        raise RuntimeError(f"{side.name}: {said}")
-    unit = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-    return Result(float(rate[1]), float(p50[1]) * unit[p50[2]], float(p99[1]) * unit[p99[2]])
 
 
 if __name__ == "__main__":
