@@ -176,7 +176,7 @@ class Changes:
     async def wake(self) -> None:
         """Ask a deployment at zero, and wait for the answer."""
         await self._deploy("good")
-        seconds = []
+        seconds, failed = list[float](), 0
         for _ in range(WAKES):
             await self._rest()
             await asyncio.sleep(REPORT_SECONDS)  # what woke it last is told once more
@@ -185,10 +185,10 @@ class Changes:
             async with serving_load.steady(self._running, NAME, 20) as seen:
                 while not seen.answers:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-            if errors := [each.error for each in seen.answers if each.error]:
-                raise RuntimeError(f"not held: {errors[:3]}")
+            failed += sum(bool(each.error) for each in seen.answers)
             seconds.append(max(each.seconds for each in seen.answers))
             self._report.say(f"  woke after {seconds[-1]:.2f} s, {len(seen.answers)} requests held")
+        self._report.bar("wake_failed", failed, 0)
         self._report.bar("wake_from_zero_seconds", sorted(seconds)[len(seconds) // 2], 1.5)
 
     async def _deploy(self, version: str, *, wait: bool = True, **options: Any) -> None:
