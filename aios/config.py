@@ -78,6 +78,10 @@ class Settings:
     """Region that requests are signed for."""
     s3_credentials_file: Path | None = None
     """JSON with `access_key` and `secret_key`. `secrets/s3.json` under home where unset."""
+    encrypt_data: bool = False
+    """Whether projects that hold nothing yet are encrypted in the object store, by keys that `data.key` opens."""
+    audit_days: float = 365.0
+    """How long it is known who read and changed data."""
     data_grace_seconds: float = 86_400.0
     """How long the bytes of what was deleted are kept."""
     database_url: str = ""

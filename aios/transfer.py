@@ -11,12 +11,15 @@ from pathlib import Path
 
 import httpx
 
+from aios import redact, sse
 from aios.errors import AiosError, DataLoss, FailedPrecondition, Unavailable
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT = httpx.Timeout(30.0)  # for connecting and for each read or write, not for the whole file
 TRIES = 4
 PAUSE_SECONDS = 0.25  # before the second try; doubles each time
+
+redact.hide_signatures()
 
 Progress = Callable[[int], None]
 """Told the number of bytes moved since it was last told; negative when a try starts over."""
@@ -82,9 +85,18 @@ async def upload_part(
 
 
 async def download(
-    http: httpx.AsyncClient, url: str, sha256: str, size: int, target: Path, progress: Progress | None = None
+    http: httpx.AsyncClient,
+    url: str,
+    sha256: str,
+    size: int,
+    target: Path,
+    progress: Progress | None = None,
+    key: bytes = b"",
 ) -> None:
     """GET a file into `target`, which exists afterwards whole and right, or not at all.
+
+    Args:
+        key: What it is encrypted with in the store.
 
     Raises:
         DataLoss: the bytes are not those that were registered.
@@ -97,7 +109,8 @@ async def download(
     async def once(moved: Progress) -> None:
         got, received = hashlib.sha256(), 0
         # `identity`: a proxy that compressed would change the length, and a bomb would unpack here.
-        async with http.stream("GET", url, headers={"accept-encoding": "identity"}) as answer:
+        wanted = {"accept-encoding": "identity", **sse.headers(key)}
+        async with http.stream("GET", url, headers=wanted) as answer:
             answer.raise_for_status()
             with partial.open("wb") as out:
                 async for chunk in answer.aiter_raw(CHUNK_BYTES):
@@ -117,7 +130,9 @@ async def download(
         partial.unlink(missing_ok=True)
 
 
-async def read_range(http: httpx.AsyncClient, url: str, offset: int, size: int, name: str) -> bytes:
+async def read_range(
+    http: httpx.AsyncClient, url: str, offset: int, size: int, name: str, key: bytes = b""
+) -> bytes:
     """GET a range of an object, into memory. The caller checks what it holds.
 
     Raises:
@@ -130,6 +145,7 @@ async def read_range(http: httpx.AsyncClient, url: str, offset: int, size: int, 
     async def once(moved: Progress) -> None:
         nonlocal got
         wanted = {"accept-encoding": "identity", "range": f"bytes={offset}-{offset + size - 1}"}
+        wanted |= sse.headers(key)
         answer = await http.get(url, headers=wanted)
         answer.raise_for_status()
         got = answer.content

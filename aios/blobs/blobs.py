@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import urllib3
 from minio import Minio
-from minio.commonconfig import CopySource
 from minio.error import InvalidResponseError, S3Error, ServerError
 
+from aios import sse
 from aios.blobs import multipart
 from aios.blobs.barrier import Barrier
 from aios.blobs.errors import BlobChanged, BlobMissing, ObjectStoreUnavailable, ObjectStoreUnfit
+from aios.blobs.keyring import Keyring, not_empty, project_of
 from aios.blobs.presign import Credentials, Presigned, presign
 from aios.config import Settings
 from aios.runtime.clock import Clock, SystemClock
@@ -89,6 +90,13 @@ class Blobs:
         )
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
         self._barrier = Barrier(settings.s3_directory)
+        self._ring = Keyring(
+            settings.secret("data.key"),
+            self._read_plain,
+            self._put_plain,
+            self._is_empty,
+            settings.encrypt_data,
+        )
 
     @classmethod
     async def open(cls, settings: Settings, clock: Clock | None = None) -> Self:
@@ -112,8 +120,28 @@ class Blobs:
         await asyncio.to_thread(self._threads.shutdown)
         self._http.clear()
 
+    async def ready(self, project: str, *, write: bool = False) -> None:
+        """Learn how a project is encrypted, ahead of requests that are presigned; decide it where one is to write.
+
+        Raises:
+            MasterKeyMissing
+        """
+        await self._call(lambda: self._ring.settle(project) if write else self._ring.load(project))
+
+    async def encrypt(self, project: str) -> None:
+        """Have everything of a project that holds nothing encrypted from now on.
+
+        Raises:
+            DataEncrypted: it holds something.
+            ObjectStoreUnfit: the server does not encrypt by keys that it is given.
+            MasterKeyMissing
+        """
+        await self._call(self._probe_encryption)
+        if not await self._call(lambda: self._ring.settle(project, encrypt=True)):
+            raise not_empty(project)
+
     def presigned_put(self, key: str, sha256: str, size_bytes: int) -> Presigned:
-        """A request that stores exactly this content under `key`, once.
+        """A request that stores exactly this content under `key`, once. The project is `ready`.
 
         Length and checksum are signed. A server may still ignore the checksum: hash what arrived before you trust it.
         """
@@ -121,12 +149,17 @@ class Blobs:
             "Content-Length": str(size_bytes),
             "If-None-Match": "*",
             "x-amz-checksum-sha256": _checksum(sha256),
+            **self._sealing(key),
         }
         return self._presign(self._endpoint_of_caller(), "PUT", key, headers)
 
     def presigned_get(self, key: str) -> Presigned:
-        """A request that reads `key`. Whether it exists is not looked up."""
-        return self._presign(self._endpoint_of_caller(), "GET", key)
+        """A request that reads `key`, whose project is `ready`. Whether it exists is not looked up."""
+        return self._presign(self._endpoint_of_caller(), "GET", key, sse.headers(self._ring.key_of(key)))
+
+    def key_of(self, key: str) -> bytes:
+        """What an object is encrypted with, for whoever may read it; empty for one that is not."""
+        return self._ring.key_of(key) or b""
 
     def _endpoint_of_caller(self) -> str:
         """Jobs run where the services do, and reach the store as they do; people may reach it by another address."""
@@ -165,7 +198,8 @@ class Blobs:
         """
 
         def put() -> bool:
-            stored = self._put_if_absent(key, data)
+            self._settle(key)
+            stored = self._put_if_absent(key, data, self._ring.key_of(key))
             self._barrier.sync()
             return stored
 
@@ -177,10 +211,10 @@ class Blobs:
         Raises:
             BlobMissing, BlobChanged: the source is gone, or is another.
         """
-        origin = CopySource(self._bucket, source, match_etag=etag)
 
         def copy() -> None:
-            self._s3.copy_object(self._bucket, target, origin)
+            self._settle(target)
+            self._copy(source, target, etag)
             self._barrier.sync()
 
         await self._call(copy)
@@ -199,11 +233,17 @@ class Blobs:
 
     async def begin_multipart(self, key: str) -> str:
         """Begin an upload in parts. Returns the server's name of it."""
-        return await self._call(lambda: multipart.begin(self._http, self._sign, key))
+
+        def begin() -> str:
+            self._settle(key)
+            return multipart.begin(self._http, self._sign, key, sse.headers(self._ring.key_of(key)))
+
+        return await self._call(begin)
 
     def presigned_part(self, key: str, upload: str, number: int, sha256: str, size_bytes: int) -> Presigned:
-        """A request that stores exactly this content as one part. It may be sent again."""
+        """A request that stores exactly this content as one part. It may be sent again. The project is `ready`."""
         headers = {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": _checksum(sha256)}
+        headers |= self._sealing(key)
         parameters = {"partNumber": str(number), "uploadId": upload}
         return self._presign(self._endpoint_of_caller(), "PUT", key, headers, parameters)
 
@@ -233,13 +273,13 @@ class Blobs:
         await self._call(lambda: multipart.abort(self._http, self._sign, key, upload))
 
     def _stat(self, key: str) -> Entry:
-        found = self._s3.stat_object(self._bucket, key)
+        found = self._s3.stat_object(self._bucket, key, extra_headers=dict(self._opening(key)))
         assert found.size is not None
         assert found.last_modified is not None
         return Entry(key, found.size, found.etag or "", found.last_modified)
 
     def _read_digest(self, key: str) -> Content:
-        response = self._s3.get_object(self._bucket, key)
+        response = self._s3.get_object(self._bucket, key, request_headers=dict(self._opening(key)))
         try:
             digest, size = hashlib.sha256(), 0
             for piece in response.stream(READ_BYTES, decode_content=False):
@@ -251,7 +291,7 @@ class Blobs:
             response.release_conn()
 
     def _get(self, key: str, bytes_max: int) -> bytes:
-        response = self._s3.get_object(self._bucket, key)
+        response = self._s3.get_object(self._bucket, key, request_headers=dict(self._opening(key)))
         try:
             data = response.read(bytes_max + 1)
         finally:
@@ -261,7 +301,62 @@ class Blobs:
             raise ValueError(f"{key} is larger than {bytes_max} bytes")
         return data
 
-    def _put_if_absent(self, key: str, data: bytes) -> bool:
+    def _copy(self, source: str, target: str, etag: str) -> None:
+        # The SDK names keys on connections with TLS alone; a store beside us has none.
+        headers = {
+            "x-amz-copy-source": quote(f"/{self._bucket}/{source}"),
+            "x-amz-copy-source-if-match": f'"{etag}"',
+            **sse.headers(self._ring.key_of(source), sse.SOURCE_PREFIX),
+            **sse.headers(self._ring.key_of(target)),
+        }
+        request = self._presign(self._endpoint, "PUT", target, headers)
+        response = self._http.request("PUT", request.url, headers=dict(request.headers))
+        # The status is sent before the work is done: an error may come behind it.
+        if response.status == 412:
+            raise BlobChanged(f"{source} changed meanwhile: read it again.", key=source)
+        if response.status == 404:
+            raise BlobMissing(f"Nothing is stored under {source}.", key=source)
+        if response.status != 200 or b"<Error>" in response.data:
+            raise ObjectStoreUnavailable(
+                f"The object store refused a copy: HTTP {response.status}.", key=source
+            )
+
+    def _opening(self, key: str) -> Mapping[str, str]:
+        """What a request that reads an object sends."""
+        project = project_of(key)
+        if project is not None:
+            self._ring.load(project)
+        return sse.headers(self._ring.key_of(key))
+
+    def _settle(self, key: str) -> None:
+        project = project_of(key)
+        if project is not None:
+            self._ring.settle(project)
+
+    def _sealing(self, key: str) -> Mapping[str, str]:
+        """What a request that writes an object sends."""
+        if not self._ring.is_settled(key):
+            raise RuntimeError(f"{key} is written before its project is ready")
+        return sse.headers(self._ring.key_of(key))
+
+    def _read_plain(self, key: str) -> bytes | None:
+        try:
+            return self._get(key, SMALL_BYTES_MAX)
+        except S3Error as error:
+            if error.code != "NoSuchKey":
+                raise
+            return None
+
+    def _put_plain(self, key: str, data: bytes) -> bool:
+        stored = self._put_if_absent(key, data)
+        self._barrier.sync()
+        return stored
+
+    def _is_empty(self, project: str) -> bool:
+        prefixes = (f"projects/{project}/", f"staging/{project}/")
+        return all(next(iter(self._entries(prefix)), None) is None for prefix in prefixes)
+
+    def _put_if_absent(self, key: str, data: bytes, sealed: bytes | None = None) -> bool:
         # The SDK has no conditional write; a request presigned for ourselves is one.
         request = presign(
             "PUT",
@@ -271,7 +366,7 @@ class Blobs:
             region=self._region,
             now=self._clock.now(),
             lifetime=URL_LIFETIME,
-            headers={"If-None-Match": "*"},
+            headers={"If-None-Match": "*", **sse.headers(sealed)},
         )
         response = self._http.request("PUT", request.url, body=data, headers=dict(request.headers))
         # 409: another conditional PUT of the key is under way, so a retry decides; 412: the key has an object.
@@ -295,8 +390,10 @@ class Blobs:
         names = [each.object_name for each in found if each.object_name and each.is_dir]
         return [name.removeprefix(prefix).rstrip("/") for name in names]
 
-    def _sign(self, method: str, key: str, parameters: Mapping[str, str]) -> Presigned:
-        return self._presign(self._endpoint, method, key, parameters=parameters)
+    def _sign(
+        self, method: str, key: str, parameters: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> Presigned:
+        return self._presign(self._endpoint, method, key, headers, parameters)
 
     def _presign(
         self,
@@ -360,6 +457,24 @@ class Blobs:
             raise ObjectStoreUnfit(
                 f"The object store at {self._endpoint} ignores `If-None-Match: *` on PUT, so two writers could both "
                 "win. Use a server that honours conditional writes: SeaweedFS 4, MinIO of 2024 or newer, Amazon S3.",
+                endpoint=self._endpoint,
+            )
+
+    def _probe_encryption(self) -> None:
+        """Whether the server encrypts by a key that it is given, and asks for it again."""
+        key, secret = f"probe/{secrets.token_hex(8)}", secrets.token_bytes(sse.KEY_BYTES)
+        try:
+            self._put_if_absent(key, b"1", secret)
+            opened = self._presign(self._endpoint, "GET", key, sse.headers(secret))
+            closed = self._presign(self._endpoint, "GET", key)
+            answers = [
+                self._http.request("GET", each.url, headers=dict(each.headers)) for each in (opened, closed)
+            ]
+        finally:
+            self._s3.remove_object(self._bucket, key)
+        if (answers[0].status, answers[0].data) != (200, b"1") or answers[1].status == 200:
+            raise ObjectStoreUnfit(
+                f"The object store at {self._endpoint} does not encrypt by keys that it is given (SSE-C).",
                 endpoint=self._endpoint,
             )
 

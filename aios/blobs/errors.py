@@ -21,6 +21,18 @@ class ObjectStoreUnfit(FailedPrecondition):
     reason = "OBJECT_STORE_UNFIT"
 
 
+class DataEncrypted(FailedPrecondition):
+    """Whether a project's data is encrypted is decided when its first object is stored, and stays."""
+
+    reason = "DATA_ENCRYPTION_DECIDED"
+
+
+class MasterKeyMissing(FailedPrecondition):
+    """The key that opens the keys of projects is not here, or is another one."""
+
+    reason = "MASTER_KEY_MISSING"
+
+
 class ObjectStoreUnavailable(Unavailable):
     """The object store does not answer, or refuses our credentials."""
 

@@ -14,8 +14,9 @@ import urllib3
 from aios.blobs.errors import BlobMissing, ObjectStoreUnavailable
 from aios.blobs.presign import Presigned
 
-Sign = Callable[[str, str, Mapping[str, str]], Presigned]
-"""Method, key and query parameters to a request that we send ourselves."""
+Headers = Mapping[str, str]
+Sign = Callable[[str, str, Mapping[str, str], Headers], Presigned]
+"""Method, key, query parameters and headers to a request that we send ourselves."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class PartEntry:
     etag: str
 
 
-def begin(http: urllib3.PoolManager, sign: Sign, key: str) -> str:
-    """Begin an upload. Returns the server's name of it."""
-    answer = _call(http, sign("POST", key, {"uploads": ""}), key)
+def begin(http: urllib3.PoolManager, sign: Sign, key: str, headers: Headers) -> str:
+    """Begin an upload, with what says how it is encrypted. Returns the server's name of it."""
+    answer = _call(http, sign("POST", key, {"uploads": ""}, headers), key)
     return _text(answer, "UploadId")
 
 
@@ -44,7 +45,7 @@ def parts(http: urllib3.PoolManager, sign: Sign, key: str, upload: str) -> list[
     marker = "0"
     while True:
         query = {"uploadId": upload, "max-parts": "1000", "part-number-marker": marker}
-        answer = _call(http, sign("GET", key, query), key)
+        answer = _call(http, sign("GET", key, query, {}), key)
         found += [
             PartEntry(
                 int(_text(part, "PartNumber")), int(_text(part, "Size")), _text(part, "ETag").strip('"')
@@ -70,7 +71,7 @@ def complete(
         part = Xml.SubElement(root, "Part")
         Xml.SubElement(part, "PartNumber").text = str(entry.number)
         Xml.SubElement(part, "ETag").text = f'"{entry.etag}"'
-    answer = _call(http, sign("POST", key, {"uploadId": upload}), key, Xml.tostring(root))
+    answer = _call(http, sign("POST", key, {"uploadId": upload}, {}), key, Xml.tostring(root))
     # The status is sent before the work is done: an error may come behind it.
     if _tag(answer) == "Error":
         raise ObjectStoreUnavailable(f"The object store refused: {_text(answer, 'Code', '')}.", key=key)
@@ -79,7 +80,7 @@ def complete(
 def abort(http: urllib3.PoolManager, sign: Sign, key: str, upload: str) -> None:
     """Throw away what is there of an upload. One that is not there is no error."""
     try:
-        _call(http, sign("DELETE", key, {"uploadId": upload}), key)
+        _call(http, sign("DELETE", key, {"uploadId": upload}, {}), key)
     except BlobMissing:
         return
 

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote, urlsplit
 
+from aios import redact
+
 ALGORITHM = "AWS4-HMAC-SHA256"
+redact.hide_signatures()
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,20 @@ REINDEXED: Columns = {
     "ENTRIES": lambda r: r.entries,
     "BLOBS": lambda r: r.blobs,
 }
+ENCRYPTION: Columns = {"ENCRYPTED": lambda e: "yes" if e.encrypted else "no"}
 
 
 @click.group(cls=Noun)
 def data() -> None:
     """Upkeep of the data service, for operators."""
+
+
+@data.command()
+@common
+def encrypt() -> None:
+    """Have everything of the project encrypted in the object store. It must hold nothing yet, and stays encrypted."""
+    with connected() as client:
+        output.emit(client.privacy.encrypt(), ENCRYPTION)
 
 
 @data.command()

@@ -1,4 +1,4 @@
-"""`aios dataset`: push, import, pull, checkout, list, get, show, versions, diff, log, branch, tag, rm."""
+"""`aios dataset`: push, import, export, pull, checkout, list, get, show, versions, diff, log, branch, tag, delete, erase."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from aios.cli.progress import Transfer
 
 if TYPE_CHECKING:
     from aios.client import Client
+    from aios.client.erasure import Erased
 
 DATASET: Columns = {
     "NAME": lambda d: leaf(d.name),
@@ -83,26 +84,53 @@ def push(name: str, source: Path, message: str, branch: str, scan: bool) -> None
 
 @dataset.command("import")
 @click.argument("name")
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source")
 @click.option(
     "-f", "--format", "format_", default="", help="csv, jsonl, images …; found from SOURCE otherwise."
 )
 @click.option("-m", "--message", default="", help="Why this version was made.")
+@click.option("--s3-region", default="us-east-1", show_default=True, help="Where an s3:// bucket lies.")
+@click.option("--s3-endpoint", default="", help="Another S3 server than Amazon's: https://s3.example.org.")
+@click.option(
+    "--s3-credentials",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON with `access_key` and `secret_key`; without it, what is public can be read.",
+)
 @click.option("--scan", is_flag=True, help="Look for personal data in it, by a job: see `aios dataset show`.")
 @common
-def import_(name: str, source: Path, format_: str, message: str, scan: bool) -> None:
+def import_(
+    name: str,
+    source: str,
+    format_: str,
+    message: str,
+    s3_region: str,
+    s3_endpoint: str,
+    s3_credentials: Path | None,
+    scan: bool,
+) -> None:
     """Make the records of a file or folder into shards that train fast, as the next version of NAME.
 
-    Takes CSV, TSV, JSON lines, Parquet, Arrow, a folder of images by class, IDX (MNIST) and WebDataset tar.
+    Takes CSV, TSV, JSON lines, Parquet, Arrow, a folder of images by class, COCO, a folder that Hugging Face `datasets`
+    saved, IDX (MNIST) and WebDataset tar; also behind https:// and s3://, where the host must be a public one.
     """
     import tempfile
 
+    from aios.blobs.presign import Credentials
     from aios.formats import import_shards
+    from aios.formats.remote import Bucket, Fetcher, is_remote
 
-    with tempfile.TemporaryDirectory(prefix="aios-import-") as scratch:
-        import_shards(source, Path(scratch), format_)
+    with tempfile.TemporaryDirectory(prefix="aios-import-") as folder:
+        scratch = Path(folder, "shards")
+        if is_remote(source):
+            keys = Credentials.load(s3_credentials) if s3_credentials else None
+            fetched = Path(folder, "fetched")
+            fetched.mkdir()
+            found = Fetcher().fetch(source, fetched, Bucket(s3_endpoint, s3_region, keys))
+        elif not (found := Path(source)).exists():
+            raise click.UsageError(f"No file or folder {source!r}.")
+        import_shards(found, scratch, format_)
         with connected() as client, Transfer() as transfer:
-            version = client.datasets.push(name, Path(scratch), message=message, progress=transfer.report)
+            version = client.datasets.push(name, scratch, message=message, progress=transfer.report)
             if scan:
                 _scan(client, version.name)
     output.emit(version, VERSION)
@@ -125,14 +153,48 @@ def pull(name: str, destination: Path) -> None:
 @dataset.command()
 @click.argument("name")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "-f",
+    "--format",
+    "format_",
+    type=click.Choice(["coco", "huggingface"]),
+    required=True,
+    help="What is written.",
+)
 @common
-def checkout(name: str, directory: Path) -> None:
+def export(name: str, directory: Path, format_: str) -> None:
+    """Write the records of NAME, or of one version, into an empty DIRECTORY in a format that other tools read.
+
+    coco takes images; huggingface is what `datasets.load_from_disk` reads.
+    """
+    import tempfile
+
+    from aios.formats import export_shards
+
+    if directory.exists() and any(directory.iterdir()):
+        raise click.UsageError(f"{str(directory)!r} is not empty.")
+    with tempfile.TemporaryDirectory(prefix="aios-export-") as scratch:
+        with connected() as client, Transfer() as transfer:
+            files = client.datasets.pull(name, scratch, progress=transfer.report)
+        export_shards(files, directory, format_)
+    made = sorted(str(each.relative_to(directory)) for each in directory.rglob("*") if each.is_file())
+    output.emit_data(
+        {"directory": str(directory), "files": len(made)}, [[str(directory), f"{len(made)} files"]]
+    )
+
+
+@dataset.command()
+@click.argument("name")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Give up what was changed in DIRECTORY and not pushed.")
+@common
+def checkout(name: str, directory: Path, force: bool) -> None:
     """Make a directory hold exactly one version of NAME, to be changed and pushed.
 
-    What was changed in it and not pushed is lost.
+    Refused where something was changed in it and not pushed.
     """
     with connected() as client, Transfer() as transfer:
-        version = client.datasets.checkout(name, directory, progress=transfer.report)
+        version = client.datasets.checkout(name, directory, force=force, progress=transfer.report)
     output.emit(version, VERSION)
 
 
@@ -253,6 +315,91 @@ def delete(name: str, dry_run: bool) -> None:
     """
     with connected() as client:
         output.emit(client.datasets.delete(name, dry_run=dry_run), DELETION)
+
+
+@dataset.command()
+@click.argument("name")
+@click.option(
+    "-w", "--where", multiple=True, metavar="COLUMN=VALUE", help="Rows with this value; may be repeated."
+)
+@click.option(
+    "--ids-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rows whose --column has one of these values, a line each.",
+)
+@click.option("--column", default="", help="Column that the values of --ids-file are of.")
+@click.option(
+    "-f", "--file", "files", multiple=True, metavar="PATTERN", help="Whole files, such as 'faces/17_*'."
+)
+@click.option("--reason", default="", help="Why, for the log. Name nobody in it.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say which versions hold it, and change nothing.")
+@common
+def erase(
+    name: str,
+    where: tuple[str, ...],
+    ids_file: Path | None,
+    column: str,
+    files: tuple[str, ...],
+    reason: str,
+    dry_run: bool,
+) -> None:
+    """Forget rows or files of NAME, in every version: aios dataset erase people -w email=ada@example.org
+
+    Versions that branches and tags name are made again without them. Every version that held them is removed, and its
+    bytes are collected when the time of grace ends. Says what was made from those versions.
+    """
+    values: dict[str, set[str]] = {}
+    for each in where:
+        key, sign, value = each.partition("=")
+        if not sign or not key:
+            raise click.UsageError(f"--where takes COLUMN=VALUE, not {each!r}.")
+        values.setdefault(key, set()).add(value)
+    if (ids_file is None) != (not column):
+        raise click.UsageError("--ids-file and --column go together.")
+    if ids_file is not None:
+        lines = ids_file.read_text(encoding="utf-8").splitlines()
+        values.setdefault(column, set()).update(line.strip() for line in lines if line.strip())
+    if not any(values.values()) and not files:
+        raise click.UsageError("Say what is to go: --where, --ids-file or --file.")
+    with connected() as client, Transfer() as transfer:
+        erased = client.datasets.erase(
+            name, values, files, reason=reason, dry_run=dry_run, progress=transfer.report
+        )
+    _show_erased(erased, dry_run)
+
+
+def _show_erased(erased: "Erased", dry_run: bool) -> None:
+    told = erased.erasure
+    data = {
+        "rows": erased.rows,
+        "versions": list(told.versions),
+        "replacements": dict(erased.replacements),
+        "derived": list(told.derived),
+        "holders": list(told.holders),
+        "unsearched": list(erased.unsearched),
+        "freed_bytes": told.deletion.freed_bytes,
+        "purge_time": told.deletion.purge_time.ToJsonString() if not dry_run and told.versions else "",
+    }
+    lines: list[list[object]] = [
+        ["rows", erased.rows],
+        ["freed", size(told.deletion.freed_bytes)],
+        ["collected", data["purge_time"]],
+    ]
+    for what, names in (("versions", told.versions), ("derived", told.derived), ("holders", told.holders)):
+        lines += [[what if number == 0 else "", short(each)] for number, each in enumerate(names)]
+    lines += [["replaced", f"{short(old)} by {short(new)}"] for old, new in erased.replacements.items()]
+    output.emit_data(data, lines)
+    if output.shared().output != "table":
+        return
+    if erased.unsearched:
+        some = ", ".join(erased.unsearched[:3])
+        output.notice(
+            f"{len(erased.unsearched)} files have no rows that are known, such as {some}: see --file."
+        )
+    if told.holders:
+        output.notice("The holders need the same content: it stays until they are gone too.")
+    if told.derived:
+        output.notice("What was made from those versions may still know it: look at each under `derived`.")
 
 
 def _scan(client: "Client", version: str) -> None:

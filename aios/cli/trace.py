@@ -1,5 +1,6 @@
 """`aios trace` and `aios lineage`."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,10 +41,20 @@ def trace(trace_id: str, limit: int, every: bool) -> None:
 
 @click.command()
 @click.argument("resource")
-@click.option("--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True)
+@click.option(
+    "--direction",
+    type=click.Choice(["up", "down", "both"]),
+    default="both",
+    show_default=True,
+    help="To its sources, or to what was made of it.",
+)
 @common
 def lineage(resource: str, direction: str) -> None:
     """What a resource came from, and what came from it: aios lineage deployments/digits."""
+    if output.shared().output == OPENLINEAGE:
+        with connected() as client:
+            click.echo(json.dumps(client.lineage.openlineage(resource, direction), indent=2))
+        return
     with connected() as client:
         edges = client.lineage.get(resource, direction)
     if output.shared().output != "table":
@@ -54,6 +65,11 @@ def lineage(resource: str, direction: str) -> None:
         )
     else:
         output.console().print(tree(edges, resource))
+
+
+OPENLINEAGE = "openlineage"
+_forms = next(each for each in lineage.params if each.name == "output")
+_forms.type = click.Choice([*_forms.type.choices, OPENLINEAGE])  # type: ignore[attr-defined]
 
 
 def draw(spans: Iterable[Any], console: Any, *, every: bool = False) -> None:

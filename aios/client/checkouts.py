@@ -4,6 +4,12 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aios import transfer
+
+if TYPE_CHECKING:
+    from aios.trees.tree import Tree
 
 MARK = ".aios-dataset.json"
 """In such a directory: what it was checked out from."""
@@ -28,6 +34,28 @@ class Mark:
     def write(self, folder: Path) -> None:
         """Set the mark of a directory."""
         (folder / MARK).write_text(json.dumps(asdict(self)))
+
+
+def edits(folder: Path, before: "Tree", after: "Tree") -> list[str]:
+    """What was changed in a directory since a version was checked out, and would be lost with another one: `~` changed,
+    `+` added, `-` removed, then the path.
+
+    Files that are as the other version has them are no edits: a checkout that was cut off can be begun again.
+    """
+    old, new = ({leaf.path: leaf.sha256 for leaf in tree.leaves()} for tree in (before, after))
+    found, there = [], set[str]()
+    for root, _, names in os.walk(folder):
+        for file in (Path(root, name) for name in names):
+            path = file.relative_to(folder).as_posix()
+            there.add(path)
+            if path == MARK or (file.name.startswith(".") and file.name.endswith(".partial")):
+                continue
+            known = {old.get(path), new.get(path)} - {None}
+            if not file.is_file() or file.is_symlink() or not known or transfer.digest(file)[0] not in known:
+                found.append((path, "~" if path in old else "+"))
+    # What the other version lacks too stays away.
+    found += [(path, "-") for path in old.keys() & new.keys() - there]
+    return [f"{sign} {path}" for path, sign in sorted(found)]
 
 
 def prune(folder: Path, kept: set[Path]) -> None:

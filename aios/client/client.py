@@ -17,6 +17,7 @@ from aios.client.jobs import Jobs
 from aios.client.models import Lineage, Models
 from aios.client.monitoring import Monitoring
 from aios.client.predictions import Prediction, Predictions
+from aios.client.privacy import Privacy
 from aios.client.queues import Queues
 from aios.client.runs import Runs
 from aios.client.sweeps import Sweeps
@@ -80,6 +81,10 @@ class AsyncClient:
     @cached_property
     def lineage(self) -> Lineage:
         return Lineage(self._connection)
+
+    @cached_property
+    def privacy(self) -> Privacy:
+        return Privacy(self._connection)
 
     @cached_property
     def jobs(self) -> Jobs:

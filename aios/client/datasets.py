@@ -3,27 +3,30 @@
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aios import sse
 from aios.client import transfer
-from aios.client.checkouts import MARK, Mark, prune
+from aios.client.checkouts import MARK, Mark, edits, prune
 from aios.client.connection import Connection, pages, request_id
 from aios.client.pull import pull
 from aios.client.push import push_files
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2 as pb
-from aios.data.v1 import data_service_pb2_grpc, dataset_pb2
+from aios.data.v1 import data_service_pb2_grpc, dataset_pb2, privacy_service_pb2_grpc
 from aios.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from aios.names import DatasetName, DatasetVersionName
 
 if TYPE_CHECKING:
+    from aios.client.erasure import Erased
     from aios.trees.tree import Leaf, Tree
 
 INDEX_FROM = 1_000
 """Files from which a version lists them in an index, not in the request."""
+EDITS_NAMED_MAX = 10
 COMMIT_SECONDS = 60.0
 REINDEX_SECONDS = 600.0
 
@@ -118,20 +121,31 @@ class Datasets:
         return found
 
     async def checkout(
-        self, name: str, destination: str | Path, *, progress: transfer.Report | None = None
+        self,
+        name: str,
+        destination: str | Path,
+        *,
+        force: bool = False,
+        progress: transfer.Report | None = None,
     ) -> dataset_pb2.DatasetVersion:
-        """Make a directory hold exactly one version, and remember which: `push` from it goes on from there. What was
-        changed in it and not pushed is lost.
+        """Make a directory hold exactly one version, and remember which: `push` from it goes on from there.
+
+        Args:
+            force: Give up what was changed in it and not pushed.
 
         Raises:
-            FailedPrecondition: the directory holds files and is no checkout, so something could be lost.
+            FailedPrecondition: the directory holds files and is no checkout, or what would be lost was changed in it.
         """
         version, folder = await self.version(name), Path(destination)
-        if folder.exists() and any(folder.iterdir()) and Mark.read(folder) is None:
-            raise FailedPrecondition(
-                f"{str(folder)!r} holds files and is no checkout: name an empty directory.",
-                reason="NO_CHECKOUT",
-            )
+        mark = Mark.read(folder)
+        if folder.exists() and any(folder.iterdir()):
+            if mark is None:
+                raise FailedPrecondition(
+                    f"{str(folder)!r} holds files and is no checkout: name an empty directory.",
+                    reason="NO_CHECKOUT",
+                )
+            if not force:
+                await self._require_unchanged(folder, mark, version.name)
         ref = self.version_name(name).version.removeprefix("@")
         dataset = await self.get(str(self.version_name(version.name).parent))
         await self._hold(version.name, ref if ref in dataset.branches else "", folder, progress)
@@ -163,6 +177,32 @@ class Datasets:
         dataset = str(self._connection.name(DatasetName, name))
         return await self._stub.DeleteDatasetRef(
             pb.DeleteDatasetRefRequest(dataset=dataset, ref=ref.removeprefix("@"))
+        )
+
+    async def erase(
+        self,
+        name: str,
+        values: Mapping[str, Collection[str]],
+        paths: Sequence[str] = (),
+        *,
+        reason: str = "",
+        dry_run: bool = False,
+        progress: transfer.Report | None = None,
+    ) -> "Erased":
+        """Make rows by their values in columns, and files by patterns, be forgotten: see `aios.client.erasure`."""
+        from aios.client.erasure import erase
+
+        privacy = privacy_service_pb2_grpc.PrivacyServiceStub(self._connection.channel)
+        return await erase(
+            self,
+            self._store,
+            name,
+            values,
+            paths,
+            privacy=privacy,
+            reason=reason,
+            dry_run=dry_run,
+            report=progress,
         )
 
     async def delete(self, name: str, *, dry_run: bool = False) -> pb.Deletion:
@@ -229,12 +269,30 @@ class Datasets:
         if not found.index_sha256:
             return Tree.of(Leaf(file.path, file.sha256, file.size_bytes) for file in found.files)
         request = pb.ListDownloadsRequest(parent=found.name, page_size=1)
-        url = (await self._stub.ListDownloads(request)).index_url
-        answer = await self._store.http.get(url)
+        listed = await self._stub.ListDownloads(request)
+        answer = await self._store.http.get(
+            listed.index_url, headers=sse.headers(listed.index_encryption_key)
+        )
         answer.raise_for_status()
         if hashlib.sha256(answer.content).hexdigest() != found.index_sha256:
             raise DataLoss(f"The index of {found.name} is not the one registered.")
         return await asyncio.to_thread(Tree.decode, answer.content)
+
+    async def _require_unchanged(self, folder: Path, mark: Mark, version: str) -> None:
+        from aios.trees.tree import Tree
+
+        try:
+            before = await self.tree(f"{mark.dataset}/versions/{mark.version}")
+        except NotFound:  # deleted since: what is left of it cannot be told from edits
+            before = Tree.of(())
+        changed = await asyncio.to_thread(edits, folder, before, await self.tree(version))
+        if changed:
+            more = f", and {len(changed) - EDITS_NAMED_MAX} more" if len(changed) > EDITS_NAMED_MAX else ""
+            raise FailedPrecondition(
+                f"{str(folder)!r} was changed since {mark.version} was checked out: "
+                f"{', '.join(changed[:EDITS_NAMED_MAX])}{more}. Push it, or give it up with --force.",
+                reason="CHECKOUT_CHANGED",
+            )
 
     async def _hold(self, version: str, branch: str, folder: Path, progress: transfer.Report | None) -> None:
         """Make a directory hold exactly one version, and mark it."""

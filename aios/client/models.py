@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from aios.client import signatures, transfer
+from aios.client import openlineage, signatures, transfer
 from aios.client.connection import Connection, pages, request_id
 from aios.client.pull import pull
 from aios.common.v1 import tensor_pb2
@@ -125,3 +127,9 @@ class Lineage:
         way = pb.GetLineageRequest.Direction.Value(f"DIRECTION_{direction.upper()}")
         request = pb.GetLineageRequest(parent=self._connection.project, resource=name, direction=way)
         return list((await self._stub.GetLineage(request)).edges)
+
+    async def openlineage(self, resource: str, direction: str = "both") -> list[dict[str, Any]]:
+        """The same as OpenLineage events, one for everything that ran."""
+        found = [(edge.source, edge.target) for edge in await self.get(resource, direction)]
+        address = self._connection.credentials.address
+        return [dict(each) for each in openlineage.events(found, address, datetime.now(UTC))]

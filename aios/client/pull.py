@@ -25,6 +25,7 @@ class _Span:
     offset: int
     size: int
     files: tuple[file_pb2.File, ...]
+    key: bytes
 
 
 async def pull(
@@ -68,13 +69,19 @@ async def _pull(
                 await _assemble(store, download, target, meter)
             else:
                 await transfer.download(
-                    store.http, download.url, file.sha256, file.size_bytes, target, meter.add
+                    store.http,
+                    download.url,
+                    file.sha256,
+                    file.size_bytes,
+                    target,
+                    meter.add,
+                    download.encryption_key,
                 )
             meter.add(0, 1)
 
     async def get_span(span: _Span) -> None:
         async with slots:
-            data = await transfer.read_range(store.http, span.url, span.offset, span.size, "a pack")
+            data = await transfer.read_range(store.http, span.url, span.offset, span.size, "a pack", span.key)
             await asyncio.to_thread(_split, span, data, destination)
             meter.add(span.size, len(span.files))
 
@@ -122,7 +129,12 @@ async def _assemble(store: Store, download: pb.Download, target: Path, meter: Me
                 for start in range(0, part.size_bytes, SPAN_BYTES_MAX):
                     size = min(SPAN_BYTES_MAX, part.size_bytes - start)
                     data = await transfer.read_range(
-                        store.http, part.url, part.offset_bytes + start, size, target.name
+                        store.http,
+                        part.url,
+                        part.offset_bytes + start,
+                        size,
+                        target.name,
+                        part.encryption_key,
                     )
                     digest.update(data)
                     out.write(data)
@@ -143,11 +155,12 @@ def _spans(packed: Iterable[pb.Download]) -> Iterator[_Span]:
             and (last.url, last.offset + last.size) == (part.url, part.offset_bytes)
             and last.size + part.size_bytes <= SPAN_BYTES_MAX
         ):
-            last = _Span(last.url, last.offset, last.size + part.size_bytes, (*last.files, each.file))
+            files = (*last.files, each.file)
+            last = _Span(last.url, last.offset, last.size + part.size_bytes, files, last.key)
             continue
         if last is not None:
             yield last
-        last = _Span(part.url, part.offset_bytes, part.size_bytes, (each.file,))
+        last = _Span(part.url, part.offset_bytes, part.size_bytes, (each.file,), part.encryption_key)
     if last is not None:
         yield last
 

@@ -141,7 +141,14 @@ class Transforms:
             if found[0].parts:
                 await pull(self._store, version, Path(scratch))
             else:
-                await download(self._store.http, found[0].url, file.sha256, file.size_bytes, target)
+                await download(
+                    self._store.http,
+                    found[0].url,
+                    file.sha256,
+                    file.size_bytes,
+                    target,
+                    key=found[0].encryption_key,
+                )
             return await asyncio.to_thread(target.read_bytes)
 
     def _version(self, name: str) -> str:

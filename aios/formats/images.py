@@ -29,7 +29,7 @@ def read_folder(folder: Path) -> Iterator["pa.RecordBatch"]:
     rows: list[tuple[str, bytes, int]] = []
     for number, name in enumerate(classes):
         for path in sorted((folder / name).iterdir()):
-            rows.append((f"{name}/{path.name}", _image(path), number))
+            rows.append((f"{name}/{path.name}", read_image(path), number))
             if sum(len(row[1]) for row in rows) >= BATCH_BYTES:
                 yield _batch(rows, schema)
                 rows = []
@@ -37,7 +37,12 @@ def read_folder(folder: Path) -> Iterator["pa.RecordBatch"]:
         yield _batch(rows, schema)
 
 
-def _image(path: Path) -> bytes:
+def read_image(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        InvalidArgument: it is none, or no regular file.
+    """
     if path.is_symlink() or not path.is_file():
         raise InvalidArgument.of("source", f"{str(path)!r} is no regular file")
     if path.stat().st_size > IMAGE_BYTES_MAX:

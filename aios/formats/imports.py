@@ -1,12 +1,12 @@
 """One entrance for every format, and the shards that they become."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from aios.errors import InvalidArgument
-from aios.formats import archives, idx, images, tables
+from aios.formats import archives, coco, huggingface, idx, images, tables
 
 SHARD_BYTES = 32 << 20
 SHARDS_MAX = 100_000
@@ -19,6 +19,8 @@ FORMATS: "dict[str, tuple[Read, str]]" = {
     "parquet": (tables.read_parquet, "Parquet"),
     "arrow": (tables.read_arrow, "an Arrow file or stream"),
     "images": (images.read_folder, "a folder of images, one folder for each class"),
+    "coco": (coco.read_folder, "images with a folder of COCO annotations"),
+    "huggingface": (huggingface.read_folder, "a folder that Hugging Face `datasets` saved"),
     "idx": (idx.read_folder, "a folder of IDX files, as MNIST has them"),
     "webdataset": (archives.read_webdataset, "tar archives of samples"),
 }
@@ -70,6 +72,37 @@ def import_shards(
     return made
 
 
+EXPORTS = {"coco": coco.write_folder, "huggingface": huggingface.write_folder}
+"""Name to writer."""
+
+
+def export_shards(shards: Sequence[Path], folder: Path, form: str) -> None:
+    """Write records as others read them, a shard at a time.
+
+    Args:
+        form: One of EXPORTS.
+
+    Raises:
+        InvalidArgument: they are no records, or of no kind that the format takes.
+    """
+    if form not in EXPORTS:
+        raise InvalidArgument.of("format", f"must be one of {', '.join(EXPORTS)}, not {form!r}")
+    found = sorted(path for path in shards if path.suffix == ".arrow")
+    if not found:
+        raise InvalidArgument.of("source", "holds no shards: make it with `aios dataset import`")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def tables_of() -> "Iterator[pa.Table]":
+        for path in found:
+            with pa.memory_map(str(path)) as source:
+                yield pa.ipc.open_file(source).read_all()
+
+    try:
+        EXPORTS[form](tables_of(), folder)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise InvalidArgument.of("source", f"cannot be written as {form}: {error}") from error
+
+
 def detect(source: Path) -> str:
     """The format that a source looks like.
 
@@ -78,6 +111,10 @@ def detect(source: Path) -> str:
     """
     if source.is_dir():
         names = [path.name for path in source.iterdir()]
+        if huggingface.is_saved(source):
+            return "huggingface"
+        if any((source / "annotations").glob("*.json")):
+            return "coco"
         if any("-ubyte" in name for name in names):
             return "idx"
         if any(name.endswith(".tar") for name in names):

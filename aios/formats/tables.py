@@ -28,13 +28,13 @@ def read_tsv(path: Path) -> Iterator["pa.RecordBatch"]:
 def read_jsonl(path: Path) -> Iterator["pa.RecordBatch"]:
     """A JSON object a line."""
     options = pyarrow.json.ReadOptions(block_size=BLOCK_BYTES)
-    yield from _checked(pyarrow.json.open_json(path, read_options=options), path)
+    yield from checked(pyarrow.json.open_json(path, read_options=options), path)
 
 
 def read_parquet(path: Path) -> Iterator["pa.RecordBatch"]:
     """Parquet, a part of a row group at a time."""
     with pyarrow.parquet.ParquetFile(path) as file:
-        yield from _checked(file.iter_batches(BATCH_ROWS), path)
+        yield from checked(file.iter_batches(BATCH_ROWS), path)
 
 
 def read_arrow(path: Path) -> Iterator["pa.RecordBatch"]:
@@ -44,19 +44,20 @@ def read_arrow(path: Path) -> Iterator["pa.RecordBatch"]:
             file = pa.ipc.open_file(source)
         except pa.ArrowInvalid:
             source.seek(0)
-            yield from _checked(pa.ipc.open_stream(source), path)
+            yield from checked(pa.ipc.open_stream(source), path)
             return
-        yield from _checked((file.get_batch(number) for number in range(file.num_record_batches)), path)
+        yield from checked((file.get_batch(number) for number in range(file.num_record_batches)), path)
 
 
 def _delimited(path: Path, delimiter: str) -> Iterator["pa.RecordBatch"]:
     # One thread: with more, an error does not know its row.
     reading = pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
     parsing = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    yield from _checked(pyarrow.csv.open_csv(path, reading, parsing), path)
+    yield from checked(pyarrow.csv.open_csv(path, reading, parsing), path)
 
 
-def _checked(batches: Iterator["pa.RecordBatch"], path: Path) -> Iterator["pa.RecordBatch"]:
+def checked(batches: Iterator["pa.RecordBatch"], path: Path) -> Iterator["pa.RecordBatch"]:
+    """The same, each looked through: what Arrow maps it does not check by itself."""
     rows = 0
     for batch in batches:
         if batch.num_columns > COLUMNS_MAX:

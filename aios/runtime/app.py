@@ -15,6 +15,7 @@ from aios.config import Settings, unknown_variables, variable_of
 from aios.errors import AiosError, InvalidArgument
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.runtime import logs, meters, telemetry, turn
+from aios.runtime.audit import Listener
 from aios.runtime.channel import service_channel
 from aios.runtime.peers import Peer
 from aios.runtime.server import Server, Service
@@ -34,8 +35,8 @@ class App:
     """What a service is made of.
 
     `loops` run until the process stops; one that raises is logged and started again after a growing pause. `door` is
-    one that takes calls for the services: it ends first, and in its own time, while they still answer. `foreign`
-    and `described` are what `Server` takes. `healthy` says whether calls can be answered now, from memory: health is
+    one that takes calls for the services: it ends first, and in its own time, while they still answer. `foreign`,
+    `described` and `heard` are what `Server` takes. `healthy` says whether calls can be answered now, from memory: health is
     NOT_SERVING while they cannot.
     """
 
@@ -45,6 +46,7 @@ class App:
     foreign: Mapping[str, str] = field(default_factory=dict)
     described: Sequence[str] = ()
     message_bytes_max: int = MESSAGE_BYTES_MAX
+    heard: Listener | None = None
     healthy: Callable[[], bool] = lambda: True
 
 
@@ -99,6 +101,7 @@ async def run(service: str, settings: Settings, build: Build, stop: asyncio.Even
                 foreign=app.foreign,
                 described=app.described,
                 message_bytes_max=app.message_bytes_max,
+                heard=app.heard,
                 peer=peer,
             )
             await server.start()

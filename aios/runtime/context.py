@@ -30,13 +30,15 @@ class Principal:
         return self.operator or self.role in ("service", "node")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """One call on this server."""
+    """One call on this server, filled in as it is read."""
 
     method: str
     """Full path: `/aios.scheduler.v1.SchedulerService/CreateJob`."""
     principal: Principal | None
+    resource: str = ""
+    """Name that the request is about."""
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

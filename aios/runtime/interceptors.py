@@ -30,6 +30,7 @@ from aios.errors import (
 )
 from aios.names import ANY_PROJECT, project_of
 from aios.runtime import contract, meters, roles, telemetry
+from aios.runtime.audit import Heard, Listener, source_of
 from aios.runtime.context import Call, Principal, current_call
 from aios.runtime.gate import Gate
 from aios.runtime.status import to_status
@@ -52,6 +53,8 @@ class Chain:
     foreign: Mapping[str, str]
     """Permission of methods or whole services that are not ours: health, reflection, OTLP."""
     gate: Gate = field(default_factory=Gate)
+    heard: Listener | None = None
+    """Told of each call that is no stream."""
     streams: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
     """Calls that answer with a stream, which may last for days."""
     others: dict[asyncio.Task[Any], Call] = field(default_factory=dict)
@@ -117,6 +120,7 @@ class Chain:
         async def unary_in(raw: bytes, context: Context) -> Any:
             async with self._around(path, permission, context) as call:
                 request = _decoded(raw, decode)
+                call.resource = _resource(path, request)
                 self._check_project(path, request, call.principal)
                 async with _deadline(context), self._let_in(call.principal):
                     return await _unary(handler)(request, context)
@@ -166,22 +170,28 @@ class Chain:
         assert task is not None
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         status, left, began = None, False, time.perf_counter()
+        call = Call(path, None)
         with telemetry.span(
             path.removeprefix("/"),
             traceparent=str(metadata.get("traceparent", "")) or None,
             kind=SpanKind.SERVER,
         ):
             try:
-                call = Call(path, self._caller(metadata, permission))
+                call.principal = self._caller(metadata, permission)
                 # Never reset: the context is this call's own and ends with it.
                 current_call.set(call)
+                self._check_role(call.principal, permission)
                 if call.principal is not None and not call.principal.everywhere:
                     get_current_span().set_attribute("aios.project", call.principal.project)
                 (self.streams if stream else self.others)[task] = call
                 yield call
+                if self.heard is not None and not stream:
+                    await self.heard(_heard(call, permission, metadata, context))
             except AiosError as error:
                 get_current_span().set_status(Status(StatusCode.ERROR, error.reason))
                 status = to_status(error)
+                if self.heard is not None and not stream:
+                    status = await self._refused(call, permission, metadata, context, error)
             except (asyncio.CancelledError, GeneratorExit):
                 if task not in self._ended:
                     left = True
@@ -222,15 +232,27 @@ class Chain:
             raise Unauthenticated(
                 "The authorization header must be `Bearer <token>`.", reason="TOKEN_INVALID"
             )
-        caller = self.verifier.verify(token.strip())
-        if not roles.allows(caller.role, permission, operator=caller.operator):
+        return self.verifier.verify(token.strip())
+
+    def _check_role(self, caller: Principal | None, permission: str) -> None:
+        if caller is not None and not roles.allows(caller.role, permission, operator=caller.operator):
             raise PermissionDenied(
                 f"The role {caller.role} may not do {permission}: ask a project admin.",
                 reason="ROLE_TOO_LOW",
                 role=caller.role,
                 permission=permission,
             )
-        return caller
+
+    async def _refused(
+        self, call: Call, permission: str, metadata: Mapping[str, Any], context: Context, error: AiosError
+    ) -> Any:
+        """Tell of a refusal; its status, or that of what kept it from being told."""
+        assert self.heard is not None
+        try:
+            await self.heard(_heard(call, permission, metadata, context, error))
+        except AiosError as worse:
+            return to_status(worse)
+        return to_status(error)
 
     def _check_project(self, path: str, request: Any, caller: Principal | None) -> None:
         declared = contract.method(path)
@@ -261,6 +283,31 @@ class Chain:
         else:
             async with self.gate.inside():
                 yield
+
+
+def _resource(path: str, request: Any) -> str:
+    declared = contract.method(path)
+    if declared is None or not isinstance(request, Message):
+        return ""
+    return next((contract.read_field(request, each) for each in declared.resources), "")
+
+
+def _heard(
+    call: Call,
+    permission: str,
+    metadata: Mapping[str, Any],
+    context: Context,
+    error: AiosError | None = None,
+) -> Heard:
+    return Heard(
+        call.method,
+        permission,
+        call.principal,
+        call.resource,
+        source_of(metadata, context.peer() or ""),
+        error.code.name if error else "OK",
+        error.reason if error else "",
+    )
 
 
 def _about(path: str, status: Any) -> dict[str, str]:

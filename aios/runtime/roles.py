@@ -122,7 +122,15 @@ _EDITOR = (
     )
 )
 _ADMIN = _EDITOR | frozenset(
-    ["members.set", "members.delete", "tokens.create", "tokens.list", "tokens.revoke"]
+    [
+        "members.set",
+        "members.delete",
+        "datasets.erase",
+        "audit.list",
+        "tokens.create",
+        "tokens.list",
+        "tokens.revoke",
+    ]
 )
 _WORKER = frozenset(
     [
@@ -201,6 +209,7 @@ OPERATOR = frozenset(
     {
         "projects.create",
         "data.reindex",
+        "data.encrypt",
         "nodes.update",
         "policy.update",
         "policy.preview",

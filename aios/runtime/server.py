@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from aios.errors import Unauthenticated, Unavailable
 from aios.runtime import contract, roles
+from aios.runtime.audit import Listener
 from aios.runtime.interceptors import Chain
 from aios.runtime.peers import Peer
 from aios.runtime.status import RETRY_SOON
@@ -50,6 +51,7 @@ class Server:
     Args:
         foreign: Permissions of services whose protos are not ours, by service or method path.
         described: Services of other servers that reflection describes here, since callers reach both by one address.
+        heard: Is told of each call.
         peer: Who this is, where only peers may call, over TLS.
 
     Raises:
@@ -65,11 +67,12 @@ class Server:
         foreign: Mapping[str, str] | None = None,
         described: Iterable[str] = (),
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        heard: Listener | None = None,
         peer: Peer | None = None,
     ) -> None:
         options = [*OPTIONS, ("grpc.max_receive_message_length", message_bytes_max)]
         self._server = grpc.aio.server(options=options)
-        self._chain = Chain(verifier, {**BUILT_IN, **(foreign or {})})
+        self._chain = Chain(verifier, {**BUILT_IN, **(foreign or {})}, heard=heard)
         self._health = health.aio.HealthServicer()
         self._address = address
         self._peer = peer

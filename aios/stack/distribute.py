@@ -43,7 +43,7 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
             *PEER,
         ),
         "scheduler": ("scheduler.pem", "jwks.json", "scheduler.token", "nats.json", "pgpass", *PEER),
-        "data": ("jwks.json", "data.token", "nats.json", "s3.json", "pseudonyms.key", "pgpass", *PEER),
+        "data": ("jwks.json", "data.token", "nats.json", "s3.json", "pseudonyms.key", "data.key", "pgpass", *PEER),
         "trainer": ("jwks.json", "trainer.token", "nats.json", "pgpass", *PEER),
         "inference": ("jwks.json", "inference.token", "nats.json", "pgpass", *PEER),
         "worker": ("scheduler.pub", "agent.token", *PEER),

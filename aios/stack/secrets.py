@@ -37,6 +37,7 @@ def prepare(layout: Layout) -> None:
         json.dumps({"access_key": f"aios{secrets.token_hex(8)}", "secret_key": secrets.token_urlsafe(32)}),
     )
     _once(directory / "pseudonyms.key", secrets.token_urlsafe(48))
+    _once(directory / "data.key", secrets.token_hex(32))
     renew_tokens(layout)
 
 

@@ -222,7 +222,9 @@ def open(  # noqa: A001 - it is `data.open` where it is used
     shards = [
         Shard(each.file.path, each.file.sha256, each.file.size_bytes, each.row_count) for each in listed
     ]
-    fetch = HttpFetch(credentials, version.name, {each.file.path: each.url for each in listed})
+    fetch = HttpFetch(
+        credentials, version.name, {each.file.path: (each.url, each.encryption_key) for each in listed}
+    )
     folder = Path(cache or os.environ.get("AIOS_SCRATCH") or Path.home() / ".cache" / "aios") / "shards"
     shard_cache = ShardCache(folder, fetch, cache_bytes)
     named = f"{version.manifest_sha256}/{part}" if part else version.manifest_sha256

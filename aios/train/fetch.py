@@ -1,5 +1,6 @@
 """Shards from the object store: one HTTP client per process, the digest taken while the bytes come in."""
 
+import base64
 import hashlib
 import os
 import ssl
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import httpx
 
+from aios import redact, sse
 from aios.client.credentials import Credentials
 from aios.errors import FailedPrecondition, Unavailable
 from aios.train.shards import Shard
 
 READ_BYTES = 1 << 20
+redact.hide_signatures()
 TIMEOUT = httpx.Timeout(30.0)
 TRIES = 5
 PAUSE_SECONDS = 0.25  # before the second try; doubles each time
@@ -27,13 +30,13 @@ class HttpFetch:
 
     Args:
         version: Full name.
-        urls: Of the shards by path, made a moment ago.
+        urls: Of the shards by path, made a moment ago, and what each is encrypted with.
     """
 
-    def __init__(self, credentials: Credentials, version: str, urls: Mapping[str, str]) -> None:
+    def __init__(self, credentials: Credentials, version: str, urls: Mapping[str, tuple[str, bytes]]) -> None:
         self._credentials = credentials
         self._version = version
-        self._urls = {path: (url, time.monotonic()) for path, url in urls.items()}
+        self._urls = {path: (*door, time.monotonic()) for path, door in urls.items()}
         self._lock = threading.Lock()
         self._clients: dict[int, httpx.Client] = {}
 
@@ -49,7 +52,7 @@ class HttpFetch:
             if attempt:
                 time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
             try:
-                return self._get(self._url(shard.path, fresh=attempt > 0), target)
+                return self._get(*self._door(shard.path, fresh=attempt > 0), target)
             except httpx.TransportError as error:
                 problem = type(error).__name__  # its message may carry the URL, which is a secret
             except httpx.HTTPStatusError as error:
@@ -60,9 +63,10 @@ class HttpFetch:
                     ) from None
         raise Unavailable(f"{shard.path} could not be fetched: {problem}.")
 
-    def _get(self, url: str, target: Path) -> str:
+    def _get(self, url: str, key: bytes, target: Path) -> str:
         digest = hashlib.sha256()
-        with self._client().stream("GET", url, headers={"accept-encoding": "identity"}) as answer:
+        wanted = {"accept-encoding": "identity", **sse.headers(key)}
+        with self._client().stream("GET", url, headers=wanted) as answer:
             answer.raise_for_status()
             with target.open("wb") as out:
                 for piece in answer.iter_raw(READ_BYTES):
@@ -70,10 +74,10 @@ class HttpFetch:
                     out.write(piece)
         return digest.hexdigest()
 
-    def _url(self, path: str, *, fresh: bool) -> str:
-        url, made = self._urls.get(path, ("", 0.0))
+    def _door(self, path: str, *, fresh: bool) -> tuple[str, bytes]:
+        url, key, made = self._urls.get(path, ("", b"", 0.0))
         if url and not fresh and time.monotonic() - made < URL_SECONDS:
-            return url
+            return url, key
         # Over HTTP, since gRPC does not outlive the fork of a worker.
         answer = self._client().get(
             f"{self._credentials.address}/v1/{self._version}/downloads",
@@ -81,9 +85,10 @@ class HttpFetch:
             headers={"authorization": f"Bearer {self._credentials.current_token()}"},
         )
         answer.raise_for_status()
-        url = str(answer.json()["downloads"][0]["url"])
-        self._urls[path] = url, time.monotonic()
-        return url
+        found = answer.json()["downloads"][0]
+        url, key = str(found["url"]), base64.b64decode(found.get("encryptionKey", ""))
+        self._urls[path] = url, key, time.monotonic()
+        return url, key
 
     def _client(self) -> httpx.Client:
         with self._lock:

@@ -87,7 +87,7 @@ class Exchange:
 
 
 def authorization(headers: Headers) -> list[tuple[str, str]]:
-    """Who calls, as the client said it: whoever answers checks it.
+    """Who calls, as the client said it: whoever answers checks it. And from where, as the door said it.
 
     Raises:
         Unauthenticated: what it said is no text.
@@ -95,7 +95,9 @@ def authorization(headers: Headers) -> list[tuple[str, str]]:
     said = headers.get("authorization", "")
     if not (said.isascii() and said.isprintable()):
         raise Unauthenticated("the header authorization holds bytes that are no text", reason="TOKEN_INVALID")
-    return [("authorization", said)] if said else []
+    source = headers.get("x-forwarded-for", "")
+    said_too = [("x-forwarded-for", source)] if source.isascii() and source.isprintable() and source else []
+    return [("authorization", said), *said_too] if said else said_too
 
 
 def _too_large() -> BodyTooLarge:

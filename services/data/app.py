@@ -8,7 +8,12 @@ from pathlib import Path
 from aios.blobs import Blobs
 from aios.bus import Bus, Relay
 from aios.config import Settings
-from aios.data.v1 import annotation_service_pb2_grpc, data_service_pb2_grpc, transform_service_pb2_grpc
+from aios.data.v1 import (
+    annotation_service_pb2_grpc,
+    data_service_pb2_grpc,
+    privacy_service_pb2_grpc,
+    transform_service_pb2_grpc,
+)
 from aios.inference.v1 import inference_service_pb2 as inference_pb
 from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aios.names import ModelVersionName
@@ -21,6 +26,7 @@ from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from services.data import adopt, reindex, store
 from services.data.annotation.servicer import AnnotationServicer
 from services.data.keys import ProjectKeys
+from services.data.privacy_rpcs import PrivacyServicer
 from services.data.rpcs import Deployments, Parts
 from services.data.servicer import DataServicer
 from services.data.transform_servicer import TransformServicer
@@ -42,7 +48,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     to_scheduler = await stack.enter_async_context(service_channel(settings, "scheduler"))
     deployments = serving(InferenceServiceStub(to_inference))
     grace = timedelta(seconds=settings.data_grace_seconds)
-    parts = Parts.of(db, blobs, clock, deployments, grace)
+    kept = timedelta(days=settings.audit_days)
+    parts = Parts.of(db, blobs, clock, deployments, grace, kept)
     stack.push_async_callback(parts.close)
     await reindex.rebuild_if_lost(parts)
     await adopt.adopt(parts)
@@ -52,12 +59,14 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     return App(
         services=[
             Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, DataServicer(parts)),
+            Service(privacy_service_pb2_grpc.add_PrivacyServiceServicer_to_server, PrivacyServicer(parts)),
             Service(transform_service_pb2_grpc.add_TransformServiceServicer_to_server, preparing),
             Service(
                 annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, AnnotationServicer(parts)
             ),
         ],
-        loops=[parts.ingest.reap, parts.ledger.settle, Relay(db, bus).run],
+        loops=[parts.ingest.reap, parts.ledger.settle, parts.audit.run, Relay(db, bus).run],
+        heard=parts.audit.hear,
         healthy=db.answers,
     )
 

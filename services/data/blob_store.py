@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import delete, exists, func, insert, select, update
 
+from aios.names import CheckpointName, DatasetVersionName, ModelVersionName
 from aios.records import Tx
 from services.data import mapping
+from services.data.checkpoints import id_of
 from services.data.tables import (
     blobs,
     checkpoints,
@@ -145,6 +147,29 @@ def freed_by(tx: Tx, project: str, released: Collection[str]) -> Freed:
         shared.update(row.sha256 for row in tx.execute(query2) if row.manifest not in gone)
     freed = mine - shared
     return Freed(sum(sizes[each] for each in freed), len(freed), sum(sizes[each] for each in shared))
+
+
+def manifests_with(tx: Tx, project: str, digests: Sequence[str]) -> set[str]:
+    """The manifests that need any of some blobs."""
+    found: set[str] = set()
+    for some in _batches(digests):
+        query = select(pins.c.manifest).where(pins.c.project == project, pins.c.sha256.in_(some))
+        found.update(tx.execute(query).scalars())
+    return found
+
+
+def holders(tx: Tx, project: str, digests: Sequence[str], but: Collection[str]) -> list[str]:
+    """Names of the versions and checkpoints that need any of some blobs, without those of some manifests."""
+    names: list[object] = []
+    for some in _batches(sorted(manifests_with(tx, project, digests) - set(but))):
+        rows = {
+            table: tx.execute(select(table).where(table.c.project == project, table.c.manifest.in_(some)))
+            for table in (dataset_versions, model_versions, checkpoints)
+        }
+        names += [DatasetVersionName(project, row.dataset, row.id) for row in rows[dataset_versions]]
+        names += [ModelVersionName(project, row.model, str(row.number)) for row in rows[model_versions]]
+        names += [CheckpointName(project, row.run, id_of(row.epoch, row.step)) for row in rows[checkpoints]]
+    return sorted(map(str, names))
 
 
 def unneeded(tx: Tx, project: str, digests: Iterable[str], leaving: int = 1) -> list[str]:

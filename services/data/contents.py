@@ -134,12 +134,15 @@ class Contents:
         key = f"{project}/{after}/{before}"
         kept = self._changes.get(key)
         if kept is None:
-            mine, theirs = [
-                await self.tree(project, await self.manifest(project, digest)) for digest in (after, before)
-            ]
+            mine, theirs = await asyncio.gather(
+                *(self._tree_of(project, digest) for digest in (after, before))
+            )
             kept = await asyncio.to_thread(mine.changes, theirs)
             self._changes.put(key, kept, CHANGE_BYTES * len(kept))
         return kept
+
+    async def _tree_of(self, project: str, sha256: str) -> "Tree":
+        return await self.tree(project, await self.manifest(project, sha256))
 
     async def load(self, project: str, sha256: str) -> Content:
         """A manifest with what it needs.

@@ -176,7 +176,7 @@ class DatasetRpcs(Rpcs):
                 raise VersionNamed(
                     f"{version.name} is named by {named}: move or delete that first.", refs=named
                 )
-            _require_unlabelled(tx, [version.name])
+            require_unlabelled(tx, [version.name])
             gone = blob_store.unneeded(tx, name.project, [version.manifest_sha256])
             told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, gone)))
             draft = Draft(Change.VERSION_DELETED, {"version": version.name.version})
@@ -190,7 +190,7 @@ class DatasetRpcs(Rpcs):
 
         def decide(tx: Tx) -> Draft | pb.Deletion:
             dataset_store.get_dataset(tx, name)
-            _require_unlabelled(tx, dataset_store.version_names(tx, name))
+            require_unlabelled(tx, dataset_store.version_names(tx, name))
             gone = blob_store.unneeded(tx, name.project, dataset_store.manifests_of(tx, name))
             told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, gone)))
             return told if request.validate_only else Draft(Change.DELETED)
@@ -202,7 +202,7 @@ def _dataset(tx: Tx, name: DatasetName) -> dataset_pb2.Dataset:
     return mapping.dataset_to_proto(dataset_store.get_dataset(tx, name))
 
 
-def _require_unlabelled(tx: Tx, versions: Sequence[DatasetVersionName]) -> None:
+def require_unlabelled(tx: Tx, versions: Sequence[DatasetVersionName]) -> None:
     """Refuse to delete what people are being asked about."""
     for start in range(0, len(versions), label_store.AT_ONCE):
         some = versions[start : start + label_store.AT_ONCE]

@@ -9,6 +9,7 @@ from sqlalchemy import Row, delete, func, insert, select, update
 from aios.names import DatasetName, DatasetVersionName
 from aios.records import Page, Tx
 from aios.records.pages import ListRequest
+from services.data import blob_store
 from services.data.datasets import (
     LATEST,
     MAIN,
@@ -144,6 +145,14 @@ def manifests_of(tx: Tx, name: DatasetName) -> list[str]:
     """Digests of the manifests of all versions."""
     query = select(dataset_versions.c.manifest).filter_by(project=name.project, dataset=name.dataset)
     return list(tx.execute(query).scalars())
+
+
+def needing(tx: Tx, name: DatasetName, blobs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Ids and manifests of the versions that need any of some blobs."""
+    found = blob_store.manifests_with(tx, name.project, blobs)
+    query = select(dataset_versions).filter_by(project=name.project, dataset=name.dataset)
+    rows = [row for row in tx.execute(query.order_by(dataset_versions.c.number)) if row.manifest in found]
+    return [row.id for row in rows], [row.manifest for row in rows]
 
 
 def version_names(tx: Tx, name: DatasetName) -> list[DatasetVersionName]:

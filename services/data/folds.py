@@ -107,6 +107,9 @@ def _dataset(tx: Tx, name: DatasetName, entry: Entry, content: Content | None) -
                 "dataset_version", f"{name.dataset}/{body['version']}", "deleted", {"name": str(version_name)}
             )
             return
+        case Change.ERASED:
+            yield from _erased(tx, name, entry)
+            return
         case Change.DELETED:
             held = dataset_store.manifests_of(tx, name)
             dataset_store.delete_dataset(tx, name)
@@ -116,6 +119,26 @@ def _dataset(tx: Tx, name: DatasetName, entry: Entry, content: Content | None) -
             return
     dataset = mapping.dataset_to_proto(dataset_store.get_dataset(tx, name))
     yield Event("dataset", name.dataset, entry.change.value, dataset)
+
+
+def _erased(tx: Tx, name: DatasetName, entry: Entry) -> Iterator[Event]:
+    body = entry.body
+    tags = dataset_store.get_dataset(tx, name).tags
+    for ref, version in body["refs"].items():
+        dataset_store.set_ref(tx, name, ref, version, tag=ref in tags)
+    if body["branch"]:
+        dataset_store.delete_ref(tx, name, body["branch"])
+    for version in body["versions"]:
+        version_name = DatasetVersionName(name.project, name.dataset, version)
+        try:
+            gone = dataset_store.get_version(tx, version_name)
+        except NotFound:  # made again from the bucket, where it is no more
+            continue
+        dataset_store.delete_version(tx, version_name)
+        blob_store.release(tx, name.project, gone.manifest_sha256, entry.time)
+        yield Event("dataset_version", f"{name.dataset}/{version}", "deleted", {"name": str(version_name)})
+    dataset = mapping.dataset_to_proto(dataset_store.get_dataset(tx, name))
+    yield Event("dataset", name.dataset, "erased", dataset)
 
 
 def _model(tx: Tx, name: ModelName, entry: Entry, content: Content | None) -> Iterator[Event]:

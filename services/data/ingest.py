@@ -94,6 +94,7 @@ class Ingest:
         if part_bytes(size_bytes):
             return await self._begin_parts(project, sha256, size_bytes, earlier)
         upload = Upload(project, sha256, size_bytes, now)
+        await self._blobs.ready(project, write=True)
         await self._db.write(lambda tx: blob_store.begin_upload(tx, upload))
         return Begun(upload, self._blobs.presigned_put(layout.staging(project, sha256), sha256, size_bytes))
 
@@ -126,6 +127,7 @@ class Ingest:
                 f"{name} has not begun in parts, or was forgotten: begin it.", name=str(name)
             )
         check_parts(upload, parts)
+        await self._blobs.ready(name.project, write=True)
         key = layout.blob(name.project, name.upload)
         return [
             self._blobs.presigned_part(key, upload.multipart, number, sha256, upload.part_size(number))

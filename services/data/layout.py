@@ -9,6 +9,21 @@ STAGING = "staging/"
 """What clients put, before it is checked. Nothing under it is ever read back to a client."""
 
 
+AUDIT = "audit/"
+"""Who did what, of all projects: objects of many lines each, written once."""
+
+
+def audit(first: str, last: str) -> str:
+    """Lines of an audit, from one id to another."""
+    return f"{AUDIT}{first}-{last}"
+
+
+def audited(key: str) -> tuple[str, str]:
+    """First and last id of such an object."""
+    first, _, last = key.removeprefix(AUDIT).partition("-")
+    return first, last
+
+
 def blob(project: str, sha256: str) -> str:
     """Checked content. Never changes."""
     return f"projects/{project}/blobs/sha256/{sha256[:2]}/{sha256}"

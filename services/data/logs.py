@@ -30,6 +30,7 @@ class Change(StrEnum):
     STORED = "stored"
     PRUNED = "pruned"
     RECORDED = "recorded"
+    ERASED = "erased"
 
 
 @dataclass(frozen=True, order=True)

@@ -60,6 +60,7 @@ async def rebuild(parts: Parts) -> pb.ReindexResponse:
             histories += await _histories(parts.blobs, parts.contents, project)
             sizes[project] = await _sizes(parts.blobs, project)
         blobs = await parts.db.write(lambda tx: _write(tx, histories, sizes))
+    await parts.audit.restore()
     return pb.ReindexResponse(
         projects=len(projects),
         logs=len(histories),
@@ -86,6 +87,9 @@ def live(entries: Sequence[Entry]) -> set[str]:
                 held[_version(entry)] = entry.manifest
             case Change.VERSION_DELETED:
                 held.pop(_version(entry), None)
+            case Change.ERASED:
+                for version in entry.body["versions"]:
+                    held.pop(version, None)
             case Change.PRUNED:
                 for checkpoint in entry.body["checkpoints"]:
                     held.pop(checkpoint, None)

@@ -13,6 +13,7 @@ from aios.names import ModelVersionName, ProjectName, RunName, check_id
 from aios.records import Database
 from aios.runtime.clock import Clock
 from services.data import mapping
+from services.data.audit import Audit
 from services.data.blob_store import Freed
 from services.data.commits import Commits
 from services.data.contents import Contents
@@ -37,21 +38,31 @@ class Parts:
     ledger: Ledger
     clock: Clock
     deployments: Deployments
+    audit: Audit
     grace: timedelta = GRACE
 
     @classmethod
     def of(
-        cls, db: Database, blobs: Blobs, clock: Clock, deployments: Deployments, grace: timedelta = GRACE
+        cls,
+        db: Database,
+        blobs: Blobs,
+        clock: Clock,
+        deployments: Deployments,
+        grace: timedelta = GRACE,
+        audit_kept: timedelta = timedelta(days=365),
     ) -> "Parts":
         """Wire what the service owns."""
         contents = Contents(db, blobs)
         ingest = Ingest(db, blobs, clock, grace=grace)
-        return cls(db, blobs, contents, ingest, Ledger(db, blobs, contents, clock), clock, deployments, grace)
+        audit = Audit(db, blobs, clock, audit_kept)
+        ledger = Ledger(db, blobs, contents, clock)
+        return cls(db, blobs, contents, ingest, ledger, clock, deployments, audit, grace)
 
     async def close(self) -> None:
         """Finish changes; stop reading uploads, which can be completed later."""
         await self.ledger.close()
         await self.ingest.close()
+        await self.audit.close()
 
 
 class Rpcs:

@@ -197,4 +197,26 @@ lineage = Table(
     PrimaryKeyConstraint("project", "source", "target", "relation"),
     Index("lineage_target", "project", "target"),
 )
+# Who read and changed data, and who was refused. Rows are never changed but for the mark that the bucket has a copy.
+audit = Table(
+    "audit",
+    metadata,
+    # Begins with the time, so that it sorts as that does.
+    Column("id", String(40), nullable=False),
+    # Of the resource; of the caller where none is known.
+    Column(*_PROJECT, nullable=False),
+    Column("time", UtcTime, nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("role", String(63), nullable=False),
+    Column("caller_project", String(63), nullable=False),
+    Column("token_id", String(255), nullable=False),
+    Column("method", String(255), nullable=False),
+    Column("resource", String(255), nullable=False),
+    Column("code", String(31), nullable=False),
+    Column("reason", String(63), nullable=False),
+    Column("source", String(63), nullable=False),
+    Column("archived", Boolean, nullable=False, index=True),
+    PrimaryKeyConstraint("id"),
+    Index("audit_project", "project", "id"),
+)
 records.add_to(metadata)

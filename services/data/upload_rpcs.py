@@ -73,10 +73,16 @@ class UploadRpcs(Rpcs):
         project, digest = await self._db.read(lambda tx: _manifest_of(tx, request.parent))
         start = _position(page, digest, request.parent)
         manifest = await self._contents.manifest(project, digest)
+        await self._blobs.ready(project)
         url = self._urls(project)
+
+        def key(sha256: str) -> bytes:
+            return self._blobs.key_of(layout.blob(project, sha256))
+
         answer = pb.ListDownloadsResponse()
         if manifest.index is not None:
             answer.index_url = url(manifest.index.sha256)
+            answer.index_encryption_key = key(manifest.index.sha256)
             tree = await self._contents.tree(project, manifest)
             tree = tree.find(request.paths) if request.paths else tree
             total, parts = len(tree), 0
@@ -84,12 +90,15 @@ class UploadRpcs(Rpcs):
                 parts += len(leaf.parts)
                 if answer.downloads and parts > PARTS_PER_PAGE_MAX:
                     break
-                answer.downloads.append(download_of(leaf, url))
+                answer.downloads.append(download_of(leaf, url, key))
         else:
             files = _named(manifest, request.paths)
             total = len(files)
             for file in files[start : start + page.size]:
-                answer.downloads.append(pb.Download(file=mapping.file_to_proto(file), url=url(file.sha256)))
+                shown = mapping.file_to_proto(file)
+                answer.downloads.append(
+                    pb.Download(file=shown, url=url(file.sha256), encryption_key=key(file.sha256))
+                )
         end = start + len(answer.downloads)
         if end < total:
             answer.next_page_token = pages.encode([digest, end], page.query)
@@ -123,20 +132,22 @@ def _named(manifest: Manifest, paths: Iterable[str]) -> list[File]:
     return [file for file in manifest.files if not wanted or file.path in wanted]
 
 
-def download_of(leaf: "Leaf", url: Callable[[str], str]) -> pb.Download:
+def download_of(leaf: "Leaf", url: Callable[[str], str], key: Callable[[str], bytes]) -> pb.Download:
     """Where a file's bytes are, alone or in parts of other blobs."""
     download = pb.Download(
         file=mapping.file_to_proto(File(leaf.path, leaf.sha256, leaf.size_bytes)), row_count=leaf.rows or 0
     )
     if not leaf.parts:
-        download.url = url(leaf.sha256)
+        download.url, download.encryption_key = url(leaf.sha256), key(leaf.sha256)
     for part in leaf.parts:
         last = download.parts[-1] if download.parts else None
         where = url(part.blob)
         if last is not None and last.url == where and last.offset_bytes + last.size_bytes == part.offset:
             last.size_bytes += part.size
         else:
-            download.parts.add(url=where, offset_bytes=part.offset, size_bytes=part.size)
+            download.parts.add(
+                url=where, offset_bytes=part.offset, size_bytes=part.size, encryption_key=key(part.blob)
+            )
     return download
 
 

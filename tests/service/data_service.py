@@ -16,7 +16,7 @@ import httpx
 from aios.blobs import Blobs
 from aios.common.v1 import file_pb2, tensor_pb2
 from aios.config import Settings
-from aios.data.v1 import annotation_service_pb2_grpc, data_service_pb2_grpc
+from aios.data.v1 import annotation_service_pb2_grpc, data_service_pb2_grpc, privacy_service_pb2_grpc
 from aios.data.v1 import data_service_pb2 as pb
 from aios.names import ModelVersionName
 from aios.records import Database
@@ -27,6 +27,7 @@ from services.data import adopt, reindex, store
 from services.data.annotation.servicer import AnnotationServicer
 from services.data.app import MIGRATIONS
 from services.data.ingest import Ingest
+from services.data.privacy_rpcs import PrivacyServicer
 from services.data.rpcs import Parts
 from services.data.servicer import DataServicer
 
@@ -219,9 +220,11 @@ async def running(settings: Settings, blobs_type: type[Blobs] = Blobs) -> AsyncI
         keys.write_text(json.dumps(tokens.jwks(KEY.public_key())))
         servicer = DataServicer(parts)
         add = data_service_pb2_grpc.add_DataServiceServicer_to_server
+        private = privacy_service_pb2_grpc.add_PrivacyServiceServicer_to_server
         label = annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server
         services = [Service(add, servicer), Service(label, AnnotationServicer(parts))]
-        server = Server("127.0.0.1:0", services, tokens.Verifier(keys))
+        services.append(Service(private, PrivacyServicer(parts)))
+        server = Server("127.0.0.1:0", services, tokens.Verifier(keys), heard=parts.audit.hear)
         await server.start()
         stack.push_async_callback(server.stop, 0)
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=30))

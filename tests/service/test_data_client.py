@@ -151,7 +151,11 @@ async def test_what_others_changed_meanwhile_stays(client: AsyncClient, tmp_path
     (mine / "a").write_text("mine too")
     with pytest.raises(Aborted, match="'a'"):
         await client.datasets.push("d", mine)
-    await client.datasets.checkout("d", mine)
+    (mine / "new").write_text("mine")
+    with pytest.raises(FailedPrecondition, match=r"~ a, \+ new"):
+        await client.datasets.checkout("d", mine)
+    assert (mine / "a").read_text() == "mine too"
+    await client.datasets.checkout("d", mine, force=True)
 
     assert contents(mine) == contents(theirs) == {"a": b"theirs again", "b": b"mine again"}
     with pytest.raises(FailedPrecondition, match="no checkout"):

@@ -279,9 +279,12 @@ class ListDownloadsResponse(_message.Message):
     DOWNLOADS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     INDEX_URL_FIELD_NUMBER: _builtins.int
+    INDEX_ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     index_url: _builtins.str
     """Presigned GET of the version's index: all its files as one Parquet table. Empty where the version has none."""
+    index_encryption_key: _builtins.bytes
+    """As that of `Download`, of the index."""
     @_builtins.property
     def downloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Download]: ...
     def __init__(
@@ -290,10 +293,11 @@ class ListDownloadsResponse(_message.Message):
         downloads: _abc.Iterable[Global___Download] | None = ...,
         next_page_token: _builtins.str = ...,
         index_url: _builtins.str = ...,
+        index_encryption_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["downloads", b"downloads", "index_url", b"index_url", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["downloads", b"downloads", "index_encryption_key", b"index_encryption_key", "index_url", b"index_url", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,10 +313,13 @@ class Download(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Presigned GET. A secret: do not log it. Empty where the file is put together from `parts`."""
     row_count: _builtins.int
     """Records in it, for a shard."""
+    encryption_key: _builtins.bytes
+    """Of a project whose data is encrypted: the key of this blob, which the GET sends as an SSE-C key of S3. A secret."""
     @_builtins.property
     def file(self) -> _file_pb2.File: ...
     @_builtins.property
@@ -326,10 +333,11 @@ class Download(_message.Message):
         url: _builtins.str = ...,
         parts: _abc.Iterable[Global___DownloadPart] | None = ...,
         row_count: _builtins.int = ...,
+        encryption_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "parts", b"parts", "row_count", b"row_count", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_key", b"encryption_key", "file", b"file", "parts", b"parts", "row_count", b"row_count", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -344,20 +352,24 @@ class DownloadPart(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Presigned GET. A secret: do not log it."""
     offset_bytes: _builtins.int
     size_bytes: _builtins.int
+    encryption_key: _builtins.bytes
+    """As that of `Download`."""
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         offset_bytes: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
+        encryption_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset_bytes", b"offset_bytes", "size_bytes", b"size_bytes", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_key", b"encryption_key", "offset_bytes", b"offset_bytes", "size_bytes", b"size_bytes", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -724,7 +736,9 @@ class LogEntry(_message.Message):
     sequence: _builtins.int
     """From 1, without gaps."""
     type: _builtins.str
-    """`created`, `committed`, `ref_set`, `ref_deleted`, `version_deleted`, `registered`, `alias_set`, `alias_deleted`."""
+    """`created`, `committed`, `ref_set`, `ref_deleted`, `version_deleted`, `registered`, `alias_set`, `alias_deleted`,
+    `erased`.
+    """
     version: _builtins.str
     """Full name of the version that it is about; empty where it is about none."""
     ref: _builtins.str

@@ -74,12 +74,17 @@ class LabelWorkRpcs(Rpcs):
         tree = await self._contents.tree(version.project, manifest)
         leaves = {leaf.path: leaf for leaf in (await asyncio.to_thread(tree.find, sorted(files))).leaves()}
 
+        await self._blobs.ready(version.project)
+
         def url(sha256: str) -> str:
             return self._blobs.presigned_get(layout.blob(version.project, sha256)).url
 
+        def key(sha256: str) -> bytes:
+            return self._blobs.key_of(layout.blob(version.project, sha256))
+
         for each in answer.leases:
             if each.item.path in leaves and not each.item.HasField("row"):
-                each.download.CopyFrom(download_of(leaves[each.item.path], url))
+                each.download.CopyFrom(download_of(leaves[each.item.path], url, key))
 
 
 def _take(

@@ -75,7 +75,9 @@ class GrpcControlPlane:
         while True:
             page = await self._data.ListDownloads(request)
             found += [
-                Download(each.file.path, each.file.sha256, each.file.size_bytes, each.url)
+                Download(
+                    each.file.path, each.file.sha256, each.file.size_bytes, each.url, each.encryption_key
+                )
                 for each in page.downloads
             ]
             if not page.next_page_token:

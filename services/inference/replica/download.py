@@ -28,5 +28,7 @@ async def fetch(downloads: Sequence[Download], into: Path) -> int:
     async with transfer.client() as http:
         for each in downloads:
             target = into / artifact_path(each.path)
-            await transfer.download(http, each.url, each.sha256, each.size_bytes, target)
+            await transfer.download(
+                http, each.url, each.sha256, each.size_bytes, target, key=each.encryption_key
+            )
     return total

@@ -88,12 +88,13 @@ class ReplicaSpec:
 
 @dataclass(frozen=True)
 class Download:
-    """One file of the model version and where to get it. `url` is a secret."""
+    """One file of the model version and where to get it. `url` and the key are secrets."""
 
     path: str
     sha256: str
     size_bytes: int
     url: str
+    encryption_key: bytes = b""
 
 
 def zero_bytes(tensor: Tensor, shape: Sequence[int]) -> bytes:
