@@ -66,7 +66,7 @@ def entry(job: Any) -> dict[str, Any]:
         "runs": runs,
         "end": _seconds(job.end_time) if job.HasField("end_time") and runs else None,
         "replica": bars.named(job.resources),
-        "replicas": 1,
+        "replicas": job.replicas or 1,
         "kind": kinds[0] if kinds else "",
         "work": job.total_steps,
         "priority": job.priority,
@@ -88,10 +88,10 @@ def row(found: Mapping[str, Any], first: float) -> dict[str, Any]:
         "end": round(end - first, 3) if end is not None else "",
         "duration": round(ran, 3),
         "wait": round(end - found["submit"] - ran, 3) if end is not None else "",
-        "gpus": sum(found["replica"][name] for name in types),
+        "gpus": found["replicas"] * sum(found["replica"][name] for name in types),
         "type": types[0] if types else "",
-        "cpu": found["replica"].get("cpu", ""),
-        "memory": found["replica"].get("memory", ""),
+        "cpu": found["replicas"] * found["replica"].get("cpu", 0) or "",
+        "memory": found["replicas"] * found["replica"].get("memory", 0) or "",
     }
 
 

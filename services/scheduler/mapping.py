@@ -284,6 +284,7 @@ def history_to_proto(job: Job, attempts: Sequence[Attempt]) -> history_pb2.JobHi
         create_time=_stamp(job.create_time),
         end_time=_stamp(job.end_time),
         attempts=map(attempt_to_proto, attempts),
+        replicas=job.spec.replicas if job.spec.replicas > 1 else 0,
     )
 
 

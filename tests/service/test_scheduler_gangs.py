@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from aios.common.v1 import scheduling_pb2
 from aios.errors import PermissionDenied
-from aios.scheduler.v1 import job_pb2, node_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
+from aios.scheduler.v1 import job_pb2, node_pb2, policy_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
 from tests.service import neighbours
 from tests.service.pool import Pool, State, eventually, running_pool
 
@@ -38,6 +39,12 @@ if len(sys.argv) > 1 and os.environ["RANK"] == sys.argv[1] and os.environ["AIOS_
     time.sleep(1)
     sys.exit(9)
 time.sleep(600 if len(sys.argv) == 1 else 3 if os.environ["AIOS_EPOCH"] == "2" else 600)
+"""
+SIZE = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+print("world", os.environ["WORLD_SIZE"], flush=True)
+time.sleep(600)
 """
 
 
@@ -125,4 +132,31 @@ async def test_a_node_that_is_drained_gives_its_jobs_to_others_and_takes_none(po
     pool.start_agent(node_id)
     found = await pool.until_ready(node_id)
     assert (found.draining, found.labels["taint/dedicated"]) == (True, "lab")
+    await pool.cancel(name)
+
+
+async def test_an_elastic_gang_makes_room_by_a_smaller_one_and_grows_again(pool: Pool) -> None:
+    token = neighbours.token("admin", platform=True)
+    async with neighbours.channel(pool.settings.scheduler_address, token) as channel:
+        policy = policy_pb2.Policy(name="policy", algorithm="dynamic")
+        policy.preempt_interval.FromSeconds(1)
+        await scheduler_service_pb2_grpc.SchedulerServiceStub(channel).UpdatePolicy(
+            scheduler_service_pb2.UpdatePolicyRequest(policy=policy)
+        )
+    said = scheduling_pb2.Scheduling(preemptible=True)
+    said.expected_duration.FromSeconds(3600)
+    name = await pool.python(SIZE, cpu_millis=1500, replicas=2, min_replicas=1, scheduling=said)
+    await pool.until_logged(name, b"world 2", 30)
+    other = await pool.python("import time; time.sleep(5)", cpu_millis=1500)
+    smaller = await pool.until(name, lambda each: each.epoch == 2 and each.state == State.STATE_RUNNING)
+    assert len(smaller.attempt.replicas) == 1
+    await pool.until_logged(name, b"world 1")
+    assert (await pool.until_final(other)).state == State.STATE_SUCCEEDED
+    larger = await pool.until(name, lambda each: each.epoch == 3 and each.state == State.STATE_RUNNING)
+    assert (len(larger.attempt.replicas), larger.spec.max_restarts) == (2, 0)
+    history = await pool.stub.ListJobHistory(
+        scheduler_service_pb2.ListJobHistoryRequest(parent="projects/demo")
+    )
+    [tries] = [each.attempts for each in history.jobs if each.job == name]
+    assert [each.end_reason for each in tries] == ["RESIZED", "RESIZED", ""]
     await pool.cancel(name)

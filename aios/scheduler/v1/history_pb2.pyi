@@ -42,6 +42,7 @@ class JobHistory(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     owner: _builtins.str
@@ -53,6 +54,8 @@ class JobHistory(_message.Message):
     weight: _builtins.float
     total_steps: _builtins.int
     """Steps to its end, where it said so."""
+    replicas: _builtins.int
+    """Of a gang: how many processes it asked for, each with `resources`; 0 where it is none."""
     @_builtins.property
     def resources(self) -> _resources_pb2.Resources:
         """What it asked for."""
@@ -92,10 +95,11 @@ class JobHistory(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         attempts: _abc.Iterable[_job_pb2.Attempt] | None = ...,
+        replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expected_duration", b"expected_duration", "granted", b"granted", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "expected_duration", b"expected_duration", "granted", b"granted", "job", b"job", "kind", b"kind", "owner", b"owner", "priority", b"priority", "queue", b"queue", "resources", b"resources", "state", b"state", "total_steps", b"total_steps", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "end_time", b"end_time", "expected_duration", b"expected_duration", "granted", b"granted", "job", b"job", "kind", b"kind", "owner", b"owner", "priority", b"priority", "queue", b"queue", "replicas", b"replicas", "resources", b"resources", "state", b"state", "total_steps", b"total_steps", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
