@@ -76,6 +76,7 @@ check: install ## format, lint, types, contract, walls, generated code in sync
 	$(BIN)/python tools/protos.py check
 	$(BIN)/python tools/protos.py breaking
 	$(BIN)/python tools/errors.py check
+	$(BIN)/python tools/client_types.py check
 	$(BIN)/lint-imports --no-logo
 
 supply: install ## what is installed is what the locks pin, and installs from them without a network

@@ -1,6 +1,7 @@
 """`aios label`: from create and add over next, submit and review to report and export."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,7 +23,14 @@ def label() -> None:
 @label.command()
 @click.argument("name")
 @click.argument("dataset")
-@click.option("-k", "--kind", type=click.Choice(KINDS), default=KINDS[0], show_default=True)
+@click.option(
+    "-k",
+    "--kind",
+    type=click.Choice(KINDS),
+    default=KINDS[0],
+    show_default=True,
+    help="What people say of an item.",
+)
 @click.option("-l", "--label", "labels", multiple=True, required=True, help="A class; repeat it.")
 @click.option(
     "--overlap", type=click.IntRange(1, 10), default=1, show_default=True, help="People for each item."
@@ -189,7 +197,11 @@ def rank(name: str, strategy: str, count: int, seed: int) -> None:
 @label.command()
 @click.argument("name")
 @click.option(
-    "--method", type=click.Choice(["majority", "dawid-skene"]), default="majority", show_default=True
+    "--method",
+    type=click.Choice(["majority", "dawid-skene"]),
+    default="majority",
+    show_default=True,
+    help="Whom to believe: most people, or each by how often they are right.",
 )
 @click.option("--accept", type=click.FloatRange(0, 1), help="Accept from this confidence on.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be settled, and settle nothing.")
@@ -208,12 +220,13 @@ def resolve(name: str, method: str, accept: float | None, dry_run: bool) -> None
     type=click.Choice(["nominal", "ordinal", "interval", "ratio"]),
     default="nominal",
     show_default=True,
+    help="How far apart two labels are.",
 )
 @common
 def report(name: str, level: str) -> None:
     """Progress, agreement beyond chance, and each annotator."""
     with connected() as client:
-        found = client.labels.report(name, level)
+        found: Any = client.labels.report(name, level)
     if output.shared().output != "table":
         output.emit(found, {})
         return
@@ -228,7 +241,7 @@ def report(name: str, level: str) -> None:
 @label.command("import")
 @click.argument("name")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("-f", "--format", "format_", type=click.Choice(FORMATS), required=True)
+@click.option("-f", "--format", "format_", type=click.Choice(FORMATS), required=True, help="Of SOURCE.")
 @click.option(
     "--annotator", default="import", show_default=True, help="Who said it, where the file does not say."
 )
@@ -249,6 +262,7 @@ def import_(name: str, source: Path, format_: str, annotator: str) -> None:
     type=click.Choice(("table", "folders", *FORMATS)),
     default="table",
     show_default=True,
+    help="What is made.",
 )
 @click.option("-d", "--dataset", default="", help="Make a version of this dataset.")
 @click.option(

@@ -115,6 +115,7 @@ def members(name: str) -> None:
     type=click.Choice(["viewer", "annotator", "reviewer", "editor", "admin"]),
     default="editor",
     show_default=True,
+    help="What the member may do.",
 )
 @common
 def add_member(member: str, as_role: str) -> None:

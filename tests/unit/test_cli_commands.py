@@ -7,12 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
-from aios.cli.root import COMMANDS, Root, advise, root
+from aios.cli import output
+from aios.cli.root import COMMANDS, Root, advise, main, root
 from aios.errors import AiosError, Internal, NotFound, Unauthenticated, Unavailable
+from tests.golden import command_help
 
 
 def aios(*arguments: str) -> Result:
@@ -55,8 +59,95 @@ def test_help_imports_no_command_and_no_transport() -> None:
 def test_every_command_has_help_and_takes_the_three_forms(path: tuple[str, ...]) -> None:
     result = aios(*path, "--help")
     assert result.exit_code == 0
-    assert "[table|json|yaml]" in result.output
+    assert "[table|json|yaml" in result.output
     assert "--json" in result.output
+
+
+def test_the_help_is_what_was_read_and_recorded() -> None:
+    """When it should change: `python -m tests.golden.command_help`, then read the difference."""
+    assert command_help.texts() == command_help.RECORDED.read_text()
+
+
+def test_no_command_is_without_a_line_of_help() -> None:
+    for path, command in command_help.commands(root, ("aios",)):
+        assert command.help, path
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.help, (path, option.name)
+
+
+@pytest.mark.parametrize(
+    "noun", ["dataset", "model", "deployment", "label", "run", "transform", "sweep", "job"]
+)
+def test_every_noun_lists_and_gets(noun: str) -> None:
+    assert {"list", "get"} <= {verb for first, *rest in walk() if first == noun for verb in rest}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("run", "ls"),
+        ("run", "create"),
+        ("dataset", "rm"),
+        ("model", "remove"),
+        ("token", "delete"),
+        ("job", "stop"),
+    ],
+    ids=" ".join,
+)
+def test_the_usual_synonym_of_a_verb_is_understood(path: tuple[str, str]) -> None:
+    result = aios(*path, "--help")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_verb_that_could_be_two_is_not_guessed() -> None:
+    assert "There are:" in aios("label", "push").output  # it has create and submit
+
+
+def complete(*words: str) -> list[str]:
+    completed = ShellComplete(root, {}, "aios", "_AIOS_COMPLETE").get_completions(list(words[:-1]), words[-1])
+    return [item.value for item in completed]
+
+
+def test_the_shell_completes_commands_verbs_and_options() -> None:
+    assert complete("dep") == ["deploy", "deployment"]
+    assert complete("run", "s") == ["submit"]
+    assert "--output" in complete("run", "list", "--o")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(shell: str) -> None:
+    assert "_AIOS_COMPLETE" in aios("completion", shell).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("run", "--help"), 0),
+        (("run", "submit"), 2),
+        (("run", "list", "-n", "0"), 2),
+        (("-p", "x", "run"), 2),
+        (("run", "frob"), 2),
+        (("run", "get", "a/b/c"), 1),
+    ],
+)
+def test_exit_codes_are_exact(arguments: tuple[str, ...], code: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == code
+
+
+def test_a_long_reason_is_shown_in_a_list_by_its_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(root):
+        output.emit_list([rf"no module\n{'x' * 500}"], {"WHY": str}, none="")
+    assert "no module …" in capsys.readouterr().out
+
+
+def test_nothing_is_coloured_where_no_color_is_asked_for() -> None:
+    env = {"NO_COLOR": "1", "FORCE_COLOR": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-m", "aios.cli", "doctor"], capture_output=True, text=True, env=env, check=False
+    )
+    assert "\x1b[3" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -87,6 +178,8 @@ def test_a_noun_alone_lists() -> None:
         (Unauthenticated("who?"), "aios login"),
         (Internal("x"), "aios logs"),
         (NotFound("no such run"), ""),
+        (NotFound("projects/default/runs/x does not exist."), "`aios run list`"),
+        (Unavailable("Deployment web has no revision that serves yet."), "aios deployment status web"),
         (Unavailable("run `aios up` first"), ""),
     ],
 )
