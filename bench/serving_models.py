@@ -18,6 +18,7 @@ SIGNATURE = {
     "maxBatchSize": 64,
 }
 PROJECT = "/v1/projects/default"
+LARGE_WIDTH = 35_500
 SLOW_SIZE, SLOW_LAYERS = 1024, 64  # some ten milliseconds of one core
 
 BROKEN = b"this is no ONNX file"
@@ -60,6 +61,19 @@ def slow() -> bytes:
         "narrow": np.ones((SLOW_SIZE, 10), np.float32),
     }
     return _model(nodes, constants)
+
+
+def large(seed: int) -> tuple[bytes, list[float]]:
+    """One of 10 MB, and what it answers to 64 ones. Another seed is another model: nothing is at hand already."""
+    draw = np.random.default_rng(seed)
+    wide = draw.normal(size=(64, LARGE_WIDTH)).astype(np.float32)
+    narrow = draw.normal(size=(LARGE_WIDTH, 10)).astype(np.float32) / LARGE_WIDTH
+    nodes = [
+        helper.make_node("MatMul", ["x", "wide"], ["h"]),
+        helper.make_node("MatMul", ["h", "narrow"], ["y"]),
+    ]
+    right = np.ones((1, 64), np.float32) @ wide @ narrow
+    return _model(nodes, {"wide": wide, "narrow": narrow}), right[0].tolist()
 
 
 async def register(running: Stack, content: bytes, model: str = NAME) -> str:
