@@ -108,7 +108,7 @@ def build(
             Page("/healthz", PUBLIC, _alive, identity),
             Page("/readyz", PUBLIC, ready, identity),
             Page("/v1/openapi.json", ANY_CALLER, described, identity),
-            Page("/metrics", ANY_CALLER, metrics.answer, identity),
+            metrics.route(),
             Page("/v2", ANY_CALLER, _server, identity),
             Page("/v2/health/live", ANY_CALLER, _alive, identity),
             # Ready to take predictions: they pass Envoy, which asked us, and need no service of the control plane.

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
+from aios.errors import AiosError
 from aios.identity.v1.identity_service_pb2 import GetCallerRequest
 from aios.identity.v1.identity_service_pb2_grpc import IdentityServiceStub
 from aios.inference.v1.deployment_pb2 import RevisionFigures
@@ -17,6 +19,7 @@ from aios.inference.v1.inference_service_pb2 import ListFiguresRequest
 from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aios.names import ANY_PROJECT, ProjectName, RevisionName
 from gateway.http.exchange import authorization
+from gateway.http.pages import refused
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,13 +44,24 @@ _TIMES: tuple[tuple[str, Value], ...] = (
 
 
 class Metrics:
-    """The page's handler."""
+    """The page. Who may see it is decided where the figures are: by `ListFigures`, for the caller's own token."""
 
     def __init__(self, identity: IdentityServiceStub, inference: InferenceServiceStub) -> None:
         self._identity = identity
         self._inference = inference
 
-    async def answer(self, request: Request) -> Response:
+    def route(self) -> Route:
+        """For the gateway's router."""
+
+        async def page(request: Request) -> Response:
+            try:
+                return await self._answer(request)
+            except AiosError as error:
+                return refused(request, error)
+
+        return Route("/metrics", page, methods=["GET"])
+
+    async def _answer(self, request: Request) -> Response:
         """The figures of the token's project; of another one, or of all (`-`), for who may: `?project=`."""
         metadata = authorization(request.headers)
         parent = request.query_params.get("project")

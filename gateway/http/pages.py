@@ -38,9 +38,14 @@ class Page(Route):
                     await identity.GetCaller(GetCallerRequest(), metadata=authorization(request.headers))
                 return await answer(request)
             except AiosError as error:
-                trace = telemetry.trace_id_of(request.headers.get("traceparent", ""))
-                body = problems.encode(problems.problem(error, trace))
-                return Response(body, problems.status(error), problems.headers(error))
+                return refused(request, error)
 
         super().__init__(path, page)
         self.methods = None  # every one comes to `page`, which refuses in our words
+
+
+def refused(request: Request, error: AiosError) -> Response:
+    """The answer to a request that failed."""
+    trace = telemetry.trace_id_of(request.headers.get("traceparent", ""))
+    body = problems.encode(problems.problem(error, trace))
+    return Response(body, problems.status(error), problems.headers(error))

@@ -19,14 +19,14 @@ from tritonclient.grpc import service_pb2 as predict_pb2
 import aios
 from aios.runtime import contract, roles
 from aios.runtime.server import BUILT_IN
+from gateway import activation, inference_server
 from gateway import app as gateway_app
-from gateway import inference_server
 from gateway.http.rules import Binding, Routes
 from gateway.telemetry import servicer as telemetry
 
 NOBODY = "none"
 """The id of every resource that these tests ask for: there is none of that name."""
-FOREIGN = {**BUILT_IN, **telemetry.FOREIGN, **inference_server.FOREIGN}
+FOREIGN = {**BUILT_IN, **telemetry.FOREIGN, **inference_server.FOREIGN, **activation.FOREIGN}
 """Permissions of services whose protos are not ours."""
 FOREIGN_FILES = (
     health_pb2.DESCRIPTOR,
