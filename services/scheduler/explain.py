@@ -22,6 +22,7 @@ from services.scheduler.specs import Kind
 from services.scheduler.usage import usages
 
 HOLDERS_MAX = 8
+REPLICAS_TRIED_MAX = 32
 TRIES_MAX = 4
 """Of each kind of alternative."""
 SOONER = 0.9
@@ -160,7 +161,7 @@ class _Waiting:
         if reason.code == "WAITS_FOR_QUOTA":
             mine = set(path(_queue(self._job), self._queues))
             there = [each for each in there if mine & set(path(_queue(each), self._queues))]
-        else:
+        elif reason.code != "WAITS_FOR_GANG":  # which waits for several nodes
             there = [each for each in there if each.attempt and node in each.attempt.nodes]
         named = [each for each in there if self._may_see(each.name)]
         found = [Holder(each.name, _held(each), end=self._end(each)) for each in named]
@@ -229,11 +230,21 @@ class _Waiting:
             return
         if reason.code == "WAITS_FOR_QUOTA":
             yield from self._with_a_higher_limit()
+        yield from self._with_fewer_replicas()
         yield from self._with_less(lacking)
         yield from self._with_other_types()
         yield from self._with_other_nodes()
-        yield from self._without_a_job(node)
+        yield from self._without_a_job("" if reason.code == "WAITS_FOR_GANG" else node)
         yield from self._with_what_was_borrowed(found)
+
+    def _with_fewer_replicas(self) -> Iterator[Alternative]:
+        """The largest gang that starts now."""
+        mine = asked(self._job)
+        for fewer in range(mine.replicas - 1, max(0, mine.replicas - 1 - REPLICAS_TRIED_MAX), -1):
+            if self._starts(replace(mine, replicas=fewer, least=min(mine.least, fewer))):
+                what = "1 replica" if fewer == 1 else f"{fewer} replicas"
+                yield self._at_once("FEWER_REPLICAS", f"starts now with {what} instead of {mine.replicas}")
+                return
 
     def _with_less(self, lacking: Sequence[str]) -> Iterator[Alternative]:
         """As much as starts now, of each resource that is missing."""
@@ -271,11 +282,11 @@ class _Waiting:
                 yield self._at_once("OTHER_NODES", f"starts now if it tolerates {name}={value}")
 
     def _without_a_job(self, node: str) -> Iterator[Alternative]:
-        """Jobs whose end alone would start it; those that the caller may see."""
+        """Jobs on a node, or anywhere, whose end alone would start it; those that the caller may see."""
         there = [
             each
             for each in self._snapshot.holding
-            if each.attempt and node in each.attempt.nodes and self._may_see(each.name)
+            if each.attempt and node in ("", *each.attempt.nodes) and self._may_see(each.name)
         ]
         there.sort(key=lambda each: -_devices(_held(each)))
         for each in there[:TRIES_MAX]:

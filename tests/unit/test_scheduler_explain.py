@@ -181,3 +181,14 @@ def test_what_a_job_has_been_through_is_told() -> None:
         " lost its node once, last b"
     )
     assert (len(found.preempted), found.lost) == (1, 1)
+
+
+def test_a_gang_is_told_with_how_many_replicas_it_would_start_and_who_holds_the_rest() -> None:
+    nodes = [Node(name, NodeState.READY, Resources(4000, 0, {"gpu/A": 4})) for name in ("a", "b")]
+    held = [running(job(1, gpus(2), minutes=30)), running(job(2, gpus(3), minutes=30), "b")]
+    found = told(job(3, gpus(2), replicas=4), held, nodes)
+    assert found.reason.message == "waits for 4 replicas at once: all nodes together hold 1 now"
+    assert {str(each.job) for each in found.holders} == {"projects/p/jobs/j1", "projects/p/jobs/j2"}
+    assert "starts now with 1 replica instead of 4" in [each.message for each in found.alternatives]
+    found = told(job(3, gpus(2), replicas=3), held, nodes)
+    assert "starts now if projects/p/jobs/j2 ends" in [each.message for each in found.alternatives]
