@@ -1,6 +1,6 @@
 """An OTLP receiver: what an OpenTelemetry Collector would get of a platform."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +11,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+UNITS = {"s": "_seconds", "ms": "_milliseconds", "1": "_ratio"}
 
 
 class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
@@ -58,14 +60,14 @@ class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
+def receiving(address: str = "127.0.0.1:0") -> Iterator[Receiver]:
     receiver = Receiver()
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     add_metrics: Any = metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server
     add_traces: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
     add_metrics(receiver, server)
     add_traces(_Traces(receiver), server)
-    receiver.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    receiver.address = f"127.0.0.1:{server.add_insecure_port(address)}"
     server.start()
     try:
         yield receiver
@@ -78,6 +80,27 @@ def _text(pairs: Iterable[KeyValue]) -> dict[str, str]:
 
 
 def _prometheus(metric: Metric) -> set[str]:
-    units = {"s": "_seconds", "ms": "_milliseconds", "1": "_ratio"}
-    name = metric.name.replace(".", "_") + units.get(metric.unit, "")
+    name = metric.name.replace(".", "_") + UNITS.get(metric.unit, "")
     return {f"{name}_bucket", f"{name}_count", f"{name}_sum"} if metric.HasField("histogram") else {name}
+
+
+def prometheus_lines(service: str, metric: Metric) -> Iterator[str]:
+    """A figure as Prometheus reads it, as the collector writes it: `job` is the service."""
+
+    def line(name: str, labels: Mapping[str, str], value: float) -> str:
+        inner = ",".join(f'{key.replace(".", "_")}="{text}"' for key, text in labels.items())
+        return f"{name}{{{inner}}} {value}"
+
+    base = metric.name.replace(".", "_") + UNITS.get(metric.unit, "")
+    for point in metric.histogram.data_points:
+        labels = {"job": service, **_text(point.attributes)}
+        so_far = 0
+        for bound, count in zip([*point.explicit_bounds, float("inf")], point.bucket_counts, strict=True):
+            so_far += count
+            le = "+Inf" if bound == float("inf") else str(bound)
+            yield line(f"{base}_bucket", labels | {"le": le}, so_far)
+        yield line(f"{base}_sum", labels, point.sum)
+        yield line(f"{base}_count", labels, point.count)
+    for number in (*metric.gauge.data_points, *metric.sum.data_points):
+        value = number.as_int if number.HasField("as_int") else number.as_double
+        yield line(base, {"job": service, **_text(number.attributes)}, value)

@@ -9,6 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 project=${COMPOSE_PROJECT_NAME:-aios}
 settings=${AIOS_ENV_FILE:-$here/.env}
 images="gateway scheduler data trainer inference worker"
+# NO_BUILD: images come from elsewhere, under the names in $settings; `upgrade` then asks NEW_IMAGES to bring them.
 
 say() { echo "aios: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -98,7 +99,7 @@ upgrade() {
     target=backups/before-upgrade-$(date -u +%Y%m%dT%H%M%SZ)
     for one in $images; do engine tag "$(image "$one")" "$(image "$one")-before"; done
     backup "$target"
-    [ -n "${NO_BUILD:-}" ] || compose build
+    if [ -z "${NO_BUILD:-}" ]; then compose build; else ${NEW_IMAGES:-true}; fi
     # Each service migrates its own records as it starts, and does not answer before.
     if start --force-recreate; then
         say "upgraded; the state before is in $target"

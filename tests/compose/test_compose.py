@@ -20,7 +20,10 @@ from tests.compose.engine import REPOSITORY, Engine, NoEngine
 pytestmark = pytest.mark.skipif(
     not os.environ.get("AIOS_TEST_COMPOSE"), reason="takes minutes and an engine: make test-compose"
 )
-PORT, STORE_PORT, PROJECT = 18080, 19000, "aios-test"
+PORT, TLS_PORT, STORE_PORT, PROJECT = 18080, 18443, 19000, "aios-test"
+TLS = "deploy/compose/compose.tls.yaml"
+OBSERVABILITY = "deploy/compose/compose.observability.yaml", "tests/compose/standins/observability.yaml"
+TRUST = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "SSL_CERT_FILE"
 READY_SECONDS_MAX = 90.0
 SIZE_BYTES_MAX = 250e6
 RECOVERY_SECONDS_MAX = 60.0
@@ -32,12 +35,14 @@ class Stack:
 
     engine: Engine
     folder: Path
+    overrides: tuple[str, ...] = ()
+    """More compose files of the repository."""
     token: str = field(default="", repr=False)
     ready_seconds: float = 0.0
     """From built images to all answering."""
 
-    def chore(self, *words: str) -> str:
-        """A chore of stack.sh."""
+    def chore(self, *words: str, **more: str) -> str:
+        """A chore of stack.sh, with more in its environment."""
         script = REPOSITORY / "deploy/compose/stack.sh"
         environment = {
             **self.engine.environment,
@@ -46,6 +51,8 @@ class Stack:
             "DOCKER": self.engine.docker,
             "DOCKER_COMPOSE": self.engine.compose,
             "NO_BUILD": "1",
+            "COMPOSE_OVERRIDES": " ".join(str(REPOSITORY / override) for override in self.overrides),
+            **more,
         }
         done = subprocess.run(
             ["sh", str(script), *words], env=environment, cwd=self.folder, capture_output=True, text=True
@@ -55,9 +62,11 @@ class Stack:
 
     def aios(self, *words: str) -> str:
         """A command of the CLI, from outside."""
+        trust = {name: str(self.authority) for name in TRUST} if TLS in self.overrides else {}
         environment = {
             **os.environ,
-            "AIOS_ADDRESS": f"http://127.0.0.1:{PORT}",
+            **trust,
+            "AIOS_ADDRESS": self.address,
             "AIOS_TOKEN_FILE": str(self.folder / "token"),
             "AIOS_HOME": str(self.folder / "home"),
         }
@@ -71,6 +80,28 @@ class Stack:
         """Everything that must outlive a backup, with digests."""
         nouns = (("run",), ("dataset",), ("dataset", "versions", "digits"), ("model", "versions", "digits"))
         return [json.loads(self.aios(*noun, "-o", "json")) for noun in nouns]
+
+    @property
+    def address(self) -> str:
+        return f"{'https' if TLS in self.overrides else 'http'}://127.0.0.1:{PORT}"
+
+    @property
+    def authority(self) -> Path:
+        """Who signed the stack's certificates."""
+        return self.folder / "authority.crt"
+
+    def up(self, *overrides: str) -> None:
+        """Start it with these files on top, from whatever runs now."""
+        self.overrides = overrides
+        self.chore("up")
+        self.authority.write_text(self.chore("authority"))
+        self.token = self.chore("token").strip()
+        (self.folder / "token").write_text(self.token)
+
+    def python(self, service: str, code: str, *arguments: str) -> str:
+        """Run code in a container of ours; the last line that it prints."""
+        said = self.engine.run("exec", self.container(service), "python", "-c", code, *arguments)
+        return said.strip().rpartition("\n")[2]
 
     def container(self, service: str) -> str:
         return f"{PROJECT}-{service}-1"
@@ -93,7 +124,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             made = Stack(engine, folder)
             images = {
                 name: f"aios-test/{name.lower().replace('_', '-')}"
-                for name in ("NATS", "POSTGRES", "ENVOY", "OBJECT_STORE")
+                for name in ("NATS", "POSTGRES", "ENVOY", "OBJECT_STORE", "PROMETHEUS")
             }
             settings = {
                 "AIOS_BIND": "127.0.0.1",
@@ -102,15 +133,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 "AIOS_S3_PUBLIC_ENDPOINT": f"http://localhost:{STORE_PORT}",
                 "AIOS_IMAGE_PREFIX": "aios-test",
                 "AIOS_VERSION": "test",
+                "AIOS_TLS_BIND": "127.0.0.1",
+                "AIOS_TLS_PORT": TLS_PORT,
+                # Not run here.
+                **{f"{name}_IMAGE": "none" for name in ("COLLECTOR", "JAEGER", "GRAFANA")},
+                "AIOS_TEST_REPOSITORY": REPOSITORY,
                 "PYTHON_IMAGE": engines.BASE,
                 **{f"{name}_IMAGE": image for name, image in images.items()},
             }
             (folder / "env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
             began = time.monotonic()
-            made.chore("up")
+            made.up()
             made.ready_seconds = time.monotonic() - began
-            made.token = made.chore("token").strip()
-            (folder / "token").write_text(made.token)
             try:
                 yield made
             finally:
@@ -209,3 +243,149 @@ def test_a_backup_that_is_restored_after_a_wipe_is_the_same(stack: Stack) -> Non
     files = [path.relative_to(pushed) for path in pushed.rglob("*") if path.is_file()]
     assert files
     assert all((pulled / path).read_bytes() == (pushed / path).read_bytes() for path in files)
+
+
+@pytest.mark.timeout(600)
+def test_what_was_stopped_and_removed_starts_again_with_everything(stack: Stack) -> None:
+    before = stack.listing()
+    stack.chore("down")
+    stack.up()
+    assert stack.listing() == before
+
+
+@pytest.mark.timeout(600)
+def test_three_workers_are_three_nodes(stack: Stack) -> None:
+    stack.chore("compose", "up", "--detach", "--no-build", "--wait", "--scale", "worker=3")
+    nodes = [node for node in json.loads(stack.aios("node", "-o", "json")) if node["state"] == "STATE_READY"]
+    assert len(nodes) == 3
+    spec = {"command": ["sleep", "2"], "resources": {"cpuMillis": 100}}
+    headers = {"authorization": f"Bearer {stack.token}"}
+    with httpx.Client(base_url=stack.address, headers=headers, timeout=10) as client:
+        jobs = "/v1/projects/default/jobs"
+        names = [f"spread-{number}" for number in range(6)]
+        for name in names:
+            client.post(jobs, params={"jobId": name}, json={"spec": spec}).raise_for_status()
+        ended = {name: _wait_for_end(client, f"{jobs}/{name}") for name in names}
+    assert set(ended.values()) == {"STATE_SUCCEEDED"}
+    stack.chore("compose", "up", "--detach", "--no-build", "--wait", "--scale", "worker=1")
+
+
+PLAIN_HEALTH = """
+import asyncio, sys
+from aios.stack import probes
+host, _, port = sys.argv[1].rpartition(":")
+try:
+    asyncio.run(probes.grpc_health(host, int(port))())
+except probes.NotReady:
+    print("refused")
+else:
+    print("answered")
+"""
+PLAIN_DATABASE = """
+import psycopg
+try:
+    psycopg.connect("postgresql://aios@postgres/aios?sslmode=disable").close()
+except psycopg.OperationalError as error:
+    print("refused" if "no encryption" in str(error) else error)
+else:
+    print("answered")
+"""
+PLAIN_BUS = """
+import asyncio, json, nats
+async def ask():
+    known = json.load(open("/var/lib/aios/secrets/nats.json"))
+    client = await nats.connect("nats://nats:4222", user=known["user"], password=known["password"], connect_timeout=3,
+        allow_reconnect=False)
+    print("tls" if client._transport.get_extra_info("ssl_object") else "answered")
+try:
+    asyncio.run(ask())
+except Exception:
+    print("refused")
+"""
+
+
+@pytest.mark.timeout(1800)
+def test_with_tls_everything_that_was_there_is_there_and_nothing_answers_in_plain_text(stack: Stack) -> None:
+    before = stack.listing()
+    stack.up(TLS)
+    assert stack.listing() == before
+    for port, service in (
+        (7001, "scheduler"),
+        (7002, "data"),
+        (7003, "trainer"),
+        (7004, "inference"),
+        (7005, "gateway"),
+    ):
+        assert stack.python("scheduler", PLAIN_HEALTH, f"{service}:{port}") == "refused"
+    assert stack.python("scheduler", PLAIN_DATABASE) == "refused"
+    assert stack.python("scheduler", PLAIN_BUS) == "refused"
+    for port in (PORT, TLS_PORT):
+        assert httpx.get(f"https://localhost:{port}/healthz", verify=str(stack.authority)).status_code == 200
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://localhost:{port}/healthz")
+    assert json.loads(stack.aios("demo", "-o", "json"))
+    stack.chore("certificates")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"https://localhost:{PORT}/healthz", verify=str(stack.authority))
+    stack.authority.write_text(stack.chore("authority"))
+    assert stack.listing()
+    stack.up()
+
+
+@pytest.mark.timeout(900)
+def test_spans_and_figures_reach_the_collector_and_prometheus_reads_them(stack: Stack) -> None:
+    stack.up(*OBSERVABILITY)
+    address = stack.engine.run(
+        "inspect",
+        "--format",
+        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+        stack.container("prometheus"),
+    ).strip()
+    headers = {"authorization": f"Bearer {stack.token}"}
+    trace = httpx.get(f"{stack.address}/v1/caller", headers=headers).headers["x-aios-trace-id"]
+    wanted = {"aios_serving", "aios_nodes", "aios_jobs", "rpc_server_call_duration_seconds_count"}
+    deadline = time.monotonic() + 90
+    found: set[str] = set()
+    while not (wanted <= found and trace in stack.engine.run("logs", stack.container("collector"))):
+        assert time.monotonic() < deadline, f"Prometheus lacks {wanted - found}"
+        time.sleep(1)
+        names = httpx.get(f"http://{address}:9090/api/v1/label/__name__/values").json()
+        found = set(names.get("data", []))
+    serving = httpx.get(f"http://{address}:9090/api/v1/query", params={"query": "aios_serving"}).json()
+    services = {result["metric"]["job"] for result in serving["data"]["result"]}
+    assert services == set(engines.SERVICES)
+    print(f"\nPrometheus has {len(found)} figures of {len(services)} services", end="")
+    stack.up()
+
+
+@pytest.mark.timeout(1800)
+def test_an_upgrade_from_the_previous_schema_keeps_what_was_there(stack: Stack) -> None:
+    former = engines.previous_schema()
+    if former is None:
+        pytest.skip("the history that git has here holds no former schema")
+    stack.chore("compose", "down", "--volumes")
+    engines.build_services(stack.engine, engines.checkout(former), "aios-test-now", "test")
+    for service in (*engines.SERVICES, "worker"):
+        stack.engine.run("tag", f"aios-test/{service}:test", f"aios-test-new/{service}:test")
+        if service != "worker":
+            stack.engine.run("tag", f"aios-test-now/{service}:test", f"aios-test/{service}:test")
+    stack.up()
+    stack.aios("demo", "-o", "json")
+    before = stack.listing()
+    script = stack.folder / "new-images"
+    tags = [
+        f"{stack.engine.docker} tag aios-test-new/{service}:test aios-test/{service}:test"
+        for service in (*engines.SERVICES, "worker")
+    ]
+    script.write_text("\n".join(["#!/bin/sh", *tags]))
+    script.chmod(0o755)
+    stack.chore("upgrade", NEW_IMAGES=str(script))
+    assert stack.listing() == before
+
+
+def _wait_for_end(client: httpx.Client, job: str) -> str:
+    deadline = time.monotonic() + RECOVERY_SECONDS_MAX
+    while (state := client.get(job).json()["state"]) in ("STATE_QUEUED", "STATE_STARTING", "STATE_RUNNING"):
+        assert time.monotonic() < deadline, f"{job} is {state}"
+        time.sleep(0.5)
+    return str(state)

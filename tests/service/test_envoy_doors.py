@@ -128,6 +128,12 @@ def test_unmodified_clients_predict_by_the_models_name(stack: Stack) -> None:
         assert http.infer("digits", [tensor], headers=stack.bearer()).as_numpy("y")[0] == 1.0
 
 
+def test_a_model_does_not_see_its_callers_token(stack: Stack, vision: Model) -> None:
+    stack.predict_grpc("digits")
+    stack.predict_http("digits")
+    assert all("authorization" not in seen.headers for seen in vision.seen)
+
+
 def test_the_same_name_in_two_projects_is_two_deployments(stack: Stack) -> None:
     assert stack.predict_grpc("digits", project="vision") == 1.0
     assert stack.predict_grpc("digits", project="audio") == 2.0
