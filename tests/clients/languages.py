@@ -1,5 +1,6 @@
 """The languages that `clients/` has a program for: what each needs, how it is built and started."""
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 GOCODE = Path("/usr/share/gocode/src/google.golang.org")
 JARS = Path("/usr/share/java")
 INCLUDE = Path("/usr/include")
+
+ASKED = os.environ.get("AIOS_TEST_CLIENTS", "")
+"""Empty: none. `quick`: those that are built in seconds, as continuous integration does. Anything else: all."""
+NOT_ASKED = "" if ASKED else "takes minutes and toolchains: make test-clients"
+"""Why nothing here runs, where it does not."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +29,19 @@ class Language:
     libraries: Sequence[Path] = ()
     """Files or folders that must be there."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
+    """Building it takes minutes."""
 
     @property
     def folder(self) -> Path:
         return REPOSITORY / "clients" / self.name
 
-    def missing(self) -> str:
-        """What this machine lacks of the toolchain, in words; empty when it is whole."""
+    def skipped(self) -> str:
+        """Why it does not run here, in words; empty when it does. What this machine lacks of the toolchain is named."""
+        if NOT_ASKED:
+            return NOT_ASKED
+        if self.slow and ASKED == "quick":
+            return f"{self.name}: takes minutes to build: make test-clients"
         lacking = [tool for tool in self.tools if shutil.which(tool) is None]
         lacking += [str(path) for path in self.libraries if not path.exists()]
         return f"{self.name}: no {', '.join(lacking)}" if lacking else ""
@@ -64,6 +76,7 @@ LANGUAGES = (
         libraries=tuple(INCLUDE / name for name in ("grpcpp", "nlohmann/json.hpp", "openssl/evp.h")),
         build=(("cmake", "-B", "build"), ("cmake", "--build", "build")),
         start=("build/aios-client",),
+        slow=True,
     ),
     Language(
         "ruby",

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -10,31 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.languages import REPOSITORY
+from tests.clients.languages import NOT_ASKED, REPOSITORY
 from tests.clients.site import Site
 from tests.e2e.stack import Stack
 
-pytestmark = [
-    pytest.mark.skipif(
-        not os.environ.get("AIOS_TEST_CLIENTS"), reason="takes minutes and toolchains: make test-clients"
-    ),
-    pytest.mark.timeout(900),
-]
 FOLDER = REPOSITORY / "clients" / "browser"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FOUND = next(filter(None, map(shutil.which, BROWSERS)), "")
+LACKING = [tool for tool in ("node", "npm") if shutil.which(tool) is None] + ([] if FOUND else [BROWSERS[0]])
+pytestmark = [
+    pytest.mark.skipif(bool(NOT_ASKED), reason=NOT_ASKED),
+    pytest.mark.skipif(bool(LACKING), reason=f"browser: no {', '.join(LACKING)}"),
+    pytest.mark.timeout(900),
+]
 PATIENCE_MILLIS = 20_000
 """Of the page's own clock, which stands still while it waits for an answer."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"browser: no {tool}")
-    for name in BROWSERS:
-        if found := shutil.which(name):
-            return found
-    pytest.skip(f"browser: none of {', '.join(BROWSERS)}")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +34,7 @@ def built(contract: Path) -> None:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def opened(browser: str, url: str, profile: Path) -> str:
+def opened(url: str, profile: Path) -> str:
     """The page as it stands once it has nothing left to do, as HTML."""
     flags = [
         "--headless=new",
@@ -55,7 +44,7 @@ def opened(browser: str, url: str, profile: Path) -> str:
         f"--virtual-time-budget={PATIENCE_MILLIS}",
         "--dump-dom",
     ]
-    done = subprocess.run([browser, *flags, url], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([FOUND, *flags, url], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
 
@@ -66,12 +55,12 @@ def text_of(page: str, element: str) -> str:
 
 
 def test_a_page_reads_the_platform_by_grpc_web_and_by_json(
-    browser: str, built: None, aios: Stack, token: str, site: Site, ran: list[str], tmp_path: Path
+    built: None, aios: Stack, token: str, site: Site, ran: list[str], tmp_path: Path
 ) -> None:
     with aios.client() as client:
         runs = [run.name for run in client.runs.list()]
     site.settings = {"address": f"http://{aios.target}", "token": token, "walk": True}
-    page = opened(browser, site.url, tmp_path / "profile")
+    page = opened(site.url, tmp_path / "profile")
     assert text_of(page, "problem") == ""
     seen = json.loads(text_of(page, "seen"))
     assert (seen["subject"], seen["project"]) == ("from-elsewhere", "projects/default")
@@ -87,9 +76,9 @@ def test_a_page_reads_the_platform_by_grpc_web_and_by_json(
 
 
 def test_a_page_that_nobody_allowed_is_not_answered(
-    browser: str, built: None, aios: Stack, token: str, site: Site, tmp_path: Path
+    built: None, aios: Stack, token: str, site: Site, tmp_path: Path
 ) -> None:
     site.settings = {"address": f"http://{aios.target}", "token": token, "walk": True}
-    page = opened(browser, site.url.replace("127.0.0.1", "localhost"), tmp_path / "profile")
+    page = opened(site.url.replace("127.0.0.1", "localhost"), tmp_path / "profile")
     assert text_of(page, "seen") == ""
     assert "fetch" in text_of(page, "problem")

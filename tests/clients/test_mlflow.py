@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.clients.languages import REPOSITORY
+from tests.clients.languages import NOT_ASKED, REPOSITORY
 from tests.e2e.stack import Stack
 
 pytestmark = [
-    pytest.mark.skipif(
-        not os.environ.get("AIOS_TEST_CLIENTS"), reason="takes minutes and toolchains: make test-clients"
-    ),
+    pytest.mark.skipif(bool(NOT_ASKED), reason=NOT_ASKED),
     pytest.mark.timeout(900),
 ]
 
