@@ -39,14 +39,18 @@ def main() -> None:
 
 
 def export(folder: Path) -> None:
-    """Write the folder anew: what a proto was renamed from must not stay."""
+    """Write the folder anew: what a proto was renamed from must not stay.
+
+    Files keep the times of what they are copied from, so that nothing is built again which did not change.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(PROTOS, folder, ignore=shutil.ignore_patterns("released"))
     installed = Path(annotations_pb2.__file__).parents[2]
     for name in GOOGLE:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(installed / name, folder / name)
+        shutil.copy2(installed / name, folder / name)
     (folder / INFERENCE).write_bytes(_closure(service_pb2.DESCRIPTOR).SerializeToString())
+    shutil.copystat(service_pb2.__file__, folder / INFERENCE)
 
 
 def _closure(file: FileDescriptor) -> FileDescriptorSet:
