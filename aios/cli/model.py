@@ -1,4 +1,4 @@
-"""`aios model`: list, get, versions, register, alias, log, pull, delete."""
+"""`aios model`: list, get, versions, register, alias, log, pull, delete, assess."""
 
 import json
 from pathlib import Path
@@ -162,3 +162,37 @@ def pull(version: str, destination: Path) -> None:
     with connected() as client, Transfer() as transfer:
         files = client.models.pull(version, destination, progress=transfer.report)
     output.emit_data([str(file) for file in files], [[file] for file in files])
+
+
+@model.command()
+@click.argument("version")
+@click.option("--dataset", default="", help="What it is assessed on; what it was trained on otherwise.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE",
+    help="Of the recipe assess: samples=200, epsilon=0.03, strong=false.",
+)  # fmt: skip
+@click.option("--wait", is_flag=True, help="Follow it to its end and show what was found.")
+@common
+def assess(version: str, dataset: str, assignments: tuple[str, ...], wait: bool) -> int | None:
+    """Look for what may go wrong with a version: inputs chosen against it, training data that can be read back from
+    it, training data that was poisoned. The report is among the run's outputs."""
+    from aios.cli.run import DETAILS, assigned, follow
+
+    with connected() as client:
+        made = client.runs.assess(version, assigned(assignments), dataset=dataset)
+        if not wait:
+            output.emit(made, DETAILS)
+            output.notice(f"Follow it with `aios run watch {leaf(made.name)}`.")
+            return None
+        output.notice(f"Submitted {leaf(made.name)}.")
+        if code := follow(client, made.name, quiet=True):
+            return code
+        ended = client.runs.get(made.name)
+    output.notice(f"The report: `aios run outputs {leaf(made.name)} DIR`, then DIR/report.html.")
+    figures = sorted(ended.metrics.items())
+    output.emit_data(
+        {"run": ended.name, "outputs": ended.outputs, "metrics": dict(figures)},
+        [[name, figure(value)] for name, value in figures],
+        ["FIGURE", "VALUE"],
+    )
+    return None

@@ -193,13 +193,26 @@ def load(
         raise InvalidArgument.of(str(file), f"is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise InvalidArgument.of(str(file), "must hold keys with values, such as `recipe: image_classifier`")
+    return override({**given, **(more or {})}, assigned(assignments))
+
+
+def assigned(assignments: tuple[str, ...]) -> dict[str, Any]:
+    """What `--set KEY=VALUE` says, each value as YAML reads it.
+
+    Raises:
+        InvalidArgument: one has no key or no `=`.
+    """
+    import yaml
+
+    from aios.errors import InvalidArgument
+
     values = {}
     for assignment in assignments:
         path, sign, value = assignment.partition("=")
         if not sign or not path:
             raise InvalidArgument.of("--set", f"must look like hyperparameters.lr=0.1, not {assignment!r}")
         values[path] = yaml.safe_load(value)
-    return override({**given, **(more or {})}, values)
+    return values
 
 
 def follow(client: Any, name: str, *, quiet: bool = False) -> int:

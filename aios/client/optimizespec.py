@@ -1,4 +1,4 @@
-"""`optimize.yaml`: how to make a model version smaller or faster, as the run that does it. Pure."""
+"""`optimize.yaml`: how to make a model version smaller or faster, and an assessment of one, as runs. Pure."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -35,4 +35,20 @@ def optimization(base: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "resources": RESOURCES,
         **{key: given[key] for key in RUN_KEYS if given.get(key) is not None},
         "hyperparameters": {key: given[key] for key in PLAN_KEYS if key in given},
+    }
+
+
+def assessment(base: str, dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run.yaml would say of the assessment of a model version.
+
+    Args:
+        base: Full name of the model version.
+        settings: Of the recipe `assess`.
+    """
+    return {
+        "recipe": "assess",
+        "base_model": base,
+        "dataset": dataset,
+        "resources": RESOURCES,
+        "hyperparameters": dict(settings),
     }

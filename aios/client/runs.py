@@ -10,9 +10,10 @@ from aios.client.connection import Connection, pages, request_id
 from aios.client.datasets import Datasets
 from aios.client.jobs import RECONNECT_SECONDS, RECONNECTS_MAX, Jobs
 from aios.client.models import Models
-from aios.client.optimizespec import optimization
+from aios.client.optimizespec import assessment, optimization
 from aios.client.runspec import parse
 from aios.code import ARCHIVE, pack
+from aios.data.v1 import model_pb2
 from aios.errors import Unavailable
 from aios.names import RunName
 from aios.trainer.v1 import run_pb2, trainer_service_pb2_grpc
@@ -69,9 +70,28 @@ class Runs:
         """
         given = dict(plan)
         base = await Models(self._connection).version(model_version)
-        if not given.get("dataset") and base.run:
-            given["dataset"] = (await self.get(base.run)).spec.dataset
+        if not given.get("dataset"):
+            given["dataset"] = await self._trained_on(base)
         return await self.submit(optimization(base.name, given), request=request)
+
+    async def assess(
+        self,
+        model_version: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        dataset: str = "",
+        request: str = "",
+    ) -> run_pb2.Run:
+        """Submit an assessment of a model version, `digits/3`: attacks on it, what it gives away of its training data, signs
+        of poison in that. On the dataset that it was trained on where none is named.
+        """
+        base = await Models(self._connection).version(model_version)
+        asked = assessment(base.name, dataset or await self._trained_on(base), settings or {})
+        return await self.submit(asked, request=request)
+
+    async def _trained_on(self, version: model_pb2.ModelVersion) -> str:
+        """The dataset version of the run that made it; empty for an uploaded model."""
+        return (await self.get(version.run)).spec.dataset if version.run else ""
 
     async def push_code(self, folder: Path) -> str:
         """Store a folder's code; the name of its dataset version. The same code is the same version."""

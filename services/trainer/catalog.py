@@ -56,7 +56,9 @@ class Recipe:
     files: tuple[str, ...]
     """What its dataset holds; nothing where it needs none. A table may be Parquet or NPZ too, or one file alone."""
     base: bool = False
-    """It starts from a model version. Its settings are read by `optimization.read`."""
+    """It starts from a model version."""
+    planned: bool = False
+    """Its settings are read by `optimization.read`."""
 
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
@@ -66,6 +68,8 @@ TABLE = {**THREADS, "target": Setting(default="")}
 UNLABELLED = {**THREADS, "target": Setting(default="-"), "standardize": Setting(default=True)}
 TABLE_FILES = ("train.csv", "test.csv")
 IMAGE_FILES = ("train/images.npy", "train/labels.npy", "test/images.npy", "test/labels.npy")
+MASK_FILES = ("train/images.npy", "train/masks.npy", "test/images.npy", "test/masks.npy")
+BOX_FILES = ("train/images.npy", "train/boxes.npy", "test/images.npy", "test/boxes.npy")
 PLAYED = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
 
 
@@ -190,6 +194,62 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "layers": Setting(default=2, low=1, high=64),
             },
         ),
+        "lora": Recipe(
+            "A causal language model fine-tuned by low-rank changes of its weights.",
+            MappingProxyType(
+                {
+                    **THREADS,
+                    **_steps(1, 16, 0.002, decay=0.0),
+                    "steps": Setting(default=0, low=0, high=1_000_000),
+                    "rank": Setting(default=8, low=1, high=1_024),
+                    "alpha": Setting(default=16.0, low=1e-3, high=1e6),
+                    "length": Setting(default=96, low=4, high=8_192),
+                    "evaluate_texts": Setting(default=128, low=1, high=100_000),
+                }
+            ),
+            TABLE_FILES,
+            base=True,
+        ),
+        "embedding": Recipe(
+            "An embedding model fine-tuned so that texts of one label lie close.",
+            MappingProxyType(
+                {
+                    **THREADS,
+                    **_steps(1, 32, 5e-5),
+                    "steps": Setting(default=0, low=0, high=1_000_000),
+                    "length": Setting(default=96, low=4, high=8_192),
+                    "temperature": Setting(default=0.1, low=1e-3, high=10.0),
+                    "evaluate_texts": Setting(default=1_000, low=1, high=100_000),
+                }
+            ),
+            TABLE_FILES,
+            base=True,
+        ),
+        "segmentation": _recipe(
+            "A class for every pixel of a greyscale image, by a small U-shaped network.",
+            {**THREADS, **_steps(8, 32, 0.003), "width": Setting(default=16, low=4, high=512)},
+            MASK_FILES,
+        ),
+        "object_detector": _recipe(
+            "Boxes and classes of the things in a greyscale image, by one look at it.",
+            {
+                **THREADS,
+                **_steps(12, 32, 0.002),
+                "width": Setting(default=24, low=4, high=512),
+                "confidence": Setting(default=0.4, low=0.0, high=1.0),
+                "overlap": Setting(default=0.5, low=0.0, high=1.0),
+            },
+            BOX_FILES,
+        ),
+        "tsne": _recipe(
+            "A picture of a table: near samples near each other in two dimensions.",
+            {
+                **UNLABELLED,
+                "target": Setting(default=""),
+                "perplexity": Setting(default=30.0, low=1.0, high=1_000.0),
+                "samples": Setting(default=3_000, low=10, high=50_000),
+            },
+        ),
         "kmeans": _recipe(
             "Clusters by their centres.",
             {
@@ -282,6 +342,20 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "optimize": Recipe(
             "A model version made smaller or faster, with a verdict.",
             MappingProxyType({}),
+            IMAGE_FILES,
+            base=True,
+            planned=True,
+        ),
+        "assess": Recipe(
+            "What may go wrong with a model version: attacks, what it gives away, poisoned data.",
+            MappingProxyType(
+                {
+                    **THREADS,
+                    "samples": Setting(default=500, low=8, high=1_000_000),
+                    "epsilon": Setting(default=8 / 255, low=0.0, high=1.0),
+                    "strong": Setting(default=True),
+                }
+            ),
             IMAGE_FILES,
             base=True,
         ),

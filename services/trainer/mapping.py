@@ -132,8 +132,8 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
     given = MessageToDict(spec.hyperparameters)
     if spec.recipe:
         _check_recipe(spec)
-        based = catalog.recipe(spec.recipe).base
-        read = optimization.read(given) if based else catalog.hyperparameters(spec.recipe, given)
+        planned = catalog.recipe(spec.recipe).planned
+        read = optimization.read(given) if planned else catalog.hyperparameters(spec.recipe, given)
         hyperparameters: Mapping[str, Any] = read
     else:
         _check_command(spec)

@@ -32,13 +32,19 @@ def perturb(
     return moved.detach()
 
 
+def withstood(module: nn.Module, split: Split, epsilon: float, steps: int = STEPS) -> torch.Tensor:
+    """Which samples a network still gets right. Shape: [N]."""
+    right = []
+    for inputs, labels_B in zip(
+        split.inputs.split(EVALUATE_BATCH), split.labels_N.split(EVALUATE_BATCH), strict=True
+    ):
+        moved = perturb(module, inputs, labels_B, epsilon, steps)
+        with torch.no_grad():
+            right.append(module(moved).argmax(1) == labels_B)
+    return torch.cat(right)
+
+
 def accuracy(module: nn.Module, split: Split, epsilon: float, samples: int, steps: int = STEPS) -> float:
     """Share of the first samples that a network still gets right."""
-    right = 0
-    inputs, labels_N = split.inputs[:samples], split.labels_N[:samples]
-    for start in range(0, len(inputs), EVALUATE_BATCH):
-        part, labels_B = inputs[start : start + EVALUATE_BATCH], labels_N[start : start + EVALUATE_BATCH]
-        moved = perturb(module, part, labels_B, epsilon, steps)
-        with torch.no_grad():
-            right += int((module(moved).argmax(1) == labels_B).sum())
-    return right / len(inputs)
+    some = Split(split.inputs[:samples], split.labels_N[:samples])
+    return float(withstood(module, some, epsilon, steps).float().mean())

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from aios.common.v1 import tensor_pb2
 from aios.errors import FailedPrecondition
 from services.trainer.job import tables
+from services.trainer.job.outputs import MODEL_FILE
 from services.trainer.recipes import image_classifier
 
 VALIDATION = 0.1
@@ -52,6 +53,8 @@ class Task:
     test: Split
     images: bool
     seed: int
+    rows_N: torch.Tensor
+    """Where each training sample lies in the training part of the dataset."""
 
     @property
     def classes(self) -> list[str]:
@@ -104,7 +107,33 @@ def load(folder: Path, signature: tensor_pb2.Signature, seed: int) -> Task:
         test=test,
         images=images,
         seed=seed,
+        rows_N=rest,
     )
+
+
+def model_file(folder: Path) -> Path:
+    """The exported model of a version: `model.onnx`, or the only one there is.
+
+    Raises:
+        NotOptimizable: it holds none.
+    """
+    found = folder / MODEL_FILE
+    others = sorted(folder.rglob("*.onnx"))
+    if not found.is_file() and len(others) == 1:
+        return others[0]
+    if not found.is_file():
+        raise NotOptimizable(f"The model version holds no {MODEL_FILE}.")
+    return found
+
+
+def probabilities(answers_NC: Array) -> Array:
+    """What a classifier answers as probabilities: those that are none yet are taken for logits."""
+    answers = np.asarray(answers_NC, dtype=np.float64)
+    if answers.min() >= 0 and np.allclose(answers.sum(axis=1), 1, atol=1e-3):
+        return answers
+    powers = np.exp(answers - answers.max(axis=1, keepdims=True))
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _images(folder: Path, split: str) -> Split:

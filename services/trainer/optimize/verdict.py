@@ -45,7 +45,7 @@ class Side:
         """Ask an exported model about the test part."""
         answers_NC = task.answers(file, given.test.inputs, threads)
         labels_N = given.test.labels_N.numpy()
-        p_NC = _probabilities(answers_NC)
+        p_NC = task.probabilities(answers_NC)
         guesses_N = p_NC.argmax(axis=1)
         right_N = guesses_N == labels_N
         recall = [
@@ -186,15 +186,6 @@ def judge(
     if float((through_N == variant.guesses_N[: len(through_N)]).mean()) < AGREEMENT_MIN:
         missed.append("answers otherwise through Triton than it did when it was made")
     return Verdict(original, variant, tuned, served, limits, tuple(missed))
-
-
-def _probabilities(answers_NC: Array) -> Array:
-    answers = np.asarray(answers_NC, dtype=np.float64)
-    if answers.min() >= 0 and np.allclose(answers.sum(axis=1), 1, atol=1e-3):
-        return answers
-    powers = np.exp(answers - answers.max(axis=1, keepdims=True))
-    shares: Array = powers / powers.sum(axis=1, keepdims=True)
-    return shares
 
 
 def _costs(served: Served | None) -> dict[str, Any] | None:

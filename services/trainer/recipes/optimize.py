@@ -28,7 +28,7 @@ def train(run: Run) -> None:
     torch.manual_seed(run.seed)
     with run.phase("load"):
         folder, signature = run.base_model()
-        original = Original(folder, _file(folder), task.load(run.dataset(), signature, run.seed))
+        original = Original(folder, task.model_file(folder), task.load(run.dataset(), signature, run.seed))
     scratch = run.folder("variants")
     tried: list[dict[str, Any]] = []
     if "search" in plan:
@@ -88,14 +88,3 @@ def _attacked(original: Original, chosen: Variant, samples: int) -> dict[str, tu
         name: (attack.accuracy(before, test, size, samples), attack.accuracy(after, test, size, samples))
         for name, size in attack.EPSILONS.items()
     }
-
-
-def _file(folder: Path) -> Path:
-    """The exported model of a version: `model.onnx`, or the only one there is."""
-    found = folder / MODEL_FILE
-    others = sorted(folder.rglob("*.onnx"))
-    if not found.is_file() and len(others) == 1:
-        return others[0]
-    if not found.is_file():
-        raise task.NotOptimizable(f"The model version holds no {MODEL_FILE}.")
-    return found
