@@ -5,7 +5,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -25,7 +25,7 @@ from services.scheduler.engine.model import ROOT, RUNNING, WAITING, Job, Node, P
 from services.scheduler.engine.order import AGEING_PER_HOUR, known
 from services.scheduler.engine.plan import Decide, startable
 from services.scheduler.engine.snapshot import Snapshot
-from services.scheduler.policies import ALGORITHMS, Policy, compose
+from services.scheduler.policies import ALGORITHMS, ELASTIC, Policy, compose
 
 STEPS = int(os.environ.get("AIOS_TEST_STEPS", "1500"))
 STEPS_EACH = 50
@@ -42,6 +42,7 @@ SPARES = {
     "makespan",
     "finish-time-fair",
     "soonest",
+    "dynamic",
 }
 DRAIN_ROUNDS = 60
 PLANS = 3
@@ -137,6 +138,9 @@ class Life(RuleBasedStateMachine):
         estimate=st.sampled_from([0.0, 0.0, 100.0, 5000.0]),
         min_runtime=st.sampled_from([0.0, 0.0, 300.0]),
         deadline=st.sampled_from([np.inf, 100.0]),
+        least=st.sampled_from([0, 0, 1]),
+        together=st.sampled_from(["", "", "zone", "node"]),
+        strictly=st.booleans(),
     )
     def submit(
         self, replica: dict[str, int], count: int, queue: str, deadline: float, saves: bool, **more: object
@@ -231,7 +235,11 @@ class Life(RuleBasedStateMachine):
 
     def check_start(self, name: str, placement: Placement) -> None:
         job = self.jobs[name]
-        assert placement.replicas == job.replicas, "a gang runs whole"
+        if self.policy.algorithm == ELASTIC and job.least:
+            assert min(job.least, job.replicas) <= placement.replicas <= job.replicas
+        else:
+            assert placement.replicas == job.replicas, "a gang runs whole"
+        assert not job.strictly or len(self.places(job, [node for node, _ in placement.nodes])) == 1
         assert self.has_room(name, placement), "nothing is given twice"
         for node, count in placement.nodes:
             assert count > 0
@@ -272,7 +280,7 @@ class Life(RuleBasedStateMachine):
     def alike(self, one: Job, two: Job) -> bool:
         slots = self.snapshot.slots
         speeds = self.snapshot.speeds
-        fields = ("replica", "replicas", "queue", "selector", "prefers", "tolerates")
+        fields = ("replica", "replicas", "queue", "selector", "prefers", "tolerates", "together", "strictly")
         return all(getattr(one, name) == getattr(two, name) for name in fields) and np.array_equal(
             speeds[slots[one.name]], speeds[slots[two.name]]
         )
@@ -280,6 +288,13 @@ class Life(RuleBasedStateMachine):
     def may_use(self, job: Job, node: Node) -> bool:
         tolerated = all(job.tolerates.get(name) in (value, "") for name, value in node.taints.items())
         return tolerated and job.selector.items() <= node.labels.items()
+
+    def places(self, job: Job, nodes: Sequence[str]) -> set[str]:
+        """Which different places these nodes are, as far as the job minds."""
+        if len(nodes) == 1 or not job.together:
+            return {"anywhere"}
+        rows = [self.snapshot.nodes[self.snapshot.node_rows[name]] for name in nodes]
+        return {node.name if job.together == "node" else node.labels[job.together] for node in rows if node}
 
     def rank(self, job: Job) -> tuple[float, int]:
         if self.policy.algorithm == "fcfs":
@@ -377,13 +392,15 @@ class Life(RuleBasedStateMachine):
         kinds = ["gpu/A", "gpu/B"] if "gpu" in job.replica else [""]
         for kind in kinds:
             need = self.need(name, Placement((), kind))
-            held = 0
+            held = Counter[str]()
             for node, capacity in self.capacity.items():
                 found = self.snapshot.nodes[self.snapshot.node_rows[node]]
                 assert found is not None
                 if self.may_use(job, found):
-                    held += min(capacity.get(resource, 0) // amount for resource, amount in need.items())
-            if held >= job.replicas:
+                    place = found.name if job.together == "node" else found.labels.get(job.together, "")
+                    fits = min(capacity.get(resource, 0) // amount for resource, amount in need.items())
+                    held[place if job.strictly and job.replicas > 1 else ""] += fits
+            if max(held.values(), default=0) >= job.replicas:
                 return True
         return False
 
