@@ -1,23 +1,31 @@
 """What is fetched from the network: only what is asked for, from public hosts, and no more than is taken."""
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios.errors import AiosError, InvalidArgument
+from aios.errors import AiosError, InvalidArgument, Unavailable
 from aios.formats.remote import Bucket, Fetcher, Limits, is_public
 
 LISTED = '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{}</ListBucketResult>'
 
 
 @contextmanager
-def serving(pages: dict[str, tuple[int, dict[str, str], bytes]]) -> Iterator[tuple[int, list[str]]]:
+def serving(
+    pages: dict[str, tuple[int, dict[str, str], bytes]], tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[int, list[str]]]:
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,6 +42,8 @@ def serving(pages: dict[str, tuple[int, dict[str, str], bytes]]) -> Iterator[tup
             """Nobody reads it."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -58,6 +68,43 @@ def fetcher(**more: object) -> Fetcher:
         **more,
     }
     return Fetcher(**options)  # type: ignore[arg-type]
+
+
+def certificate(folder: Path, name: str) -> Path:
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(who)
+        .issuer_name(who)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / f"{name}.pem"
+    path.write_bytes(secret + made.public_bytes(pem))
+    return path
+
+
+@pytest.mark.parametrize("name", ["data.example", "other.example"])
+def test_the_host_that_was_named_must_prove_itself(tmp_path: Path, name: str) -> None:
+    pem = certificate(tmp_path, name)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pem)
+    trust = ssl.create_default_context(cafile=pem)
+    with serving({"/a": (200, {}, b"1")}, tls) as (port, _):
+        asked = fetcher(schemes=("https",), trust=trust)
+        if name == "data.example":
+            assert asked.fetch(f"https://data.example:{port}/a", tmp_path).read_bytes() == b"1"
+        else:
+            with pytest.raises(Unavailable):
+                asked.fetch(f"https://data.example:{port}/a", tmp_path)
 
 
 def test_a_file_is_fetched_under_its_name_from_the_address_that_was_looked_at(tmp_path: Path) -> None:
