@@ -1,6 +1,6 @@
 """What the recipes reach on real data, beside scikit-learn's figure for the same: `python -m bench.trainer_recipes [PART ...]`.
 
-Parts: exact classic fashion fashion_long text play. Data: scikit-learn's own sets; Fashion-MNIST from Debian's package
+Parts: exact classic fashion fashion_long text play lora embedding scenes. Data: scikit-learn's own sets; Fashion-MNIST from Debian's package
 dataset-fashion-mnist; package descriptions by section from the apt index of this machine. What is not there is said
 and left out. Figures of what starts at random are means over SEEDS seeds, with their spread.
 """
@@ -21,13 +21,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
+from google.protobuf.json_format import MessageToDict
 from sklearn import cluster, datasets, decomposition, linear_model, metrics, mixture, neural_network, svm
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler
 
+from aios.client import signatures
 from aios.train import Run
 from aios.train.local import Local
 from aios.trainer.v1 import run_pb2
+from bench import weights
 from bench.report import Report
 from services.trainer import catalog
 from services.trainer.recipes import (
@@ -41,17 +44,27 @@ from services.trainer.recipes import (
 
 SEEDS = 3
 FASHION = Path("/usr/share/datasets/fashion-mnist")
+WEIGHTS = Path.home() / ".cache" / "aios-bench"
 SECTIONS = 20
 TEXTS = 20_000
 POINTS_MAX = 0.5  # of accuracy between ours and scikit-learn's, in hundredths
 
 
-def train(recipe: str, data: Path | None, seed: int = 0, **given: Any) -> dict[str, float]:
-    """The final figures of a recipe's run."""
+def train(
+    recipe: str, data: Path | None, seed: int = 0, *, base: Path | None = None, **given: Any
+) -> dict[str, float]:
+    """The final figures of a recipe's run, which may start from a model's directory."""
     spec = run_pb2.RunSpec(recipe=recipe, seed=seed)
     spec.hyperparameters.update(catalog.hyperparameters(recipe, given))
     with tempfile.TemporaryDirectory() as folder:
-        home = Local(Path(folder, "run"), spec, {"dir": data} if data else {})
+        named = {"dir": data} if data else {}
+        if base is not None:
+            named["base"] = Path(folder, "base")
+            named["base"].mkdir()
+            (named["base"] / "model").symlink_to(base)
+            described = {"signature": MessageToDict(signatures.of_directory(base))}
+            (named["base"] / "model.json").write_text(json.dumps(described))
+        home = Local(Path(folder, "run"), spec, named)
         import_module(f"services.trainer.recipes.{recipe}").train(Run(home, threading.Event(), {}))
         home.close()
         found: dict[str, float] = json.loads(Path(folder, "run", "model.json").read_text())["metrics"]
@@ -173,6 +186,30 @@ def text(report: Report) -> None:
             report.bar(f"{recipe}_debian", float(np.mean(values)), at_least=0.85)
 
 
+def lora(report: Report) -> None:
+    """SmolLM2-135M-Instruct on Debian's package descriptions, 25 steps of 8 texts."""
+    settings = {"steps": 25, "batch_size": 8, "length": 64, "learning_rate": 0.004, "evaluate_texts": 64}
+    _from_base(report, "lora", weights.smollm2(WEIGHTS / "smollm2"), "perplexity", settings, most=22.0)
+
+
+def embedding(report: Report) -> None:
+    """all-MiniLM-L6-v2: the section of a package by the nearest middle, 50 steps of 32 texts."""
+    settings = {"steps": 50, "length": 64, "learning_rate": 2e-4, "evaluate_texts": 1_000}
+    _from_base(report, "embedding", weights.minilm(WEIGHTS / "minilm"), "accuracy", settings)
+
+
+def scenes(report: Report) -> None:
+    """Three things of Fashion-MNIST on 64x64 pixels each: found by boxes, and pixel by pixel."""
+    if not FASHION.is_dir():
+        report.say(f"no {FASHION}: left out (apt install dataset-fashion-mnist)")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _scenes(Path(folder))
+        for recipe, metric in (("object_detector", "average_precision"), ("segmentation", "mean_iou")):
+            values = over_seeds(report, f"{recipe}_scenes", metric, _trainer(recipe, Path(folder), {}))
+            report.figure(f"{recipe}_scenes_{metric}", float(np.mean(values)))
+
+
 def play(report: Report) -> None:
     """Taxi by a table, CartPole by networks in 50,000 steps."""
     values = over_seeds(report, "q_learning_taxi", "mean_return", _trainer("q_learning", None, {}))
@@ -184,6 +221,55 @@ def play(report: Report) -> None:
 
 def _trainer(recipe: str, data: Path | None, settings: dict[str, Any]) -> Callable[[int], dict[str, float]]:
     return lambda seed: train(recipe, data, seed, **settings)
+
+
+def _from_base(
+    report: Report, recipe: str, base: Path, metric: str, settings: dict[str, Any], most: float | None = None
+) -> None:
+    rows = _descriptions()
+    if len(rows) < TEXTS:
+        report.say("no package descriptions here: left out (apt-get update fetches them)")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, part in (("train", rows[2_000:6_000]), ("test", rows[:2_000])):
+            columns = {"text": [row[0] for row in part], "label": [row[1] for row in part]}
+            pyarrow.parquet.write_table(pa.table(columns), Path(folder, f"{name}.parquet"))
+        found = [train(recipe, Path(folder), seed, base=base, **settings) for seed in range(SEEDS)]
+    values = [each[metric] for each in found]
+    report.say(f"{recipe}: {', '.join(f'{value:.4f}' for value in values)}")
+    report.figure(f"{recipe}_{metric}_before", found[0][f"{metric}_before"])
+    if most is None:
+        report.figure(f"{recipe}_{metric}", float(np.mean(values)))
+    else:
+        report.bar(f"{recipe}_{metric}", float(np.mean(values)), most)
+
+
+def _scenes(folder: Path) -> None:
+    """6,000 scenes to learn from, 1,000 to be asked about: images, masks and boxes."""
+    for split, prefix, count in (("train", "train", 6_000), ("test", "t10k", 1_000)):
+        random = np.random.default_rng(count)
+        things = _idx(f"{prefix}-images-idx3", 16).reshape(-1, 28, 28)
+        kinds = _idx(f"{prefix}-labels-idx1", 8)
+        images, masks = np.zeros((count, 64, 64), np.uint8), np.zeros((count, 64, 64), np.uint8)
+        boxes = np.full((count, 3, 5), -1.0, np.float32)
+        for row in range(count):
+            corners = random.permutation([(0, 0), (0, 34), (34, 0), (34, 34)])[:3]
+            for number, corner in enumerate(corners):
+                index = random.integers(len(things))
+                top, left = corner + random.integers(0, 3, 2)
+                place = (row, slice(top, top + 28), slice(left, left + 28))
+                images[place] = np.maximum(images[place], things[index])
+                masks[place][things[index] > 0] = kinds[index] + 1
+                down, right = np.nonzero(things[index])
+                sides = (left + right.min(), top + down.min(), left + right.max() + 1, top + down.max() + 1)
+                boxes[row, number] = (kinds[index], *sides)
+        (folder / split).mkdir()
+        for name, content in (("images", images), ("masks", masks), ("boxes", boxes)):
+            np.save(folder / split / f"{name}.npy", content)
+
+
+def _idx(name: str, head: int) -> Any:
+    return np.frombuffer(gzip.decompress((FASHION / f"{name}-ubyte.gz").read_bytes()), np.uint8, offset=head)
 
 
 def _fashion(report: Report, at_least: float, **settings: Any) -> None:
@@ -230,7 +316,10 @@ def _difference(ours: Any, theirs: Any) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-PARTS = {each.__name__: each for each in (exact, classic, fashion, fashion_long, text, play)}
+PARTS = {
+    each.__name__: each
+    for each in (exact, classic, fashion, fashion_long, text, play, lora, embedding, scenes)
+}
 
 
 def main(asked: Sequence[str]) -> None:

@@ -159,6 +159,18 @@ def test_metrics_are_read_as_lines_and_what_is_none_is_told_with_its_line(
         assert part in said
 
 
+def test_scalars_that_it_logs_for_tensorboard_are_metrics(tmp_path: Path) -> None:
+    script = """
+        import os, struct
+        os.makedirs("runs/one")
+        event = bytes.fromhex("1007") + bytes([42, 13, 10, 11, 10, 4]) + b"loss" + bytes([21]) + struct.pack("<f", 0.5)
+        with open("runs/one/events.out.tfevents.1.host", "wb") as file:
+            file.write(struct.pack("<Q", len(event)) + b"crc1" + event + b"crc2")
+    """
+    status, home, _ = run(tmp_path, python(script))
+    assert (status, home.points) == (0, [(7, {"loss": 0.5})])
+
+
 def test_what_it_left_when_asked_to_stop_is_its_checkpoint(tmp_path: Path) -> None:
     script = """
         import os, pathlib, signal, sys

@@ -33,6 +33,7 @@ from services.trainer.job import outputs
 from services.trainer.job.folders import CheckpointFolder, MetricsFile
 from services.trainer.job.gang import Gang
 from services.trainer.job.launcher import Plan, Processes
+from services.trainer.job.tensorboard import EventFiles
 
 LOOK_SECONDS = 0.1
 METRICS_MAX = 200  # figures of one model version
@@ -86,13 +87,16 @@ def train(run: Run, gang: Gang | None = None) -> int:
         except OSError as error:
             print(f"aios: cannot start {run.spec.command[0]!r}: {error.strerror}", file=sys.stderr)
             return NOT_EXECUTABLE if isinstance(error, PermissionError) else NOT_FOUND
-        status = _follow(run, processes, metrics, checkpoints)
+        events = EventFiles([code, output_dir], metrics.take)
+        status = _follow(run, processes, metrics, events, checkpoints)
     if status == 0 and (gang is None or gang.rank == 0):
         status = _complete(run, output_dir, metrics)
     return 128 - status if status < 0 else status
 
 
-def _follow(run: Run, processes: Processes, metrics: MetricsFile, checkpoints: CheckpointFolder) -> int:
+def _follow(
+    run: Run, processes: Processes, metrics: MetricsFile, events: EventFiles, checkpoints: CheckpointFolder
+) -> int:
     """Until it has ended: carry its metrics and checkpoints away, and the wish to stop to it."""
     saving: Future[None] | None = None
     told = False
@@ -100,6 +104,7 @@ def _follow(run: Run, processes: Processes, metrics: MetricsFile, checkpoints: C
         try:
             while (status := processes.poll()) is None:
                 metrics.read()
+                events.read()
                 if run.stopping and not told:
                     told = True
                     processes.ask()
@@ -114,6 +119,7 @@ def _follow(run: Run, processes: Processes, metrics: MetricsFile, checkpoints: C
     if saving is not None:
         saving.result()
     metrics.read(to_the_end=True)
+    events.read(to_the_end=True)
     if status != 0:
         # One that was asked to leave and did had finished writing; one that failed or was killed may not have.
         checkpoints.save_last(metrics.step, whole=told and status > 0)

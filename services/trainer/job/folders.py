@@ -79,10 +79,17 @@ class MetricsFile:
                 f"has values that are no numbers: {', '.join(sorted(found.keys() - values.keys()))[:200]}"
             )
         try:
-            self._run.report(step, **values)
+            self.take(step, values)
         except InvalidArgument as error:
             self._warn(error.message)
-            return
+
+    def take(self, step: int, values: Mapping[str, float]) -> None:
+        """Report what was measured, here or elsewhere.
+
+        Raises:
+            InvalidArgument: a name is none that a metric may have.
+        """
+        self._run.report(step, **values)
         self.step = max(self.step, step)
         self.last |= values
 

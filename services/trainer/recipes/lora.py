@@ -1,0 +1,185 @@
+"""A small causal language model fine-tuned by low-rank changes of its weights (LoRA, Hu et al. 2021).
+
+Every linear layer of the blocks, y = Wx, becomes y = Wx + (α/r) B A x with A [r, in] drawn at random and B [out, r] zero; W
+stays as it is, and only A and B are trained. At the end W + (α/r) B A takes W's place, so what is served is as fast as before.
+Loss: −log p(token | tokens before it), the mean over a text's tokens. Perplexity is its exponential over the held-out texts.
+
+Dataset: a table with a column `text`. Starts from: a causal language model in Hugging Face's layout, safetensors, as
+`aios model register` takes it. Model: the same, with what it takes and gives.
+
+Shapes: N texts, B batch, T tokens.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file, save_model
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aios.errors import InvalidArgument
+from aios.train import Run
+from services.trainer.job import loop, plots, result, tables
+
+IGNORED = -100  # a label that no loss counts: torch's own
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+EVALUATE_BATCH = 16
+WEIGHTS_FILE, ADAPTERS_FILE = "model.safetensors", "adapters.safetensors"
+
+
+def train(run: Run) -> None:
+    """Train the adapters, fold them in, hand over."""
+    settings = loop.prepare(run)
+    with run.phase("load"):
+        source, signature = run.base_model()
+        tokenizer = AutoTokenizer.from_pretrained(source, **LOCAL)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, dtype=torch.float32, **LOCAL
+        )
+        parts = tables.parts(run.dataset(), run.seed)
+        train_NT, held_NT = (encode(tokenizer, texts(part), settings["length"]) for part in parts)
+    device = loop.device()
+    model.to(device).eval().requires_grad_(False)
+    adapters = Adapters(model, settings["rank"], settings["alpha"]).to(device)
+    held_NT = held_NT[: settings["evaluate_texts"]]
+    before = perplexity(model, held_NT)
+    print(f"perplexity before: {before:.2f}", flush=True)
+    steps = settings["steps"] * settings["batch_size"]
+    loop.fit(
+        run,
+        adapters,
+        min(steps, len(train_NT)) if steps else len(train_NT),
+        lambda chosen_B: loss(model, train_NT[chosen_B]),
+        lambda: {"perplexity": perplexity(model, held_NT)},
+    )
+    figures = {"perplexity": perplexity(model, held_NT), "perplexity_before": before}
+    with run.phase("export"):
+        save_file(adapters.state_dict(), run.folder("outputs") / ADAPTERS_FILE)
+        adapters.merge()
+        folder = run.folder("model")
+        for file in source.iterdir():
+            if file.suffix != ".safetensors" and file.is_file():
+                shutil.copy(file, folder)
+        save_model(model.cpu(), str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    samples = plots.table(["prompt", "goes on as"], list(continued(model, tokenizer, held_NT[:4])))
+    evaluation = result.described(f"LoRA, {run.name}", figures, samples)
+    result.hand_over(run, Path(folder), signature, evaluation)
+
+
+class Adapters(nn.Module):
+    """A and B of every linear layer of a model's blocks, and their place in its forward pass.
+
+    Args:
+        model: Stays as it is until `merge`.
+    """
+
+    def __init__(self, model: nn.Module, rank: int, alpha: float) -> None:
+        super().__init__()
+        self._scale = alpha / rank
+        self._linears = linears(model)
+        self._down = [nn.Linear(each.in_features, rank, bias=False) for each in self._linears]
+        self._up = [nn.Linear(rank, each.out_features, bias=False) for each in self._linears]
+        self.down, self.up = nn.ModuleList(self._down), nn.ModuleList(self._up)
+        for down, up in zip(self._down, self._up, strict=True):
+            nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+            nn.init.zeros_(up.weight)
+        self._hooks = [
+            linear.register_forward_hook(self._added(index)) for index, linear in enumerate(self._linears)
+        ]
+
+    def merge(self) -> None:
+        """Fold the change into the weights, and step aside."""
+        for hook in self._hooks:
+            hook.remove()
+        with torch.no_grad():
+            for linear, down, up in zip(self._linears, self._down, self._up, strict=True):
+                linear.weight += self._scale * up.weight @ down.weight
+
+    def _added(self, index: int) -> Any:
+        down, up = self._down[index], self._up[index]
+
+        def add(_: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+            change: torch.Tensor = up(down(given[0]))
+            return out + self._scale * change
+
+        return add
+
+
+def linears(model: nn.Module) -> list[nn.Linear]:
+    """The linear layers of the blocks: all but the one that gives the words.
+
+    Raises:
+        InvalidArgument: there is none.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    found = [each for each in model.modules() if isinstance(each, nn.Linear) and each is not head]
+    if not found:
+        raise InvalidArgument.of("spec.base_model", "has no linear layer to adapt")
+    return found
+
+
+def texts(table: Any) -> list[str]:
+    """The column `text`.
+
+    Raises:
+        InvalidArgument: there is none.
+    """
+    if "text" not in table.column_names:
+        raise InvalidArgument.of("dataset", f"needs a column text; it has {', '.join(table.column_names)}")
+    return [str(text) for text in table["text"].to_pylist() if text]
+
+
+def encode(tokenizer: Any, found: Sequence[str], length: int) -> torch.Tensor:
+    """Texts as token numbers with their end, IGNORED behind short ones. Shape: [N, length]."""
+    end = tokenizer.eos_token_id
+    coded_NT = torch.full((len(found), length), IGNORED)
+    for row, tokens in enumerate(tokenizer(list(found), truncation=True, max_length=length)["input_ids"]):
+        tokens = [*tokens, end][:length]
+        coded_NT[row, : len(tokens)] = torch.tensor(tokens)
+    return coded_NT
+
+
+def loss(model: Any, texts_BT: torch.Tensor) -> torch.Tensor:
+    """The mean of −log p over the tokens of some texts, but their first."""
+    total, count = _summed(model, texts_BT)
+    return total / count
+
+
+@torch.no_grad()
+def perplexity(model: Any, texts_NT: torch.Tensor) -> float:
+    """exp of the mean of −log p over all tokens of all texts."""
+    found = [_summed(model, part) for part in texts_NT.split(EVALUATE_BATCH)]
+    return math.exp(sum(float(total) for total, _ in found) / sum(count for _, count in found))
+
+
+def continued(
+    model: Any, tokenizer: Any, texts_NT: torch.Tensor, words: int = 8
+) -> Iterator[tuple[str, str]]:
+    """The beginnings of some texts, and how the model goes on."""
+    for row_T in texts_NT:
+        prompt_1T = row_T[row_T != IGNORED][:words].unsqueeze(0)
+        with torch.no_grad():
+            made_1T = model.generate(
+                prompt_1T,
+                attention_mask=torch.ones_like(prompt_1T),
+                max_new_tokens=24,
+                do_sample=False,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+        yield tokenizer.decode(prompt_1T[0]), tokenizer.decode(made_1T[0, words:], skip_special_tokens=True)
+
+
+def _summed(model: Any, texts_BT: torch.Tensor) -> tuple[torch.Tensor, int]:
+    used = int((texts_BT != IGNORED).sum(dim=1).max())
+    texts_BT = texts_BT[:, : max(2, used)].to(model.device)
+    real_BT = texts_BT != IGNORED
+    logits_BTV = model(input_ids=texts_BT.clamp(min=0), attention_mask=real_BT.long()).logits
+    total = functional.cross_entropy(
+        logits_BTV[:, :-1].flatten(0, 1), texts_BT[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total, max(1, int(real_BT[:, 1:].sum()))
