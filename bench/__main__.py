@@ -14,6 +14,7 @@ HELPERS = {
     "__main__",
     "fashion",
     "flood",
+    "load",
     "model",
     "report",
     "serving_load",
