@@ -179,7 +179,7 @@ async def _replaced(
             files[leaf.path] = target
     if not files and not clean:
         raise FailedPrecondition(
-            f"Nothing would be left of {before.name}: delete its branches and tags, or `aios dataset rm` the dataset.",
+            f"Nothing would be left of {before.name}: delete its branches and tags, or `aios dataset delete` the dataset.",
             reason="NOTHING_LEFT",
         )
     pushed = await push_files(store, files, Tree.of(clean), report) if files else []

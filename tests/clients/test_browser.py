@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(bool(LACKING), reason=f"browser: no {', '.join(LACKING)}"),
     pytest.mark.timeout(900),
 ]
-PATIENCE_MILLIS = 20_000
+PATIENCE_MILLIS = 120_000
 """Of the page's own clock, which stands still while it waits for an answer."""
 
 

@@ -95,10 +95,10 @@ class Part:
 
 
 def test_the_sync_client_runs_every_call_on_its_own_loop() -> None:
-    from aios.client.sync import _Face
+    from aios.client.sync import _Face  # type: ignore[attr-defined]  # not of its public types
 
     with Client(credentials=HERE) as client:
-        part = _Face(Part(), client._run)
+        part = _Face(Part(), client._run)  # type: ignore[attr-defined]
         assert part.add(1, two=2) == 3
         assert list(part.count(3)) == [0, 1, 2]
         assert next(iter(part.count(3))) == 0
