@@ -21,7 +21,7 @@ JOB: Columns = {
     "NAME": lambda j: leaf(j.name),
     "STATE": state,
     "OWNER": lambda j: short(j.spec.owner),
-    "NODE": lambda j: nodes(j.attempt),
+    "NODE": lambda j: where(j.attempt),
     "ATTEMPT": lambda j: j.epoch or "",
     "DONE": lambda j: done(j.progress),
     "WHY": lambda j: j.state_message or j.state_reason,
@@ -203,7 +203,7 @@ def _operate(name: str, *fields: str, cordoned: bool = False, draining: bool = F
         output.emit(client.jobs.operate(node, *fields), NODE)
 
 
-def nodes(attempt: job_pb2.Attempt) -> str:
+def where(attempt: job_pb2.Attempt) -> str:
     """Where it runs: of a gang each node, with how many replicas it has of it."""
     if not attempt.replicas:
         return leaf(attempt.node)

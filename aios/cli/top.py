@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios.cli import bars, output, top_deployments
+from aios.cli.job import where
 from aios.cli.output import age, common, connected, leaf, short, span, state
 
 if TYPE_CHECKING:
@@ -126,11 +127,12 @@ def _queues(found: list[Any]) -> Iterator[tuple[str, ...]]:
 def _running(found: list[Any]) -> Iterator[tuple[str, ...]]:
     for job in found:
         has = bars.listed(bars.named(job.spec.resources))
-        node = leaf(job.attempt.node)
+        if job.attempt.replicas:
+            has = f"{len(job.attempt.replicas)} x {has}"
         yield (
             short(job.spec.owner) or leaf(job.name),
             state(job),
-            node,
+            where(job.attempt),
             has,
             *_progress(job.progress),
             age(job.create_time),
