@@ -232,21 +232,6 @@ class ExplanationName(Name):
     explanation: str
 
 
-@dataclass(frozen=True, order=True)
-class DriftReportName(Name):
-    PATTERN = "projects/{project}/deployments/{deployment}/driftReports/{drift_report}"
-    project: str
-    deployment: str
-    drift_report: str
-
-
-@dataclass(frozen=True, order=True)
-class AlertPolicyName(Name):
-    PATTERN = "projects/{project}/deployments/{deployment}/alertPolicy"
-    project: str
-    deployment: str
-
-
 def project_of(name: str) -> str | None:
     """The project that a resource name lies in, or None when it lies in none."""
     parts = name.split("/", 2)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from aios.cli import bars, output
+from aios.cli import watch as watching
 from aios.cli.output import Noun, common, connected, leaf, short
 
 BASES = {
@@ -32,6 +33,8 @@ def explain_job(name: str) -> None:
 
 
 explain.add_command(explain_job)
+explain.add_command(watching.explain_prediction)
+explain.add_command(watching.list_explanations)
 
 
 def lines(found: Any) -> list[tuple[str, str]]:

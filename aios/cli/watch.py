@@ -1,76 +1,69 @@
-"""`aios feedback`, `aios explain prediction` and `aios drift`: what deployments do in production."""
+"""`aios explain prediction` and `aios explain list`: why a model gave an answer."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from aios.cli import output
-from aios.cli.output import common, connected
+from aios.cli.output import Columns, common, connected, leaf, short, state
 
-if TYPE_CHECKING:
-    from aios.inference.v1 import monitoring_pb2
+METHODS = ("integrated-gradients", "occlusion", "shapley")
+EXPLANATION: Columns = {
+    "NAME": lambda e: leaf(e.name),
+    "STATE": state,
+    "PREDICTION": lambda e: e.trace_id or e.request_id,
+    "REVISION": lambda e: leaf(e.revision),
+    "VERSION": lambda e: short(e.version),
+    "WHY": lambda e: e.state_message,
+}
 
-TRACE_DIGITS = 32
 
-
-@click.command()
+@click.command("prediction")
 @click.argument("deployment")
-@click.argument("prediction", required=False)
-@click.argument("truth", required=False)
+@click.argument("prediction")
 @click.option("--instance", default=0, help="Which instance of the request, from 0.")
+@click.option("--method", type=click.Choice(METHODS), help="What fits where not given.")
+@click.option("--target", default="", help="The label, or the output's index; the likeliest otherwise.")
 @click.option(
-    "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON lines: trace_id or request_id, truth, and instance where it is not 0.",
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Folder for the report; explanation-NAME where not given.",
 )
 @common
-def feedback(
-    deployment: str, prediction: str | None, truth: str | None, instance: int, file: Path | None
-) -> None:
-    """Say that TRUTH is what DEPLOYMENT should have answered: PREDICTION is a trace id or the request's own id.
+def explain_prediction(
+    deployment: str, prediction: str, instance: int, method: str | None, target: str, to: Path | None
+) -> int | None:
+    """Why DEPLOYMENT gave the answer of PREDICTION, a trace id or the request's own id.
+
+    The kept input is given to the same revision's model again, in a job, and what mattered of it becomes a page.
 
     \b
-      aios feedback web 7e00c1d9a85e3f1b5d2c4a6978f0e1d2 7
-      aios feedback web --file truths.jsonl
+      aios explain prediction digits 7e00c1d9a85e3f1b5d2c4a6978f0e1d2
+      aios explain prediction digits 7e00c1d9a85e3f1b5d2c4a6978f0e1d2 --method shapley --target 3
     """
-    if (file is None) == (prediction is None or truth is None):
-        raise click.UsageError("Say PREDICTION and TRUTH, or --file.")
-    said = list(_read(file)) if file else [_feedback(prediction or "", truth or "", instance)]
+    from aios.inference.v1.monitoring_pb2 import Explanation
+
     with connected() as client:
-        taken = client.monitoring.feedback(deployment, said)
-    output.emit_data({"accepted": taken}, [("accepted", taken)])
+        made = client.monitoring.explain(
+            deployment, prediction, instance=instance, method=method or "", target=target
+        )
+        output.notice(f"{leaf(made.name)} is worked out by the job {leaf(made.job)}.")
+        found = client.monitoring.explanation(made.name, wait=True)
+        folder = to or Path(f"explanation-{leaf(found.name)}")
+        if found.state == Explanation.STATE_SUCCEEDED:
+            client.datasets.pull(found.version, folder)
+    output.emit(found, EXPLANATION)
+    if found.state != Explanation.STATE_SUCCEEDED:
+        return 1
+    output.notice(f"Look at {folder / 'report.html'}.")
+    return None
 
 
-def _feedback(prediction: str, truth: Any, instance: int) -> "monitoring_pb2.Feedback":
-    from aios.inference.v1 import monitoring_pb2
-
-    by_trace = len(prediction) == TRACE_DIGITS and not set(prediction) - set("0123456789abcdef")
-    made = monitoring_pb2.Feedback(instance=instance)
-    if by_trace:
-        made.trace_id = prediction
-    else:
-        made.request_id = prediction
-    if isinstance(truth, bool):
-        made.truth.bool_value = truth
-    elif isinstance(truth, int | float):
-        made.truth.number_value = truth
-    else:
-        made.truth.string_value = str(truth)
-    return made
-
-
-def _read(file: Path) -> Iterator["monitoring_pb2.Feedback"]:
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            said = json.loads(line)
-            key = said.get("trace_id") or said["request_id"]
-            yield _feedback(str(key), said["truth"], int(said.get("instance", 0)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise click.UsageError(
-                f'{file}:{number} must look like {{"trace_id": "...", "truth": "7"}}: {error}'
-            ) from None
+@click.command("list")
+@click.argument("deployment")
+@common
+def list_explanations(deployment: str) -> None:
+    """The explanations of a deployment's predictions, newest first."""
+    with connected() as client:
+        output.emit_list(client.monitoring.explanations(deployment), EXPLANATION, none="None yet.")

@@ -1,13 +1,16 @@
-"""What deployments do in production: predictions that are kept, feedback, explanations, drift."""
+"""What deployments do in production: predictions that are kept, and explanations of them."""
 
-from collections.abc import Sequence
+import asyncio
+import re
+from collections.abc import AsyncIterator
 
-from aios.client.connection import Connection
+from aios.client.connection import Connection, pages, request_id
 from aios.inference.v1 import monitoring_pb2, monitoring_service_pb2_grpc
 from aios.inference.v1 import monitoring_service_pb2 as pb
 from aios.names import DeploymentName
 
-FEEDBACK_AT_ONCE = 1_000
+POLL_SECONDS = 0.5
+TRACE = re.compile(r"[0-9a-f]{32}")
 
 
 class Monitoring:
@@ -21,15 +24,51 @@ class Monitoring:
         """How far a deployment's payload log is, and what was dropped."""
         return await self._stub.GetPayloadLog(pb.GetPayloadLogRequest(name=self._deployment(deployment)))
 
-    async def feedback(self, deployment: str, said: Sequence[monitoring_pb2.Feedback]) -> int:
-        """Say what turned out to be right for predictions. Returns how many were taken."""
-        taken = 0
-        for start in range(0, len(said), FEEDBACK_AT_ONCE):
-            request = pb.CreateFeedbackRequest(
-                parent=self._deployment(deployment), feedback=said[start : start + FEEDBACK_AT_ONCE]
+    async def explain(
+        self,
+        deployment: str,
+        prediction: str,
+        *,
+        instance: int = 0,
+        method: str = "",
+        target: str = "",
+    ) -> monitoring_pb2.Explanation:
+        """Have a kept prediction explained, in a job.
+
+        Args:
+            prediction: Its trace id, or the id of its request.
+            method: `integrated-gradients`, `occlusion` or `shapley`; what fits where empty.
+            target: The label, or the index of the output, to be explained; the likeliest where empty.
+        """
+        kind = f"METHOD_{method.replace('-', '_').upper() or 'UNSPECIFIED'}"
+        asked = monitoring_pb2.Explanation(
+            instance=instance, method=monitoring_pb2.Explanation.Method.Value(kind), target=target
+        )
+        if TRACE.fullmatch(prediction):
+            asked.trace_id = prediction
+        else:
+            asked.request_id = prediction
+        return await self._stub.CreateExplanation(
+            pb.CreateExplanationRequest(
+                parent=self._deployment(deployment), explanation=asked, request_id=request_id()
             )
-            taken += (await self._stub.CreateFeedback(request)).accepted
-        return taken
+        )
+
+    async def explanation(self, name: str, *, wait: bool = False) -> monitoring_pb2.Explanation:
+        """One explanation, by its full name; once it has ended where `wait` says so."""
+        while True:
+            found = await self._stub.GetExplanation(pb.GetExplanationRequest(name=name))
+            if not wait or found.state != monitoring_pb2.Explanation.STATE_RUNNING:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def explanations(
+        self, deployment: str, limit: int | None = None
+    ) -> AsyncIterator[monitoring_pb2.Explanation]:
+        """A deployment's explanations, newest first."""
+        request = pb.ListExplanationsRequest(parent=self._deployment(deployment))
+        async for each in pages(self._stub.ListExplanations, request, "explanations", limit):
+            yield each
 
     def _deployment(self, name: str) -> str:
         return str(self._connection.name(DeploymentName, name))

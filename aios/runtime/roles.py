@@ -75,9 +75,6 @@ _VIEWER = frozenset(
         "payloads.get",
         "explanations.get",
         "explanations.list",
-        "drift_reports.get",
-        "drift_reports.list",
-        "alert_policies.get",
     ]
 )
 _EDITOR = (
@@ -114,10 +111,7 @@ _EDITOR = (
             "deployments.create",
             "deployments.update",
             "deployments.delete",
-            "feedback.create",
             "explanations.create",
-            "drift_reports.create",
-            "alert_policies.set",
         ]
     )
 )
@@ -164,9 +158,6 @@ _SERVICE = _VIEWER | frozenset(
         "datasets.create",
         "datasets.commit",
         "datasets.delete",
-        "transforms.create",
-        "uploads.begin",
-        "uploads.complete",
         "models.create",
         "models.register",
         "models.alias",

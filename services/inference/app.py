@@ -21,7 +21,7 @@ from services.inference.releases import Releases
 from services.inference.service import Deployments
 from services.inference.servicer import InferenceServicer
 from services.inference.stopwatches import Stopwatches
-from services.inference.watch.feedback import FeedbackLog
+from services.inference.watch.explanations import Explanations
 from services.inference.watch.loop import Loop
 from services.inference.watch.payloads import PayloadLogs
 from services.inference.watch.servicer import MonitoringServicer
@@ -51,7 +51,8 @@ async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None =
     )
     predictor = await Predictor.open(settings, db, stack)
     payloads = PayloadLogs(db, data, clock)
-    monitoring = MonitoringServicer(payloads, FeedbackLog(db))  # type: ignore[abstract]
+    explanations = Explanations(db, data, scheduler, clock)
+    monitoring = MonitoringServicer(payloads, explanations)
     add = inference_service_pb2_grpc.add_InferenceServiceServicer_to_server
     add_monitoring = monitoring_service_pb2_grpc.add_MonitoringServiceServicer_to_server
     return App(
@@ -62,7 +63,7 @@ async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None =
         loops=[
             reconciler.run,
             jobs.run,
-            Loop(payloads).run,
+            Loop(payloads, explanations).run,
             Relay(db, bus).run,
             *(level.run for level in meters.levels(db, watching)),
         ],

@@ -10,12 +10,11 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
-    Text,
     UniqueConstraint,
 )
 
 from aios.inference.v1 import monitoring_pb2
-from aios.records import Json, Proto, UtcTime
+from aios.records import Proto, UtcTime
 
 metadata = MetaData()
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
@@ -49,19 +48,6 @@ payload_files = Table(
     Index("payload_files_time", "project", "deployment", "end_time"),
     Index("payload_files_version", "version", "window_end"),
 )
-# What turned out to be right. The key is a trace or a request, whichever the caller knew.
-feedback = Table(
-    "feedback",
-    metadata,
-    Column("project", String(63), nullable=False),
-    Column("deployment", String(63), nullable=False),
-    Column("key", String(255), nullable=False),
-    Column("instance", Integer, nullable=False),
-    Column("truth", Json, nullable=False),
-    Column("time", UtcTime, nullable=False),
-    PrimaryKeyConstraint("project", "deployment", "key", "instance"),
-    Index("feedback_time", "project", "deployment", "time"),
-)
 explanations = Table(
     "explanations",
     metadata,
@@ -74,38 +60,4 @@ explanations = Table(
     Column("body", Proto(monitoring_pb2.Explanation), nullable=False),
     UniqueConstraint("project", "deployment", "id"),
     Index("explanations_running", "running"),
-)
-drift_reports = Table(
-    "drift_reports",
-    metadata,
-    Column("number", _NUMBER, primary_key=True),
-    Column("project", String(63), nullable=False),
-    Column("deployment", String(63), nullable=False),
-    Column("id", String(63), nullable=False),
-    Column("running", Boolean, nullable=False),
-    Column("body", Proto(monitoring_pb2.DriftReport), nullable=False),
-    UniqueConstraint("project", "deployment", "id"),
-    Index("drift_reports_running", "running"),
-)
-# `secret` signs calls of the webhook; `due_time` is when the next report is made.
-alert_policies = Table(
-    "alert_policies",
-    metadata,
-    Column("project", String(63), nullable=False),
-    Column("deployment", String(63), nullable=False),
-    Column("body", Proto(monitoring_pb2.AlertPolicy), nullable=False),
-    Column("secret", String(255), nullable=False),
-    Column("due_time", UtcTime),
-    PrimaryKeyConstraint("project", "deployment"),
-)
-# Calls of webhooks that are still to be made; `failures` have been tried in vain.
-alert_calls = Table(
-    "alert_calls",
-    metadata,
-    Column("number", _NUMBER, primary_key=True),
-    Column("project", String(63), nullable=False),
-    Column("deployment", String(63), nullable=False),
-    Column("body", Text, nullable=False),
-    Column("failures", Integer, nullable=False),
-    Column("next_time", UtcTime, nullable=False),
 )

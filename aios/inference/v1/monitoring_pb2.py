@@ -23,11 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
-from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aios/inference/v1/monitoring.proto\x12\x11\x61ios.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x01\n\x10PayloadLogStatus\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x16\n\x0elatest_version\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x03\x12\x14\n\x0crows_waiting\x18\x06 \x01(\x03\x12/\n\x0bnewest_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd2\x01\n\x0bPayloadFile\x12\x14\n\x06sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04rows\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64ropped\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01\"\x81\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x16\n\x08trace_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08instance\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12+\n\x05truth\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\xe2\x41\x01\x02\"\x8a\x05\n\x0b\x45xplanation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x16\n\x08trace_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08instance\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12;\n\x06method\x18\x05 \x01(\x0e\x32%.aios.inference.v1.Explanation.MethodB\x04\xe2\x41\x01\x01\x12\x14\n\x06target\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x05state\x18\x07 \x01(\x0e\x32$.aios.inference.v1.Explanation.StateB\x04\xe2\x41\x01\x03\x12\x1b\n\rstate_message\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03job\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\"k\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bMETHOD_INTEGRATED_GRADIENTS\x10\x01\x12\x14\n\x10METHOD_OCCLUSION\x10\x02\x12\x12\n\x0eMETHOD_SHAPLEY\x10\x03\"\xcd\x06\n\x0b\x44riftReport\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x34\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x16\n\x08\x62\x61seline\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x42\n\x07\x63olumns\x18\x05 \x03(\x0b\x32+.aios.inference.v1.DriftReport.ColumnsEntryB\x04\xe2\x41\x01\x01\x12\x39\n\x05state\x18\x06 \x01(\x0e\x32$.aios.inference.v1.DriftReport.StateB\x04\xe2\x41\x01\x03\x12\x1b\n\rstate_message\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\ttransform\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64rifted\x18\n \x03(\tB\x04\xe2\x41\x01\x03\x12:\n\x03psi\x18\x0b \x03(\x0b\x32\'.aios.inference.v1.DriftReport.PsiEntryB\x04\xe2\x41\x01\x03\x12\x42\n\x07quality\x18\x0c \x03(\x0b\x32+.aios.inference.v1.DriftReport.QualityEntryB\x04\xe2\x41\x01\x03\x12\x12\n\x04rows\x18\r \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61lerts\x18\x0e \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a.\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a*\n\x08PsiEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cQualityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\"\x82\x02\n\x0b\x41lertPolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1b\n\revery_seconds\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07psi_max\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x42\n\x07quality\x18\x04 \x03(\x0b\x32+.aios.inference.v1.AlertPolicy.QualityEntryB\x04\xe2\x41\x01\x01\x12\x19\n\x0bwebhook_url\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1c\n\x0ewebhook_secret\x18\x06 \x01(\tB\x04\xe2\x41\x01\x04\x1a.\n\x0cQualityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42Y\n\x15\x64\x65v.aios.inference.v1P\x01Z*aios.dev/gen/aios/inference/v1;inferencev1\xaa\x02\x11\x41ios.Inference.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aios/inference/v1/monitoring.proto\x12\x11\x61ios.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x01\n\x10PayloadLogStatus\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x16\n\x0elatest_version\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x03\x12\x14\n\x0crows_waiting\x18\x06 \x01(\x03\x12/\n\x0bnewest_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd2\x01\n\x0bPayloadFile\x12\x14\n\x06sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x12\n\x04rows\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64ropped\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01\"\x8a\x05\n\x0b\x45xplanation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x16\n\x08trace_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08instance\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12;\n\x06method\x18\x05 \x01(\x0e\x32%.aios.inference.v1.Explanation.MethodB\x04\xe2\x41\x01\x01\x12\x14\n\x06target\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x05state\x18\x07 \x01(\x0e\x32$.aios.inference.v1.Explanation.StateB\x04\xe2\x41\x01\x03\x12\x1b\n\rstate_message\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03job\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\"k\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bMETHOD_INTEGRATED_GRADIENTS\x10\x01\x12\x14\n\x10METHOD_OCCLUSION\x10\x02\x12\x12\n\x0eMETHOD_SHAPLEY\x10\x03\x42Y\n\x15\x64\x65v.aios.inference.v1P\x01Z*aios.dev/gen/aios/inference/v1;inferencev1\xaa\x02\x11\x41ios.Inference.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,14 +46,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYLOADFILE'].fields_by_name['end_time']._serialized_options = b'\342A\001\002'
   _globals['_PAYLOADFILE'].fields_by_name['dropped']._loaded_options = None
   _globals['_PAYLOADFILE'].fields_by_name['dropped']._serialized_options = b'\342A\001\001'
-  _globals['_FEEDBACK'].fields_by_name['trace_id']._loaded_options = None
-  _globals['_FEEDBACK'].fields_by_name['trace_id']._serialized_options = b'\342A\001\001'
-  _globals['_FEEDBACK'].fields_by_name['request_id']._loaded_options = None
-  _globals['_FEEDBACK'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
-  _globals['_FEEDBACK'].fields_by_name['instance']._loaded_options = None
-  _globals['_FEEDBACK'].fields_by_name['instance']._serialized_options = b'\342A\001\001'
-  _globals['_FEEDBACK'].fields_by_name['truth']._loaded_options = None
-  _globals['_FEEDBACK'].fields_by_name['truth']._serialized_options = b'\342A\001\002'
   _globals['_EXPLANATION'].fields_by_name['name']._loaded_options = None
   _globals['_EXPLANATION'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_EXPLANATION'].fields_by_name['trace_id']._loaded_options = None
@@ -81,80 +72,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLANATION'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_EXPLANATION'].fields_by_name['end_time']._loaded_options = None
   _globals['_EXPLANATION'].fields_by_name['end_time']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT_COLUMNSENTRY']._loaded_options = None
-  _globals['_DRIFTREPORT_COLUMNSENTRY']._serialized_options = b'8\001'
-  _globals['_DRIFTREPORT_PSIENTRY']._loaded_options = None
-  _globals['_DRIFTREPORT_PSIENTRY']._serialized_options = b'8\001'
-  _globals['_DRIFTREPORT_QUALITYENTRY']._loaded_options = None
-  _globals['_DRIFTREPORT_QUALITYENTRY']._serialized_options = b'8\001'
-  _globals['_DRIFTREPORT'].fields_by_name['name']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['name']._serialized_options = b'\342A\001\010'
-  _globals['_DRIFTREPORT'].fields_by_name['start_time']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['start_time']._serialized_options = b'\342A\001\001'
-  _globals['_DRIFTREPORT'].fields_by_name['end_time']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['end_time']._serialized_options = b'\342A\001\001'
-  _globals['_DRIFTREPORT'].fields_by_name['baseline']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['baseline']._serialized_options = b'\342A\001\001'
-  _globals['_DRIFTREPORT'].fields_by_name['columns']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['columns']._serialized_options = b'\342A\001\001'
-  _globals['_DRIFTREPORT'].fields_by_name['state']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['state']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['state_message']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['state_message']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['transform']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['transform']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['version']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['version']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['drifted']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['drifted']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['psi']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['psi']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['quality']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['quality']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['rows']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['rows']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['alerts']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['alerts']._serialized_options = b'\342A\001\003'
-  _globals['_DRIFTREPORT'].fields_by_name['create_time']._loaded_options = None
-  _globals['_DRIFTREPORT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
-  _globals['_ALERTPOLICY_QUALITYENTRY']._loaded_options = None
-  _globals['_ALERTPOLICY_QUALITYENTRY']._serialized_options = b'8\001'
-  _globals['_ALERTPOLICY'].fields_by_name['name']._loaded_options = None
-  _globals['_ALERTPOLICY'].fields_by_name['name']._serialized_options = b'\342A\001\010'
-  _globals['_ALERTPOLICY'].fields_by_name['every_seconds']._loaded_options = None
-  _globals['_ALERTPOLICY'].fields_by_name['every_seconds']._serialized_options = b'\342A\001\001'
-  _globals['_ALERTPOLICY'].fields_by_name['psi_max']._loaded_options = None
-  _globals['_ALERTPOLICY'].fields_by_name['psi_max']._serialized_options = b'\342A\001\001'
-  _globals['_ALERTPOLICY'].fields_by_name['quality']._loaded_options = None
-  _globals['_ALERTPOLICY'].fields_by_name['quality']._serialized_options = b'\342A\001\001'
-  _globals['_ALERTPOLICY'].fields_by_name['webhook_url']._loaded_options = None
-  _globals['_ALERTPOLICY'].fields_by_name['webhook_url']._serialized_options = b'\342A\001\001'
-  _globals['_ALERTPOLICY'].fields_by_name['webhook_secret']._loaded_options = None
-  _globals['_ALERTPOLICY'].fields_by_name['webhook_secret']._serialized_options = b'\342A\001\004'
-  _globals['_PAYLOADLOGSTATUS']._serialized_start=154
-  _globals['_PAYLOADLOGSTATUS']._serialized_end=335
-  _globals['_PAYLOADFILE']._serialized_start=338
-  _globals['_PAYLOADFILE']._serialized_end=548
-  _globals['_FEEDBACK']._serialized_start=551
-  _globals['_FEEDBACK']._serialized_end=680
-  _globals['_EXPLANATION']._serialized_start=683
-  _globals['_EXPLANATION']._serialized_end=1333
-  _globals['_EXPLANATION_STATE']._serialized_start=1136
-  _globals['_EXPLANATION_STATE']._serialized_end=1224
-  _globals['_EXPLANATION_METHOD']._serialized_start=1226
-  _globals['_EXPLANATION_METHOD']._serialized_end=1333
-  _globals['_DRIFTREPORT']._serialized_start=1336
-  _globals['_DRIFTREPORT']._serialized_end=2181
-  _globals['_DRIFTREPORT_COLUMNSENTRY']._serialized_start=1953
-  _globals['_DRIFTREPORT_COLUMNSENTRY']._serialized_end=1999
-  _globals['_DRIFTREPORT_PSIENTRY']._serialized_start=2001
-  _globals['_DRIFTREPORT_PSIENTRY']._serialized_end=2043
-  _globals['_DRIFTREPORT_QUALITYENTRY']._serialized_start=2045
-  _globals['_DRIFTREPORT_QUALITYENTRY']._serialized_end=2091
-  _globals['_DRIFTREPORT_STATE']._serialized_start=1136
-  _globals['_DRIFTREPORT_STATE']._serialized_end=1224
-  _globals['_ALERTPOLICY']._serialized_start=2184
-  _globals['_ALERTPOLICY']._serialized_end=2442
-  _globals['_ALERTPOLICY_QUALITYENTRY']._serialized_start=2045
-  _globals['_ALERTPOLICY_QUALITYENTRY']._serialized_end=2091
+  _globals['_PAYLOADLOGSTATUS']._serialized_start=124
+  _globals['_PAYLOADLOGSTATUS']._serialized_end=305
+  _globals['_PAYLOADFILE']._serialized_start=308
+  _globals['_PAYLOADFILE']._serialized_end=518
+  _globals['_EXPLANATION']._serialized_start=521
+  _globals['_EXPLANATION']._serialized_end=1171
+  _globals['_EXPLANATION_STATE']._serialized_start=974
+  _globals['_EXPLANATION_STATE']._serialized_end=1062
+  _globals['_EXPLANATION_METHOD']._serialized_start=1064
+  _globals['_EXPLANATION_METHOD']._serialized_end=1171
 # @@protoc_insertion_point(module_scope)

@@ -3,12 +3,9 @@
 isort:skip_file
 """
 
-from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
-from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -113,42 +110,6 @@ class PayloadFile(_message.Message):
 Global___PayloadFile: _TypeAlias = PayloadFile  # noqa: Y015
 
 @_typing.final
-class Feedback(_message.Message):
-    """What turned out to be right for one instance of a prediction."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TRACE_ID_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    INSTANCE_FIELD_NUMBER: _builtins.int
-    TRUTH_FIELD_NUMBER: _builtins.int
-    trace_id: _builtins.str
-    """Of the prediction, as its answer said it (`x-aios-trace-id`)."""
-    request_id: _builtins.str
-    """Or the id that the caller gave the request."""
-    instance: _builtins.int
-    """Which instance of the request, from 0."""
-    @_builtins.property
-    def truth(self) -> _struct_pb2.Value:
-        """The label or the number that the model should have given."""
-
-    def __init__(
-        self,
-        *,
-        trace_id: _builtins.str = ...,
-        request_id: _builtins.str = ...,
-        instance: _builtins.int = ...,
-        truth: _struct_pb2.Value | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["truth", b"truth"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "request_id", b"request_id", "trace_id", b"trace_id", "truth", b"truth"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
-
-@_typing.final
 class Explanation(_message.Message):
     """Why a model gave the answer that it gave: a logged prediction, repeated on the same revision's model."""
 
@@ -190,9 +151,11 @@ class Explanation(_message.Message):
         METHOD_UNSPECIFIED: Explanation._Method.ValueType  # 0
         """Integrated gradients where the model's graph can be differentiated, else occlusion."""
         METHOD_INTEGRATED_GRADIENTS: Explanation._Method.ValueType  # 1
-        """Integrated gradients from a baseline of zeros (Sundararajan et al. 2017)."""
+        """Integrated gradients (Sundararajan et al. 2017), from zeros for images, from the mean of what was kept beside it for
+        features.
+        """
         METHOD_OCCLUSION: Explanation._Method.ValueType  # 2
-        """What the answer loses when a part of the input is zero (Zeiler and Fergus 2014)."""
+        """What the answer loses without a part of the input, or a word of a text (Zeiler and Fergus 2014)."""
         METHOD_SHAPLEY: Explanation._Method.ValueType  # 3
         """Shapley values, sampled by permutations (Štrumbelj and Kononenko 2010)."""
 
@@ -202,9 +165,11 @@ class Explanation(_message.Message):
     METHOD_UNSPECIFIED: Explanation.Method.ValueType  # 0
     """Integrated gradients where the model's graph can be differentiated, else occlusion."""
     METHOD_INTEGRATED_GRADIENTS: Explanation.Method.ValueType  # 1
-    """Integrated gradients from a baseline of zeros (Sundararajan et al. 2017)."""
+    """Integrated gradients (Sundararajan et al. 2017), from zeros for images, from the mean of what was kept beside it for
+    features.
+    """
     METHOD_OCCLUSION: Explanation.Method.ValueType  # 2
-    """What the answer loses when a part of the input is zero (Zeiler and Fergus 2014)."""
+    """What the answer loses without a part of the input, or a word of a text (Zeiler and Fergus 2014)."""
     METHOD_SHAPLEY: Explanation.Method.ValueType  # 3
     """Shapley values, sampled by permutations (Štrumbelj and Kononenko 2010)."""
 
@@ -267,250 +232,3 @@ class Explanation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
-
-@_typing.final
-class DriftReport(_message.Message):
-    """How the predictions of some time differ from what the model learnt from, and how good they were."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _State:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DriftReport._State.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        STATE_UNSPECIFIED: DriftReport._State.ValueType  # 0
-        """Never returned."""
-        STATE_RUNNING: DriftReport._State.ValueType  # 1
-        """Its transform waits or works."""
-        STATE_SUCCEEDED: DriftReport._State.ValueType  # 2
-        """`version` has the report."""
-        STATE_FAILED: DriftReport._State.ValueType  # 3
-        """`state_message` says why."""
-
-    class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Where it stands."""
-
-    STATE_UNSPECIFIED: DriftReport.State.ValueType  # 0
-    """Never returned."""
-    STATE_RUNNING: DriftReport.State.ValueType  # 1
-    """Its transform waits or works."""
-    STATE_SUCCEEDED: DriftReport.State.ValueType  # 2
-    """`version` has the report."""
-    STATE_FAILED: DriftReport.State.ValueType  # 3
-    """`state_message` says why."""
-
-    @_typing.final
-    class ColumnsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class PsiEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.float
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.float = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class QualityEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.float
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.float = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    NAME_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    BASELINE_FIELD_NUMBER: _builtins.int
-    COLUMNS_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    STATE_MESSAGE_FIELD_NUMBER: _builtins.int
-    TRANSFORM_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    DRIFTED_FIELD_NUMBER: _builtins.int
-    PSI_FIELD_NUMBER: _builtins.int
-    QUALITY_FIELD_NUMBER: _builtins.int
-    ROWS_FIELD_NUMBER: _builtins.int
-    ALERTS_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`projects/{project}/deployments/{deployment}/driftReports/{drift_report}`."""
-    baseline: _builtins.str
-    """What they are compared with: a dataset version; that which the live revision's model was trained on, by the lineage,
-    where empty.
-    """
-    state: Global___DriftReport.State.ValueType
-    state_message: _builtins.str
-    transform: _builtins.str
-    """`projects/{project}/transforms/{transform}`."""
-    version: _builtins.str
-    """Dataset version with `report.json` and `report.html`."""
-    rows: _builtins.int
-    """Predictions that were looked at."""
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Predictions from then on; of the last day where unset."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Predictions until then, in whole windows of the log; until now where unset."""
-
-    @_builtins.property
-    def columns(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Column of the log to column of the baseline, `input.image` to `image`; found by name, shape and order where empty."""
-
-    @_builtins.property
-    def drifted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Columns that have drifted."""
-
-    @_builtins.property
-    def psi(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """PSI of each column that has one."""
-
-    @_builtins.property
-    def quality(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Of the predictions that feedback came for: `accuracy` or `rmse`, and `feedback`, how many they were."""
-
-    @_builtins.property
-    def alerts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the deployment's alert policy rings for."""
-
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp: ...
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-        baseline: _builtins.str = ...,
-        columns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        state: Global___DriftReport.State.ValueType = ...,
-        state_message: _builtins.str = ...,
-        transform: _builtins.str = ...,
-        version: _builtins.str = ...,
-        drifted: _abc.Iterable[_builtins.str] | None = ...,
-        psi: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
-        quality: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
-        rows: _builtins.int = ...,
-        alerts: _abc.Iterable[_builtins.str] | None = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "baseline", b"baseline", "columns", b"columns", "create_time", b"create_time", "drifted", b"drifted", "end_time", b"end_time", "name", b"name", "psi", b"psi", "quality", b"quality", "rows", b"rows", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "transform", b"transform", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DriftReport: _TypeAlias = DriftReport  # noqa: Y015
-
-@_typing.final
-class AlertPolicy(_message.Message):
-    """When somebody is told of a deployment's drift. Each alert is an event `drift_report` of type `alerted`, and a signed call
-    of `webhook_url` where there is one.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class QualityEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.float
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.float = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    NAME_FIELD_NUMBER: _builtins.int
-    EVERY_SECONDS_FIELD_NUMBER: _builtins.int
-    PSI_MAX_FIELD_NUMBER: _builtins.int
-    QUALITY_FIELD_NUMBER: _builtins.int
-    WEBHOOK_URL_FIELD_NUMBER: _builtins.int
-    WEBHOOK_SECRET_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`projects/{project}/deployments/{deployment}/alertPolicy`."""
-    every_seconds: _builtins.int
-    """A report is made this often; only on request where 0. 60 at the least."""
-    psi_max: _builtins.float
-    """PSI of a column from which it has drifted; 0.2 where unset."""
-    webhook_url: _builtins.str
-    """`http` or `https`. Addresses of private networks are refused unless the operator allows them."""
-    webhook_secret: _builtins.str
-    """What calls are signed with: `x-aios-signature: t={seconds},v1={HMAC-SHA-256 of "{seconds}.{body}" in hexadecimal}`.
-    Never returned.
-    """
-    @_builtins.property
-    def quality(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Quality figures by name and the least that each must be: `accuracy`. For `rmse` it is the most."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        every_seconds: _builtins.int = ...,
-        psi_max: _builtins.float = ...,
-        quality: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
-        webhook_url: _builtins.str = ...,
-        webhook_secret: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_seconds", b"every_seconds", "name", b"name", "psi_max", b"psi_max", "quality", b"quality", "webhook_secret", b"webhook_secret", "webhook_url", b"webhook_url"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AlertPolicy: _TypeAlias = AlertPolicy  # noqa: Y015

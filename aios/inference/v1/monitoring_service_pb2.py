@@ -30,7 +30,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*aios/inference/v1/monitoring_service.proto\x12\x11\x61ios.inference.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1c\x61ios/common/v1/options.proto\x1a\"aios/inference/v1/monitoring.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\"*\n\x14GetPayloadLogRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"s\n\x15ReportPayloadsRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x32\n\x04\x66ile\x18\x03 \x01(\x0b\x32\x1e.aios.inference.v1.PayloadFileB\x04\xe2\x41\x01\x02\"b\n\x15\x43reateFeedbackRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x03(\x0b\x32\x1b.aios.inference.v1.FeedbackB\x04\xe2\x41\x01\x02\"*\n\x16\x43reateFeedbackResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\"\x85\x01\n\x18\x43reateExplanationRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x1e.aios.inference.v1.ExplanationB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"+\n\x15GetExplanationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"b\n\x17ListExplanationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x18ListExplanationsResponse\x12\x34\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x1e.aios.inference.v1.Explanation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x1a\x43ompleteExplanationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.aios.common.v1.FileB\x04\xe2\x41\x01\x02\"\x86\x01\n\x18\x43reateDriftReportRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12:\n\x0c\x64rift_report\x18\x02 \x01(\x0b\x32\x1e.aios.inference.v1.DriftReportB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"+\n\x15GetDriftReportRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"b\n\x17ListDriftReportsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\x18ListDriftReportsResponse\x12\x35\n\rdrift_reports\x18\x01 \x03(\x0b\x32\x1e.aios.inference.v1.DriftReport\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x15GetAlertPolicyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"S\n\x15SetAlertPolicyRequest\x12:\n\x0c\x61lert_policy\x18\x01 \x01(\x0b\x32\x1e.aios.inference.v1.AlertPolicyB\x04\xe2\x41\x01\x02\x32\xcb\x11\n\x11MonitoringService\x12\xa8\x01\n\rGetPayloadLog\x12\'.aios.inference.v1.GetPayloadLogRequest\x1a#.aios.inference.v1.PayloadLogStatus\"I\x90\x02\x01\xa2\xbb\x18\x0cpayloads.get\x82\xd3\xe4\x93\x02\x30\x12./v1/{name=projects/*/deployments/*}/payloadLog\x12\x9f\x01\n\x0eReportPayloads\x12(.aios.inference.v1.ReportPayloadsRequest\x1a\x16.google.protobuf.Empty\"K\x90\x02\x02\xa2\xbb\x18\x0fpayloads.report\x82\xd3\xe4\x93\x02/\"*/v1/{job=projects/*/jobs/*}:reportPayloads:\x01*\x12\xb6\x01\n\x0e\x43reateFeedback\x12(.aios.inference.v1.CreateFeedbackRequest\x1a).aios.inference.v1.CreateFeedbackResponse\"O\x90\x02\x02\xa2\xbb\x18\x0f\x66\x65\x65\x64\x62\x61\x63k.create\x82\xd3\xe4\x93\x02\x33\"./v1/{parent=projects/*/deployments/*}/feedback:\x01*\x12\xc0\x01\n\x11\x43reateExplanation\x12+.aios.inference.v1.CreateExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"^\xa2\xbb\x18\x13\x65xplanations.create\x82\xd3\xe4\x93\x02\x41\"2/v1/{parent=projects/*/deployments/*}/explanations:\x0b\x65xplanation\x12\xad\x01\n\x0eGetExplanation\x12(.aios.inference.v1.GetExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"Q\x90\x02\x01\xa2\xbb\x18\x10\x65xplanations.get\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{name=projects/*/deployments/*/explanations/*}\x12\xbf\x01\n\x10ListExplanations\x12*.aios.inference.v1.ListExplanationsRequest\x1a+.aios.inference.v1.ListExplanationsResponse\"R\x90\x02\x01\xa2\xbb\x18\x11\x65xplanations.list\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{parent=projects/*/deployments/*}/explanations\x12\xc8\x01\n\x13\x43ompleteExplanation\x12-.aios.inference.v1.CompleteExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"b\x90\x02\x02\xa2\xbb\x18\x15\x65xplanations.complete\x82\xd3\xe4\x93\x02@\";/v1/{name=projects/*/deployments/*/explanations/*}:complete:\x01*\x12\xc2\x01\n\x11\x43reateDriftReport\x12+.aios.inference.v1.CreateDriftReportRequest\x1a\x1e.aios.inference.v1.DriftReport\"`\xa2\xbb\x18\x14\x64rift_reports.create\x82\xd3\xe4\x93\x02\x42\"2/v1/{parent=projects/*/deployments/*}/driftReports:\x0c\x64rift_report\x12\xae\x01\n\x0eGetDriftReport\x12(.aios.inference.v1.GetDriftReportRequest\x1a\x1e.aios.inference.v1.DriftReport\"R\x90\x02\x01\xa2\xbb\x18\x11\x64rift_reports.get\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{name=projects/*/deployments/*/driftReports/*}\x12\xc0\x01\n\x10ListDriftReports\x12*.aios.inference.v1.ListDriftReportsRequest\x1a+.aios.inference.v1.ListDriftReportsResponse\"S\x90\x02\x01\xa2\xbb\x18\x12\x64rift_reports.list\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{parent=projects/*/deployments/*}/driftReports\x12\xac\x01\n\x0eGetAlertPolicy\x12(.aios.inference.v1.GetAlertPolicyRequest\x1a\x1e.aios.inference.v1.AlertPolicy\"P\x90\x02\x01\xa2\xbb\x18\x12\x61lert_policies.get\x82\xd3\xe4\x93\x02\x31\x12//v1/{name=projects/*/deployments/*/alertPolicy}\x12\xc7\x01\n\x0eSetAlertPolicy\x12(.aios.inference.v1.SetAlertPolicyRequest\x1a\x1e.aios.inference.v1.AlertPolicy\"k\x90\x02\x02\xa2\xbb\x18\x12\x61lert_policies.set\x82\xd3\xe4\x93\x02L\x1a</v1/{alert_policy.name=projects/*/deployments/*/alertPolicy}:\x0c\x61lert_policyBY\n\x15\x64\x65v.aios.inference.v1P\x01Z*aios.dev/gen/aios/inference/v1;inferencev1\xaa\x02\x11\x41ios.Inference.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*aios/inference/v1/monitoring_service.proto\x12\x11\x61ios.inference.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1c\x61ios/common/v1/options.proto\x1a\"aios/inference/v1/monitoring.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\"*\n\x14GetPayloadLogRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"s\n\x15ReportPayloadsRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x32\n\x04\x66ile\x18\x03 \x01(\x0b\x32\x1e.aios.inference.v1.PayloadFileB\x04\xe2\x41\x01\x02\"\x85\x01\n\x18\x43reateExplanationRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x1e.aios.inference.v1.ExplanationB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"+\n\x15GetExplanationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"b\n\x17ListExplanationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x18ListExplanationsResponse\x12\x34\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x1e.aios.inference.v1.Explanation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x1a\x43ompleteExplanationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.aios.common.v1.FileB\x04\xe2\x41\x01\x02\x32\xe0\x08\n\x11MonitoringService\x12\xa8\x01\n\rGetPayloadLog\x12\'.aios.inference.v1.GetPayloadLogRequest\x1a#.aios.inference.v1.PayloadLogStatus\"I\x90\x02\x01\xa2\xbb\x18\x0cpayloads.get\x82\xd3\xe4\x93\x02\x30\x12./v1/{name=projects/*/deployments/*}/payloadLog\x12\x9f\x01\n\x0eReportPayloads\x12(.aios.inference.v1.ReportPayloadsRequest\x1a\x16.google.protobuf.Empty\"K\x90\x02\x02\xa2\xbb\x18\x0fpayloads.report\x82\xd3\xe4\x93\x02/\"*/v1/{job=projects/*/jobs/*}:reportPayloads:\x01*\x12\xc0\x01\n\x11\x43reateExplanation\x12+.aios.inference.v1.CreateExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"^\xa2\xbb\x18\x13\x65xplanations.create\x82\xd3\xe4\x93\x02\x41\"2/v1/{parent=projects/*/deployments/*}/explanations:\x0b\x65xplanation\x12\xad\x01\n\x0eGetExplanation\x12(.aios.inference.v1.GetExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"Q\x90\x02\x01\xa2\xbb\x18\x10\x65xplanations.get\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{name=projects/*/deployments/*/explanations/*}\x12\xbf\x01\n\x10ListExplanations\x12*.aios.inference.v1.ListExplanationsRequest\x1a+.aios.inference.v1.ListExplanationsResponse\"R\x90\x02\x01\xa2\xbb\x18\x11\x65xplanations.list\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{parent=projects/*/deployments/*}/explanations\x12\xc8\x01\n\x13\x43ompleteExplanation\x12-.aios.inference.v1.CompleteExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"b\x90\x02\x02\xa2\xbb\x18\x15\x65xplanations.complete\x82\xd3\xe4\x93\x02@\";/v1/{name=projects/*/deployments/*/explanations/*}:complete:\x01*BY\n\x15\x64\x65v.aios.inference.v1P\x01Z*aios.dev/gen/aios/inference/v1;inferencev1\xaa\x02\x11\x41ios.Inference.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,10 +46,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTPAYLOADSREQUEST'].fields_by_name['epoch']._serialized_options = b'\342A\001\002'
   _globals['_REPORTPAYLOADSREQUEST'].fields_by_name['file']._loaded_options = None
   _globals['_REPORTPAYLOADSREQUEST'].fields_by_name['file']._serialized_options = b'\342A\001\002'
-  _globals['_CREATEFEEDBACKREQUEST'].fields_by_name['parent']._loaded_options = None
-  _globals['_CREATEFEEDBACKREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
-  _globals['_CREATEFEEDBACKREQUEST'].fields_by_name['feedback']._loaded_options = None
-  _globals['_CREATEFEEDBACKREQUEST'].fields_by_name['feedback']._serialized_options = b'\342A\001\002'
   _globals['_CREATEEXPLANATIONREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_CREATEEXPLANATIONREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_CREATEEXPLANATIONREQUEST'].fields_by_name['explanation']._loaded_options = None
@@ -72,30 +68,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETEEXPLANATIONREQUEST'].fields_by_name['revision']._serialized_options = b'\342A\001\002'
   _globals['_COMPLETEEXPLANATIONREQUEST'].fields_by_name['files']._loaded_options = None
   _globals['_COMPLETEEXPLANATIONREQUEST'].fields_by_name['files']._serialized_options = b'\342A\001\002'
-  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['parent']._loaded_options = None
-  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
-  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['drift_report']._loaded_options = None
-  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['drift_report']._serialized_options = b'\342A\001\002'
-  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
-  _globals['_GETDRIFTREPORTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_GETDRIFTREPORTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
-  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['parent']._loaded_options = None
-  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
-  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
-  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
-  _globals['_GETALERTPOLICYREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_GETALERTPOLICYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
-  _globals['_SETALERTPOLICYREQUEST'].fields_by_name['alert_policy']._loaded_options = None
-  _globals['_SETALERTPOLICYREQUEST'].fields_by_name['alert_policy']._serialized_options = b'\342A\001\002'
   _globals['_MONITORINGSERVICE'].methods_by_name['GetPayloadLog']._loaded_options = None
   _globals['_MONITORINGSERVICE'].methods_by_name['GetPayloadLog']._serialized_options = b'\220\002\001\242\273\030\014payloads.get\202\323\344\223\0020\022./v1/{name=projects/*/deployments/*}/payloadLog'
   _globals['_MONITORINGSERVICE'].methods_by_name['ReportPayloads']._loaded_options = None
   _globals['_MONITORINGSERVICE'].methods_by_name['ReportPayloads']._serialized_options = b'\220\002\002\242\273\030\017payloads.report\202\323\344\223\002/\"*/v1/{job=projects/*/jobs/*}:reportPayloads:\001*'
-  _globals['_MONITORINGSERVICE'].methods_by_name['CreateFeedback']._loaded_options = None
-  _globals['_MONITORINGSERVICE'].methods_by_name['CreateFeedback']._serialized_options = b'\220\002\002\242\273\030\017feedback.create\202\323\344\223\0023\"./v1/{parent=projects/*/deployments/*}/feedback:\001*'
   _globals['_MONITORINGSERVICE'].methods_by_name['CreateExplanation']._loaded_options = None
   _globals['_MONITORINGSERVICE'].methods_by_name['CreateExplanation']._serialized_options = b'\242\273\030\023explanations.create\202\323\344\223\002A\"2/v1/{parent=projects/*/deployments/*}/explanations:\013explanation'
   _globals['_MONITORINGSERVICE'].methods_by_name['GetExplanation']._loaded_options = None
@@ -104,46 +80,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MONITORINGSERVICE'].methods_by_name['ListExplanations']._serialized_options = b'\220\002\001\242\273\030\021explanations.list\202\323\344\223\0024\0222/v1/{parent=projects/*/deployments/*}/explanations'
   _globals['_MONITORINGSERVICE'].methods_by_name['CompleteExplanation']._loaded_options = None
   _globals['_MONITORINGSERVICE'].methods_by_name['CompleteExplanation']._serialized_options = b'\220\002\002\242\273\030\025explanations.complete\202\323\344\223\002@\";/v1/{name=projects/*/deployments/*/explanations/*}:complete:\001*'
-  _globals['_MONITORINGSERVICE'].methods_by_name['CreateDriftReport']._loaded_options = None
-  _globals['_MONITORINGSERVICE'].methods_by_name['CreateDriftReport']._serialized_options = b'\242\273\030\024drift_reports.create\202\323\344\223\002B\"2/v1/{parent=projects/*/deployments/*}/driftReports:\014drift_report'
-  _globals['_MONITORINGSERVICE'].methods_by_name['GetDriftReport']._loaded_options = None
-  _globals['_MONITORINGSERVICE'].methods_by_name['GetDriftReport']._serialized_options = b'\220\002\001\242\273\030\021drift_reports.get\202\323\344\223\0024\0222/v1/{name=projects/*/deployments/*/driftReports/*}'
-  _globals['_MONITORINGSERVICE'].methods_by_name['ListDriftReports']._loaded_options = None
-  _globals['_MONITORINGSERVICE'].methods_by_name['ListDriftReports']._serialized_options = b'\220\002\001\242\273\030\022drift_reports.list\202\323\344\223\0024\0222/v1/{parent=projects/*/deployments/*}/driftReports'
-  _globals['_MONITORINGSERVICE'].methods_by_name['GetAlertPolicy']._loaded_options = None
-  _globals['_MONITORINGSERVICE'].methods_by_name['GetAlertPolicy']._serialized_options = b'\220\002\001\242\273\030\022alert_policies.get\202\323\344\223\0021\022//v1/{name=projects/*/deployments/*/alertPolicy}'
-  _globals['_MONITORINGSERVICE'].methods_by_name['SetAlertPolicy']._loaded_options = None
-  _globals['_MONITORINGSERVICE'].methods_by_name['SetAlertPolicy']._serialized_options = b'\220\002\002\242\273\030\022alert_policies.set\202\323\344\223\002L\032</v1/{alert_policy.name=projects/*/deployments/*/alertPolicy}:\014alert_policy'
   _globals['_GETPAYLOADLOGREQUEST']._serialized_start=250
   _globals['_GETPAYLOADLOGREQUEST']._serialized_end=292
   _globals['_REPORTPAYLOADSREQUEST']._serialized_start=294
   _globals['_REPORTPAYLOADSREQUEST']._serialized_end=409
-  _globals['_CREATEFEEDBACKREQUEST']._serialized_start=411
-  _globals['_CREATEFEEDBACKREQUEST']._serialized_end=509
-  _globals['_CREATEFEEDBACKRESPONSE']._serialized_start=511
-  _globals['_CREATEFEEDBACKRESPONSE']._serialized_end=553
-  _globals['_CREATEEXPLANATIONREQUEST']._serialized_start=556
-  _globals['_CREATEEXPLANATIONREQUEST']._serialized_end=689
-  _globals['_GETEXPLANATIONREQUEST']._serialized_start=691
-  _globals['_GETEXPLANATIONREQUEST']._serialized_end=734
-  _globals['_LISTEXPLANATIONSREQUEST']._serialized_start=736
-  _globals['_LISTEXPLANATIONSREQUEST']._serialized_end=834
-  _globals['_LISTEXPLANATIONSRESPONSE']._serialized_start=836
-  _globals['_LISTEXPLANATIONSRESPONSE']._serialized_end=941
-  _globals['_COMPLETEEXPLANATIONREQUEST']._serialized_start=944
-  _globals['_COMPLETEEXPLANATIONREQUEST']._serialized_end=1080
-  _globals['_CREATEDRIFTREPORTREQUEST']._serialized_start=1083
-  _globals['_CREATEDRIFTREPORTREQUEST']._serialized_end=1217
-  _globals['_GETDRIFTREPORTREQUEST']._serialized_start=1219
-  _globals['_GETDRIFTREPORTREQUEST']._serialized_end=1262
-  _globals['_LISTDRIFTREPORTSREQUEST']._serialized_start=1264
-  _globals['_LISTDRIFTREPORTSREQUEST']._serialized_end=1362
-  _globals['_LISTDRIFTREPORTSRESPONSE']._serialized_start=1364
-  _globals['_LISTDRIFTREPORTSRESPONSE']._serialized_end=1470
-  _globals['_GETALERTPOLICYREQUEST']._serialized_start=1472
-  _globals['_GETALERTPOLICYREQUEST']._serialized_end=1515
-  _globals['_SETALERTPOLICYREQUEST']._serialized_start=1517
-  _globals['_SETALERTPOLICYREQUEST']._serialized_end=1600
-  _globals['_MONITORINGSERVICE']._serialized_start=1603
-  _globals['_MONITORINGSERVICE']._serialized_end=3854
+  _globals['_CREATEEXPLANATIONREQUEST']._serialized_start=412
+  _globals['_CREATEEXPLANATIONREQUEST']._serialized_end=545
+  _globals['_GETEXPLANATIONREQUEST']._serialized_start=547
+  _globals['_GETEXPLANATIONREQUEST']._serialized_end=590
+  _globals['_LISTEXPLANATIONSREQUEST']._serialized_start=592
+  _globals['_LISTEXPLANATIONSREQUEST']._serialized_end=690
+  _globals['_LISTEXPLANATIONSRESPONSE']._serialized_start=692
+  _globals['_LISTEXPLANATIONSRESPONSE']._serialized_end=797
+  _globals['_COMPLETEEXPLANATIONREQUEST']._serialized_start=800
+  _globals['_COMPLETEEXPLANATIONREQUEST']._serialized_end=936
+  _globals['_MONITORINGSERVICE']._serialized_start=939
+  _globals['_MONITORINGSERVICE']._serialized_end=2059
 # @@protoc_insertion_point(module_scope)

@@ -48,11 +48,6 @@ class MonitoringServiceStub:
                 request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportPayloadsRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
-        self.CreateFeedback = channel.unary_unary(
-                '/aios.inference.v1.MonitoringService/CreateFeedback',
-                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateFeedbackRequest.SerializeToString,
-                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateFeedbackResponse.FromString,
-                _registered_method=True)
         self.CreateExplanation = channel.unary_unary(
                 '/aios.inference.v1.MonitoringService/CreateExplanation',
                 request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateExplanationRequest.SerializeToString,
@@ -73,31 +68,6 @@ class MonitoringServiceStub:
                 request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CompleteExplanationRequest.SerializeToString,
                 response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.Explanation.FromString,
                 _registered_method=True)
-        self.CreateDriftReport = channel.unary_unary(
-                '/aios.inference.v1.MonitoringService/CreateDriftReport',
-                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateDriftReportRequest.SerializeToString,
-                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.FromString,
-                _registered_method=True)
-        self.GetDriftReport = channel.unary_unary(
-                '/aios.inference.v1.MonitoringService/GetDriftReport',
-                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetDriftReportRequest.SerializeToString,
-                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.FromString,
-                _registered_method=True)
-        self.ListDriftReports = channel.unary_unary(
-                '/aios.inference.v1.MonitoringService/ListDriftReports',
-                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsRequest.SerializeToString,
-                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsResponse.FromString,
-                _registered_method=True)
-        self.GetAlertPolicy = channel.unary_unary(
-                '/aios.inference.v1.MonitoringService/GetAlertPolicy',
-                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetAlertPolicyRequest.SerializeToString,
-                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.AlertPolicy.FromString,
-                _registered_method=True)
-        self.SetAlertPolicy = channel.unary_unary(
-                '/aios.inference.v1.MonitoringService/SetAlertPolicy',
-                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.SetAlertPolicyRequest.SerializeToString,
-                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.AlertPolicy.FromString,
-                _registered_method=True)
 
 
 class MonitoringServiceServicer:
@@ -114,14 +84,6 @@ class MonitoringServiceServicer:
 
     def ReportPayloads(self, request, context):
         """Adds a file of kept predictions to the log. The replica's own job only. Repeated, it adds nothing.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def CreateFeedback(self, request, context):
-        """Says what turned out to be right for predictions. Said again of the same instance, the newest counts. What no kept
-        prediction belongs to stays without effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,42 +117,6 @@ class MonitoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def CreateDriftReport(self, request, context):
-        """Compares kept predictions with what the model learnt from, as a transform on the pool. FAILED_PRECONDITION when none
-        were kept in that time, or no baseline is known.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetDriftReport(self, request, context):
-        """One report.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListDriftReports(self, request, context):
-        """The reports of a deployment, newest first.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetAlertPolicy(self, request, context):
-        """Who is told of drift, and when reports are made.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def SetAlertPolicy(self, request, context):
-        """Replaces the policy. An empty secret leaves the one that is set for the same `webhook_url`.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_MonitoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -203,11 +129,6 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.ReportPayloads,
                     request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportPayloadsRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
-            ),
-            'CreateFeedback': grpc.unary_unary_rpc_method_handler(
-                    servicer.CreateFeedback,
-                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateFeedbackRequest.FromString,
-                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateFeedbackResponse.SerializeToString,
             ),
             'CreateExplanation': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateExplanation,
@@ -228,31 +149,6 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.CompleteExplanation,
                     request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CompleteExplanationRequest.FromString,
                     response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.Explanation.SerializeToString,
-            ),
-            'CreateDriftReport': grpc.unary_unary_rpc_method_handler(
-                    servicer.CreateDriftReport,
-                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateDriftReportRequest.FromString,
-                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.SerializeToString,
-            ),
-            'GetDriftReport': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetDriftReport,
-                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetDriftReportRequest.FromString,
-                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.SerializeToString,
-            ),
-            'ListDriftReports': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListDriftReports,
-                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsRequest.FromString,
-                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsResponse.SerializeToString,
-            ),
-            'GetAlertPolicy': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetAlertPolicy,
-                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetAlertPolicyRequest.FromString,
-                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.AlertPolicy.SerializeToString,
-            ),
-            'SetAlertPolicy': grpc.unary_unary_rpc_method_handler(
-                    servicer.SetAlertPolicy,
-                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.SetAlertPolicyRequest.FromString,
-                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.AlertPolicy.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,33 +207,6 @@ class MonitoringService:
             '/aios.inference.v1.MonitoringService/ReportPayloads',
             aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportPayloadsRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CreateFeedback(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aios.inference.v1.MonitoringService/CreateFeedback',
-            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateFeedbackRequest.SerializeToString,
-            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -446,141 +315,6 @@ class MonitoringService:
             '/aios.inference.v1.MonitoringService/CompleteExplanation',
             aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CompleteExplanationRequest.SerializeToString,
             aios_dot_inference_dot_v1_dot_monitoring__pb2.Explanation.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CreateDriftReport(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aios.inference.v1.MonitoringService/CreateDriftReport',
-            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateDriftReportRequest.SerializeToString,
-            aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetDriftReport(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aios.inference.v1.MonitoringService/GetDriftReport',
-            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetDriftReportRequest.SerializeToString,
-            aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListDriftReports(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aios.inference.v1.MonitoringService/ListDriftReports',
-            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsRequest.SerializeToString,
-            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetAlertPolicy(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aios.inference.v1.MonitoringService/GetAlertPolicy',
-            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetAlertPolicyRequest.SerializeToString,
-            aios_dot_inference_dot_v1_dot_monitoring__pb2.AlertPolicy.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def SetAlertPolicy(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aios.inference.v1.MonitoringService/SetAlertPolicy',
-            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.SetAlertPolicyRequest.SerializeToString,
-            aios_dot_inference_dot_v1_dot_monitoring__pb2.AlertPolicy.FromString,
             options,
             channel_credentials,
             insecure,

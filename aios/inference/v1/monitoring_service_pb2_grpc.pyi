@@ -24,10 +24,6 @@ class MonitoringServiceStub:
     """How far a deployment's payload log is, and what was dropped."""
     ReportPayloads: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.ReportPayloadsRequest, _empty_pb2.Empty]
     """Adds a file of kept predictions to the log. The replica's own job only. Repeated, it adds nothing."""
-    CreateFeedback: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.CreateFeedbackRequest, _monitoring_service_pb2.CreateFeedbackResponse]
-    """Says what turned out to be right for predictions. Said again of the same instance, the newest counts. What no kept
-    prediction belongs to stays without effect.
-    """
     CreateExplanation: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.CreateExplanationRequest, _monitoring_pb2.Explanation]
     """Explains a kept prediction, in a job. NOT_FOUND when the deployment has no payload log."""
     GetExplanation: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.GetExplanationRequest, _monitoring_pb2.Explanation]
@@ -36,18 +32,6 @@ class MonitoringServiceStub:
     """The explanations of a deployment, newest first."""
     CompleteExplanation: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.CompleteExplanationRequest, _monitoring_pb2.Explanation]
     """Hands over what an explanation came to. Its own job only. ABORTED when a newer attempt has begun."""
-    CreateDriftReport: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.CreateDriftReportRequest, _monitoring_pb2.DriftReport]
-    """Compares kept predictions with what the model learnt from, as a transform on the pool. FAILED_PRECONDITION when none
-    were kept in that time, or no baseline is known.
-    """
-    GetDriftReport: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.GetDriftReportRequest, _monitoring_pb2.DriftReport]
-    """One report."""
-    ListDriftReports: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.ListDriftReportsRequest, _monitoring_service_pb2.ListDriftReportsResponse]
-    """The reports of a deployment, newest first."""
-    GetAlertPolicy: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.GetAlertPolicyRequest, _monitoring_pb2.AlertPolicy]
-    """Who is told of drift, and when reports are made."""
-    SetAlertPolicy: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.SetAlertPolicyRequest, _monitoring_pb2.AlertPolicy]
-    """Replaces the policy. An empty secret leaves the one that is set for the same `webhook_url`."""
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
     """What deployments do in production, kept and explained. What is kept of predictions is the `payload_log` of a
@@ -69,16 +53,6 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_monitoring_service_pb2.ReportPayloadsRequest, _abc.Awaitable[_empty_pb2.Empty]],
     ) -> _abc.Awaitable[_empty_pb2.Empty]:
         """Adds a file of kept predictions to the log. The replica's own job only. Repeated, it adds nothing."""
-
-    @_abc_1.abstractmethod
-    def CreateFeedback(
-        self,
-        request: _monitoring_service_pb2.CreateFeedbackRequest,
-        context: _aio.ServicerContext[_monitoring_service_pb2.CreateFeedbackRequest, _abc.Awaitable[_monitoring_service_pb2.CreateFeedbackResponse]],
-    ) -> _abc.Awaitable[_monitoring_service_pb2.CreateFeedbackResponse]:
-        """Says what turned out to be right for predictions. Said again of the same instance, the newest counts. What no kept
-        prediction belongs to stays without effect.
-        """
 
     @_abc_1.abstractmethod
     def CreateExplanation(
@@ -111,47 +85,5 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_monitoring_service_pb2.CompleteExplanationRequest, _abc.Awaitable[_monitoring_pb2.Explanation]],
     ) -> _abc.Awaitable[_monitoring_pb2.Explanation]:
         """Hands over what an explanation came to. Its own job only. ABORTED when a newer attempt has begun."""
-
-    @_abc_1.abstractmethod
-    def CreateDriftReport(
-        self,
-        request: _monitoring_service_pb2.CreateDriftReportRequest,
-        context: _aio.ServicerContext[_monitoring_service_pb2.CreateDriftReportRequest, _abc.Awaitable[_monitoring_pb2.DriftReport]],
-    ) -> _abc.Awaitable[_monitoring_pb2.DriftReport]:
-        """Compares kept predictions with what the model learnt from, as a transform on the pool. FAILED_PRECONDITION when none
-        were kept in that time, or no baseline is known.
-        """
-
-    @_abc_1.abstractmethod
-    def GetDriftReport(
-        self,
-        request: _monitoring_service_pb2.GetDriftReportRequest,
-        context: _aio.ServicerContext[_monitoring_service_pb2.GetDriftReportRequest, _abc.Awaitable[_monitoring_pb2.DriftReport]],
-    ) -> _abc.Awaitable[_monitoring_pb2.DriftReport]:
-        """One report."""
-
-    @_abc_1.abstractmethod
-    def ListDriftReports(
-        self,
-        request: _monitoring_service_pb2.ListDriftReportsRequest,
-        context: _aio.ServicerContext[_monitoring_service_pb2.ListDriftReportsRequest, _abc.Awaitable[_monitoring_service_pb2.ListDriftReportsResponse]],
-    ) -> _abc.Awaitable[_monitoring_service_pb2.ListDriftReportsResponse]:
-        """The reports of a deployment, newest first."""
-
-    @_abc_1.abstractmethod
-    def GetAlertPolicy(
-        self,
-        request: _monitoring_service_pb2.GetAlertPolicyRequest,
-        context: _aio.ServicerContext[_monitoring_service_pb2.GetAlertPolicyRequest, _abc.Awaitable[_monitoring_pb2.AlertPolicy]],
-    ) -> _abc.Awaitable[_monitoring_pb2.AlertPolicy]:
-        """Who is told of drift, and when reports are made."""
-
-    @_abc_1.abstractmethod
-    def SetAlertPolicy(
-        self,
-        request: _monitoring_service_pb2.SetAlertPolicyRequest,
-        context: _aio.ServicerContext[_monitoring_service_pb2.SetAlertPolicyRequest, _abc.Awaitable[_monitoring_pb2.AlertPolicy]],
-    ) -> _abc.Awaitable[_monitoring_pb2.AlertPolicy]:
-        """Replaces the policy. An empty secret leaves the one that is set for the same `webhook_url`."""
 
 def add_MonitoringServiceServicer_to_server(servicer: MonitoringServiceServicer, server: _aio.Server) -> None: ...

@@ -1,18 +1,27 @@
-"""Kept predictions, feedback, explanations, drift reports and alerts in SQL. Plain functions of a transaction."""
+"""Kept predictions and explanations in SQL. Plain functions of a transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import ColumnElement, Row, Table, func, insert, select, update
 
+from aios.errors import NotFound
 from aios.inference.v1 import monitoring_pb2
-from aios.names import DeploymentName, RevisionName
-from aios.records import Tx
-from services.inference.tables import feedback, payload_files, payload_logs
+from aios.names import DeploymentName, ExplanationName, RevisionName
+from aios.records import Page, Tx
+from aios.records.pages import ListRequest
+from services.inference.store import revisions
+from services.inference.tables import explanations, payload_files, payload_logs
 from services.inference.watch.files import File
+
+
+class ExplanationNotFound(NotFound):
+    """The deployment has no such explanation. Retrying cannot help."""
+
+    reason = "EXPLANATION_NOT_FOUND"
+
 
 AT_ONCE_MAX = 1_000  # files that one round makes versions of
 
@@ -84,41 +93,6 @@ def mark_committed(tx: Tx, name: DeploymentName, paths: Sequence[str], version: 
     tx.execute(update(payload_files).where(*where).values(version=version))
 
 
-def files_between(tx: Tx, name: DeploymentName, start: datetime, end: datetime, limit: int) -> list[File]:
-    """The newest files of a deployment with predictions of that time, newest first."""
-    where = (*of(payload_files, name), payload_files.c.end_time >= start, payload_files.c.start_time < end)
-    query = select(payload_files).where(*where).order_by(payload_files.c.end_time.desc()).limit(limit)
-    return [_file(row) for row in tx.execute(query)]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What was right for one instance of a prediction."""
-
-    key: str
-    """Its trace, or `request/` and its request."""
-    instance: int
-    truth: Any
-
-
-def add_feedback(tx: Tx, name: DeploymentName, truths: Sequence[Truth]) -> None:
-    """Keep feedback in place of what was said of the same instances before."""
-    for each in truths:
-        where = (*of(feedback, name), feedback.c.key == each.key, feedback.c.instance == each.instance)
-        said = {"truth": each.truth, "time": tx.now()}
-        if tx.execute(update(feedback).where(*where).values(said)).rowcount == 0:
-            key = {"project": name.project, "deployment": name.deployment}
-            row = {**key, "key": each.key, "instance": each.instance, **said}
-            tx.execute(insert(feedback).values(row))
-
-
-def feedback_since(tx: Tx, name: DeploymentName, start: datetime, limit: int) -> list[Truth]:
-    """Feedback that came since then, newest first."""
-    query = select(feedback).where(*of(feedback, name), feedback.c.time >= start)
-    found = tx.execute(query.order_by(feedback.c.time.desc()).limit(limit))
-    return [Truth(row.key, row.instance, row.truth) for row in found]
-
-
 def of(table: Table, name: DeploymentName) -> tuple[ColumnElement[bool], ...]:
     """Which rows belong to a deployment."""
     return table.c.project == name.project, table.c.deployment == name.deployment
@@ -142,3 +116,72 @@ def _file(row: Row[Any]) -> File:
         row.window_end,
         row.version,
     )
+
+
+def newest_versions(tx: Tx, name: DeploymentName, limit: int) -> list[str]:
+    """Dataset versions of kept predictions, newest first."""
+    query = (
+        select(payload_files.c.version)
+        .where(*of(payload_files, name), payload_files.c.version != "")
+        .group_by(payload_files.c.version)
+        .order_by(func.max(payload_files.c.window_end).desc())
+        .limit(limit)
+    )
+    return list(tx.execute(query).scalars())
+
+
+def models_of_revisions(tx: Tx, name: DeploymentName) -> dict[str, str]:
+    """The model version of each revision that predictions were kept of."""
+    kept = select(payload_files.c.revision).where(*of(payload_files, name)).distinct()
+    query = select(revisions.c.number, revisions.c.spec).where(
+        *of(revisions, name), revisions.c.number.in_(kept)
+    )
+    return {f"{name}/revisions/{row.number}": row.spec.model_version for row in tx.execute(query)}
+
+
+def add_explanation(tx: Tx, made: monitoring_pb2.Explanation) -> None:
+    """Store a new explanation and tell of it."""
+    name = ExplanationName.parse(made.name)
+    key = {"project": name.project, "deployment": name.deployment, "id": name.explanation}
+    tx.execute(insert(explanations).values(**key, running=True, body=made))
+    tx.emit("explanation", name.project, name.explanation, "created", made)
+
+
+def save_explanation(tx: Tx, now: monitoring_pb2.Explanation, *, epoch: int) -> None:
+    """Store an explanation that has ended and tell of it."""
+    name = ExplanationName.parse(now.name)
+    tx.execute(update(explanations).where(*_is(name)).values(running=False, epoch=epoch, body=now))
+    done = now.state == monitoring_pb2.Explanation.STATE_SUCCEEDED
+    tx.emit("explanation", name.project, name.explanation, "succeeded" if done else "failed", now)
+
+
+def explanation(tx: Tx, name: ExplanationName) -> tuple[monitoring_pb2.Explanation, int]:
+    """One explanation, and the newest attempt that handed something over.
+
+    Raises:
+        ExplanationNotFound: there is none of this name.
+    """
+    row = tx.execute(select(explanations).where(*_is(name))).one_or_none()
+    if row is None:
+        raise ExplanationNotFound(f"{name} does not exist: see `aios explain list`.", name=str(name))
+    return row.body, row.epoch
+
+
+def explanation_page(
+    tx: Tx, name: DeploymentName, request: ListRequest
+) -> tuple[list[monitoring_pb2.Explanation], str]:
+    """A page of a deployment's explanations, newest first."""
+    query = select(explanations).where(*of(explanations, name))
+    found, token = Page.of(request).fetch(tx, query, by=(explanations.c.number,), descending=True)
+    return [row.body for row in found], token
+
+
+def running_explanations(tx: Tx) -> list[monitoring_pb2.Explanation]:
+    """Those whose job is not done, oldest first."""
+    query = select(explanations.c.body).where(explanations.c.running).order_by(explanations.c.number)
+    return list(tx.execute(query.limit(AT_ONCE_MAX)).scalars())
+
+
+def _is(name: ExplanationName) -> tuple[ColumnElement[bool], ...]:
+    of_deployment = of(explanations, DeploymentName(name.project, name.deployment))
+    return (*of_deployment, explanations.c.id == name.explanation)

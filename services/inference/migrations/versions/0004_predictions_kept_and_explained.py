@@ -1,4 +1,4 @@
-"""predictions kept, explained and compared"""
+"""predictions kept and explained"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,39 +8,6 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    op.create_table(
-        "alert_calls",
-        sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("project", sa.String(length=63), nullable=False),
-        sa.Column("deployment", sa.String(length=63), nullable=False),
-        sa.Column("body", sa.Text(), nullable=False),
-        sa.Column("failures", sa.Integer(), nullable=False),
-        sa.Column("next_time", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("number"),
-    )
-    op.create_table(
-        "alert_policies",
-        sa.Column("project", sa.String(length=63), nullable=False),
-        sa.Column("deployment", sa.String(length=63), nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column("secret", sa.String(length=255), nullable=False),
-        sa.Column("due_time", sa.DateTime(timezone=True), nullable=True),
-        sa.PrimaryKeyConstraint("project", "deployment"),
-    )
-    op.create_table(
-        "drift_reports",
-        sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("project", sa.String(length=63), nullable=False),
-        sa.Column("deployment", sa.String(length=63), nullable=False),
-        sa.Column("id", sa.String(length=63), nullable=False),
-        sa.Column("running", sa.Boolean(), nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("number"),
-        sa.UniqueConstraint("project", "deployment", "id"),
-    )
-    with op.batch_alter_table("drift_reports", schema=None) as batch_op:
-        batch_op.create_index("drift_reports_running", ["running"], unique=False)
-
     op.create_table(
         "explanations",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -55,19 +22,6 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("explanations", schema=None) as batch_op:
         batch_op.create_index("explanations_running", ["running"], unique=False)
-
-    op.create_table(
-        "feedback",
-        sa.Column("project", sa.String(length=63), nullable=False),
-        sa.Column("deployment", sa.String(length=63), nullable=False),
-        sa.Column("key", sa.String(length=255), nullable=False),
-        sa.Column("instance", sa.Integer(), nullable=False),
-        sa.Column("truth", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("time", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("project", "deployment", "key", "instance"),
-    )
-    with op.batch_alter_table("feedback", schema=None) as batch_op:
-        batch_op.create_index("feedback_time", ["project", "deployment", "time"], unique=False)
 
     op.create_table(
         "payload_files",
