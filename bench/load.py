@@ -37,7 +37,7 @@ def need(*tools: str) -> None:
 
 def wrk(name: str, url: str, body: str, headers: dict[str, str], folder: Path, seconds: int) -> Side:
     """POST the same body again and again."""
-    lines = ['wrk.method = "POST"', f"wrk.body = [[{body}]]"]
+    lines = ['wrk.method = "POST"', f"wrk.body = [==[{body}]==]"]
     lines += [f'wrk.headers["{key}"] = "{value}"' for key, value in headers.items()]
     script = folder / f"{name}.lua"
     script.write_text("\n".join(lines))
