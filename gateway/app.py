@@ -100,6 +100,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             edge.publish,
             edge.follow_routes,
             edge.follow_counts,
+            edge.follow_load,
+            edge.shed,
             edge.follow_revocations,
             Relay(db, bus).run,
             dead.collect,

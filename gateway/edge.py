@@ -35,6 +35,7 @@ from gateway.envoy.model import (
 )
 from gateway.envoy.publish import ConfigRefused, Publisher
 from gateway.identity.identity import Identity
+from gateway.shedding import Shedder
 
 COLD_SECONDS = 1.0  # until a revision that did not answer Envoy's health check is asked again
 LOAD_SECONDS = 0.5  # between looks at how many spans come
@@ -82,6 +83,7 @@ class Edge:
         self._confirmed: int | None = None
         self._in_force: dict[tuple[str, str], DeploymentRoute] = {}
         self._changed = asyncio.Event()
+        self.shed = Shedder(self._admin).run
 
     async def follow_routes(self) -> None:
         """Take each routing table that the inference service sends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ import httpx
 
 from gateway.envoy import counts
 from gateway.envoy.model import Address
+from gateway.envoy.routes import LIMITED
 
 _TIMEOUT_SECONDS = 2.0  # the admin thread answers in milliseconds unless the machine is out of breath
 
@@ -23,6 +25,15 @@ class Update(NamedTuple):
 
     version: str
     refused: int
+
+
+class Taken(NamedTuple):
+    """Of the calls that came as far as a service, since Envoy started: passed on to it, refused for want of a place, and
+    ended either way."""
+
+    taken: int
+    refused: int
+    ended: int
 
 
 class Admin:
@@ -62,9 +73,26 @@ class Admin:
 
     async def trace(self, share: float) -> None:
         """Trace this share of the requests, in hundredths, of those that no client asked to be traced."""
+        await self.modify({"tracing.random_sampling": f"{share * 100:.0f}"})
+
+    async def taken(self) -> dict[str, Taken]:
+        """What each service took."""
+        names = ("upstream_rq_total", "upstream_rq_active_overflow", "upstream_rq_completed")
+        wanted = {f"cluster.{service}.{name}" for service in LIMITED for name in names}
+        query = urlencode(
+            {"filter": rf"^cluster\.({'|'.join(LIMITED)})\.({'|'.join(names)})$", "format": "json"}
+        )
+        stats = (await self._get(f"/stats?{query}"))["stats"]
+        found = {one["name"]: int(one["value"]) for one in stats if one.get("name") in wanted}
+        return {
+            service: Taken(*(found.get(f"cluster.{service}.{name}", 0) for name in names))
+            for service in LIMITED
+        }
+
+    async def modify(self, settings: Mapping[str, str]) -> None:
+        """Change Envoy's runtime, until it restarts."""
         try:
-            query = {"tracing.random_sampling": f"{share * 100:.0f}"}
-            (await self._client.post("/runtime_modify", params=query)).raise_for_status()
+            (await self._client.post("/runtime_modify", params=dict(settings))).raise_for_status()
         except httpx.HTTPError as error:
             raise EnvoyDown(str(error)) from error
 

@@ -115,6 +115,7 @@ def _filters(jwks: str, calls_per_second: int) -> list[Json]:
         _filter("rbac", "rbac.v3.RBAC") | {"name": "aios.revoked"},
         _filter("rbac", "rbac.v3.RBAC", rules={"action": "ALLOW"}),
         _filter("local_ratelimit", "local_ratelimit.v3.LocalRateLimit", **_rate_limit(calls_per_second)),
+        _filter("fault", "fault.v3.HTTPFault"),  # of the services' routes
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=limits.JSON_BODY_BYTES_MAX),
         _filter(
             "grpc_field_extraction", "grpc_field_extraction.v3.GrpcFieldExtractionConfig", **_extraction()

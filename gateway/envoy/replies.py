@@ -63,15 +63,15 @@ def _said(details: str) -> Json:
     }
 
 
-def _flag(flag: str) -> Json:
-    """How Envoy itself marks the response. UO: a circuit breaker of the upstream is open."""
-    return {"response_flag_filter": {"flags": [flag]}}
+def _flags(*flags: str) -> Json:
+    """How Envoy itself marks the response. UO: a circuit breaker of the upstream is open. FI: refused by lot."""
+    return {"response_flag_filter": {"flags": list(flags)}}
 
 
 _JWT = "jwt_authn_access_denied"
 _REFUSALS = (
     # First, and by a flag: whatever is refused for overload must cost little.
-    _Refusal(_flag("UO"), 429, Overloaded()),
+    _Refusal(_flags("UO", "FI"), 429, Overloaded()),
     _Refusal(
         _said(f"{_JWT}{{Jwt_is_missing"),
         401,

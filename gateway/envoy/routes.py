@@ -73,8 +73,12 @@ _SERVICES = {
     "/opentelemetry.proto.collector.": GATEWAY_GRPC,
 }
 
+LIMITED = (*dict.fromkeys(_SERVICES.values()), GATEWAY_HTTP)
+"""Clusters of services whose calls wait for each other."""
+
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _JWT, _RBAC, _REVOKED = "envoy.filters.http.jwt_authn", "envoy.filters.http.rbac", "aios.revoked"
+_FAULT = "envoy.filters.http.fault"
 _BUFFER, _CORS, _LUA = "envoy.filters.http.buffer", "envoy.filters.http.cors", "envoy.filters.http.lua"
 _HOLD = "envoy.filters.http.ext_authz"
 HELD_FIELDS = ("project", "deployment", "revision", "protocol")
@@ -199,7 +203,10 @@ def _no_grpc() -> list[Json]:
 def _grpc_service(prefix: str, cluster: str) -> list[Json]:
     """A gRPC package. Its server knows its limits on messages and which method streams: nothing is held back here."""
     found = _by_priority(cluster, {"prefix": prefix}, GRPC_STREAMS)
-    return [route | {"typed_per_filter_config": _UNBUFFERED} for route in found]
+    return [
+        route | {"typed_per_filter_config": route.get("typed_per_filter_config", {}) | _UNBUFFERED}
+        for route in found
+    ]
 
 
 def _artifacts() -> Json:
@@ -215,8 +222,25 @@ def _by_priority(cluster: str, match: Json, streams: str) -> list[Json]:
     return [
         *internal,
         _to(cluster, {"safe_regex": {"regex": f"{prefix}{streams}"}}, HIGH),
-        _to(cluster, match),
+        _to(cluster, match) | {"typed_per_filter_config": _refusing(cluster)},
     ]
+
+
+def refusal_key(cluster: str) -> str:
+    """The runtime key of the share, in hundredths, of a service's calls that is refused by lot."""
+    return f"aios.refused.{cluster}"
+
+
+def _refusing(cluster: str) -> Json:
+    """What was made to test clients by failing some of their calls fails those that would find no place."""
+    abort = {"http_status": 429, "percentage": {"numerator": 0}}
+    return {
+        _FAULT: {
+            "@type": f"{_FILTERS}.fault.v3.HTTPFault",
+            "abort": abort,
+            "abort_percent_runtime": refusal_key(cluster),
+        }
+    }
 
 
 def _predict_grpc(deployments: Sequence[DeploymentRoute]) -> list[Json]:

@@ -15,9 +15,11 @@ from aios.errors import AiosError, ResourceExhausted
 from aios.runtime.roles import INTERNAL
 from aios.runtime.status import from_rpc_error
 from gateway.envoy import limits
+from gateway.envoy.admin import Admin
 from gateway.envoy.routes import GRPC_STREAMS, HTTP_STREAMS
 from gateway.http import app
 from gateway.http.rules import Routes
+from gateway.shedding import PASSED_MIN, Shed, Shedder
 from tests.service.envoy_stack import LOCAL, Stack, envoy
 
 GET = "/aios.data.v1.DataService/GetDataset"
@@ -103,6 +105,42 @@ async def test_over_http_it_is_429_with_the_header_to_come_back(slow: Stack) -> 
             assert response.headers["retry-after"] == "1"
             problem = response.json()
             assert (problem["code"], problem["reason"]) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+
+
+async def test_while_calls_are_refused_few_are_let_in_and_the_others_refused_before_they_cost_anything(
+    stack: Stack,
+) -> None:
+    bearer = stack.bearer()
+    admin = Admin(stack.files.admin_socket)
+    shedder = Shedder(admin)
+    await shedder.look()
+    stack.echo.answers.clear()
+    async with grpc.aio.insecure_channel(f"{LOCAL}:{stack.port}") as channel:
+        calls = [asyncio.ensure_future(ask(channel, stack, bearer=bearer)) for _ in range(TOO_MANY)]
+        ended = asyncio.as_completed(calls)
+        for _ in range(TOO_MANY - limits.CALLS_AT_ONCE):
+            await next(ended)
+        await shedder.look()
+        assert shedder.shed["data"] == Shed(True, PASSED_MIN), "none was answered"
+        assert shedder.shed["scheduler"] == Shed(), "each service by itself"
+        before, lots = len(stack.echo.seen), (await admin.taken())["data"]
+        errors = await asyncio.gather(*(ask(channel, stack, bearer=bearer) for _ in range(100)))
+        for error in errors:
+            assert isinstance(error, ResourceExhausted)
+            assert error.reason == "OVERLOADED"
+            assert error.retry_after is not None
+        came = (await admin.taken())["data"].refused - lots.refused
+        assert came < 50, "most never came as far as the service"
+        assert len(stack.echo.seen) == before
+        others = [asyncio.ensure_future(ask(channel, stack, role=role)) for role in INTERNAL]
+        stack.echo.answers.set()
+        assert await asyncio.gather(*others) == [None] * len(others)
+        assert [await call for call in ended] == [None] * limits.CALLS_AT_ONCE
+        for _ in range(10):
+            await shedder.look()
+        assert shedder.shed["data"] == Shed(), "it is over when it is over"
+        found = await asyncio.gather(*(ask(channel, stack, bearer=bearer) for _ in range(50)))
+        assert found == [None] * 50
 
 
 def test_what_streams_is_known_to_the_door() -> None:
