@@ -8,7 +8,7 @@ Shapes: N samples, C classes.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,13 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """The values alone."""
         return {name: figure.value for name, figure in self.figures.items()}
+
+    def beside(self, values: Mapping[str, float]) -> "Evaluation":
+        """The same with values that are known exactly, such as what privacy was spent."""
+        return replace(
+            self,
+            figures={**self.figures, **{name: Figure(each, each, each) for name, each in values.items()}},
+        )
 
     def write(self, folder: Path) -> Path:
         """The report and its figures as files; returns the folder."""

@@ -10,6 +10,7 @@ from torch import nn
 from aios.runtime import telemetry
 from aios.train import Run
 from services.trainer.job import checkpoint, data, optimizers
+from services.trainer.job.privacy import Private
 
 CHECKPOINTS_PER_RUN = 4  # where the run does not say
 REPORT_STEPS = 10
@@ -35,10 +36,13 @@ def fit(
     evaluate: Callable[[], Mapping[str, float]],
     *,
     decay: bool = True,
-) -> None:
+) -> dict[str, float]:
     """Train a model, from the run's checkpoint on where it has one. Ends the process when the run is asked to stop.
 
     The learning rate rises to its peak in the first third of all steps and falls to nothing (Smith and Topin 2018).
+
+    Returns:
+        ε and δ, where the run asked for privacy (`dp_epsilon`).
 
     Args:
         loss: The mean loss of the samples with these indices. Shape: [batch].
@@ -59,33 +63,78 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings["learning_rate"], total_steps=max(2, total), cycle_momentum=False
     )
-    first_step = _restore(run, model, optimizer, schedule)
+    private = None
+    if settings.get("dp_epsilon"):
+        private = Private(
+            model,
+            optimizer,
+            samples=samples,
+            batch_size=batch_size,
+            epochs=epochs,
+            epsilon=settings["dp_epsilon"],
+            delta=settings["dp_delta"],
+            clip=settings["dp_clip"],
+        )
+    first_step = _restore(run, model, optimizer, schedule, private)
     save_every = run.checkpoint_steps or max(1, total // CHECKPOINTS_PER_RUN)
+    if private is None:
+        batches = data.batches(samples, batch_size, epochs, run.seed, first_step)
+    else:
+        batches = private.batches(first_step)
     with run.phase("train", total):
-        for step, epoch, chosen_B in data.batches(samples, batch_size, epochs, run.seed, first_step):
+        for step, epoch, chosen_B in batches:
             model.train()
-            value = loss(chosen_B)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
+            losses = _step(optimizer, private, loss, chosen_B)
             if step < total:
                 schedule.step()
             if step % REPORT_STEPS == 0 or step == total:
-                run.report(step, loss=value.item(), learning_rate=float(schedule.get_last_lr()[0]))
+                told = {name: value.item() for name, value in losses.items()}
+                run.report(step, **told, learning_rate=float(schedule.get_last_lr()[0]))
             if step % per_epoch == 0:
                 with telemetry.span("evaluate", attributes={"aios.epoch": epoch}), torch.no_grad():
                     model.eval()
-                    figures = evaluate()
+                    figures = dict(evaluate())
+                if private is not None:
+                    figures["epsilon"] = private.epsilon
                 run.report(step, **figures)
-                said = ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items())
-                print(f"epoch {epoch}/{epochs}: loss {value.item():.4f}, {said}", flush=True)
+                shown = {**{name: value.item() for name, value in losses.items()}, **figures}
+                said = ", ".join(f"{name} {figure:.4f}" for name, figure in shown.items())
+                print(f"epoch {epoch}/{epochs}: {said}", flush=True)
             stopping = run.should_stop()
             if (stopping or step % save_every == 0) and step < total:
                 with run.save(step) as folder:
                     checkpoint.save(folder, model, optimizer, step=step)
+                    if private is not None:
+                        private.save(folder)
             if stopping:
                 run.leave()
     model.eval()
+    if private is None:
+        return {}
+    private.finish()
+    return private.spent
+
+
+def _step(
+    optimizer: torch.optim.Optimizer,
+    private: Private | None,
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    chosen_B: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """One update; the loss, where it may be told."""
+    if private is None:
+        value = loss(chosen_B)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        return {"loss": value}
+    private.clear()
+    if len(chosen_B):
+        loss(chosen_B).backward()
+    else:
+        private.nothing_drawn()
+    private.step()
+    return {}
 
 
 def _restore(
@@ -93,12 +142,15 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
+    private: Private | None,
 ) -> int:
     """The step to go on after; 0 from the start."""
     found = run.restore()
     if found is None:
         return 0
     checkpoint.load(found.folder, model, optimizer)
+    if private is not None:
+        private.restore(found.folder)
     with warnings.catch_warnings(action="ignore"):  # of a schedule without updates between its steps
         for _ in range(found.step):  # it is a function of the step alone
             schedule.step()

@@ -70,7 +70,7 @@ def build(description: Mapping[str, Any]) -> Net:
     """
     if description.get("recipe") not in RECIPES:
         raise NotOptimizable(f"Networks of {description.get('recipe')!r} cannot be built.")
-    shape = {key: description[key] for key in ("channels", "hidden") if key in description}
+    shape = {key: description[key] for key in ("channels", "hidden", "norm") if key in description}
     module = image_classifier.Network(description["classes"], description["size"], **shape)
     for name, rank in description.get("ranks", {}).items():
         factor(module, name, rank)

@@ -7,6 +7,7 @@ Training images are shifted by a few pixels at random, and mirrored where `mirro
 Shapes: N samples, B batch, C classes, H height, W width.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from aios.train import Run
 from services.trainer.job import evaluate, loop, result
 
 EVALUATE_BATCH = 500
+GROUPS = 8
 
 
 def train(run: Run) -> None:
@@ -31,7 +33,9 @@ def train(run: Run) -> None:
         test_images_NHW, test_labels_N = load(run.dataset(), "test")
         classes = int(max(labels_N.max(), test_labels_N.max())) + 1
     size = list(images_NHW.shape[1:])
-    model = Network(classes, size).to(device)
+    # Statistics of a batch would mix its samples, whose gradients privacy takes one by one.
+    norm = "group" if settings["dp_epsilon"] else "batch"
+    model = Network(classes, size, norm=norm).to(device)
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16")
@@ -46,7 +50,7 @@ def train(run: Run) -> None:
         parts = [model(scaled(part).to(device)).cpu() for part in test_images_NHW.split(EVALUATE_BATCH)]
         return torch.cat(parts)
 
-    loop.fit(
+    spent = loop.fit(
         run,
         model,
         len(labels_N),
@@ -58,7 +62,7 @@ def train(run: Run) -> None:
         probabilities = logits().softmax(dim=1).numpy()
     evaluation = evaluate.classification(
         f"Image classifier, {run.name}", probabilities, test_labels_N.numpy(), names
-    )
+    ).beside(spent)
     result.keep(
         run,
         model,
@@ -71,6 +75,7 @@ def train(run: Run) -> None:
             "recipe": "image_classifier",
             "classes": classes,
             "size": size,
+            "norm": norm,
             "shift_pixels": settings["shift_pixels"],
             "mirror": settings["mirror"],
         },
@@ -84,24 +89,30 @@ class Network(nn.Module):
         size: Height and width of an image.
         channels: Of the three convolutions.
         hidden: Outputs of the first linear layer.
+        norm: `batch` (Ioffe and Szegedy 2015) or `group` (Wu and He 2018).
     """
 
     def __init__(
-        self, classes: int, size: Sequence[int], channels: Sequence[int] = (32, 64, 64), hidden: int = 128
+        self,
+        classes: int,
+        size: Sequence[int],
+        channels: Sequence[int] = (32, 64, 64),
+        hidden: int = 128,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         height, width = size[0] // 4, size[1] // 4
         first, second, third = channels
         self.features = nn.Sequential(
             nn.Conv2d(1, first, 3, padding=1, bias=False),
-            nn.BatchNorm2d(first),
+            _norm(norm, first),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(first, second, 3, padding=1, bias=False),
-            nn.BatchNorm2d(second),
+            _norm(norm, second),
             nn.ReLU(),
             nn.Conv2d(second, third, 3, padding=1, bias=False),
-            nn.BatchNorm2d(third),
+            _norm(norm, third),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
@@ -113,6 +124,10 @@ class Network(nn.Module):
     def forward(self, image_B1HW: torch.Tensor) -> torch.Tensor:
         logits_BC: torch.Tensor = self.head(self.features(image_B1HW))
         return logits_BC
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(math.gcd(GROUPS, width), width)
 
 
 def load(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
