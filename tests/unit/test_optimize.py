@@ -57,7 +57,9 @@ def given() -> Task:
         outputs=[tensor_pb2.TensorSpec(name="logits", datatype="FP32", shape=[3])],
         max_batch_size=64,
     )
-    return Task(tensors, images(600, 0), images(200, 1), images(200, 2), images=True, seed=0, rows_N=torch.arange(600))
+    return Task(
+        tensors, images(600, 0), images(200, 1), images(200, 2), images=True, seed=0, rows_N=torch.arange(600)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aios.errors import StaleEpoch
 from aios.names import JobName
 from aios.scheduling import Scheduling
-from services.scheduler import jobs
+from services.scheduler import attempts, jobs
 from services.scheduler.attempts import LIVE, Attempt, AttemptState
 from services.scheduler.jobs import FINAL, HOLDS_RESOURCES, NEXT, Job, State
 from services.scheduler.resources import Resources
@@ -154,7 +154,7 @@ def test_an_attempt_that_ran_for_long_makes_the_next_restart_the_first_again() -
     assert ended(job, 1, ran=61).retry_time is None
 
 
-@pytest.mark.parametrize("reason", sorted(jobs.PLATFORM_ENDS))
+@pytest.mark.parametrize("reason", sorted(attempts.PLATFORM_ENDS))
 def test_what_the_platform_did_costs_no_restart(reason: str) -> None:
     job = ended(running(), None, reason)
     assert (job.state, job.reason, job.failures) == (State.QUEUED, reason, 0)
