@@ -8,6 +8,7 @@ import pytest
 
 from aios.config import Settings
 from services.scheduler.agent import capacity, ports, sandbox
+from services.scheduler.agent.app import name_of
 from services.scheduler.agent.gpus import Gpu, kind_of
 from services.scheduler.resources import Resources
 from services.scheduler.specs import JobSpec, Kind
@@ -33,6 +34,13 @@ def place(tmp_path: Path, *devices: str) -> sandbox.Place:
 )
 def test_a_device_type_is_the_model_alone(product: str, kind: str) -> None:
     assert kind_of(product) == kind
+
+
+def test_a_node_keeps_the_name_under_which_its_directory_was_used(tmp_path: Path) -> None:
+    assert name_of(tmp_path, "first", given=False) == "first"
+    assert name_of(tmp_path, "renamed", given=False) == "first"
+    assert name_of(tmp_path, "told", given=True) == "told"
+    assert name_of(tmp_path, "renamed", given=False) == "told"
 
 
 def test_capacity_is_measured_unless_it_is_set() -> None:

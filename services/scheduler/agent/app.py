@@ -44,6 +44,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     root = settings.home / "agent"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     stack.enter_context(_sole(root))
+    settings = replace(settings, node=name_of(root, settings.node, given=bool(os.environ.get("AIOS_NODE"))))
     devices, rng, outbox = gpus.find(), random.Random(), Outbox()
     scheduler, gateway = service_channel(settings, "scheduler"), service_channel(settings, "gateway")
     stack.push_async_callback(scheduler.close)
@@ -100,6 +101,18 @@ def end(settings: Settings) -> None:
         for each in running:
             while not each.has("exit") and not each.declare_dead():
                 time.sleep(END_LOOK_SECONDS)
+
+
+def name_of(root: Path, name: str, *, given: bool) -> str:
+    """What this node is called: as it was told, else as it was when the directory was last used.
+
+    A machine's name changes, with the network it is in or because its container was made anew. The attempts in the
+    directory are those of the node that ran them, and only that node can say how they ended.
+    """
+    file = root / "node"
+    if given or not file.is_file():
+        file.write_text(name)
+    return file.read_text()
 
 
 def _sole(root: Path) -> TextIO:
