@@ -40,11 +40,11 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     # In a container the setting is the container's name; whoever dials a replica knows only its address.
     host = await asyncio.to_thread(socket.gethostbyname, settings.listen_host)
     settings = replace(settings, listen_host=host)
-    assert settings.scheduler_public_key_file is not None
     root = settings.home / "agent"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     stack.enter_context(_sole(root))
     settings = replace(settings, node=name_of(root, settings.node, given=bool(os.environ.get("AIOS_NODE"))))
+    assert settings.scheduler_public_key_file is not None
     devices, rng, outbox = gpus.find(), random.Random(), Outbox()
     scheduler, gateway = service_channel(settings, "scheduler"), service_channel(settings, "gateway")
     stack.push_async_callback(scheduler.close)
