@@ -60,7 +60,7 @@ def ended(processes: Processes) -> int:
 
 def finals(text: str) -> list[float]:
     """What each rank says of its model."""
-    return [float(each) for each in re.findall(r"final (\S+)", text)]
+    return [float(each) for each in re.findall(r"final (\d+\.\d+)", text)  # both write to one file]
 
 
 def script(body: str) -> list[str]:
