@@ -60,7 +60,8 @@ def ended(processes: Processes) -> int:
 
 def finals(text: str) -> list[float]:
     """What each rank says of its model."""
-    return [float(each) for each in re.findall(r"final (\d+\.\d+)", text)  # both write to one file]
+    # Both write to one file: a line's end may come after the other's beginning.
+    return [float(each) for each in re.findall(r"final (\d+\.\d+)", text)]
 
 
 def script(body: str) -> list[str]:

@@ -132,10 +132,7 @@ class Replica:
             span.set_attribute("aios.bytes", await fetch(files, model))
         (model / "config.pbtxt").write_text(config)
         if kind or self.triton.backend is Backend.PYTHON:
-            source = Path(__file__).with_name("text_model.py" if kind else "model.py")
-            shutil.copy(source, model / repository.VERSION / "model.py")
-            for helper in ("stub.py", "keep.py"):
-                shutil.copy(source.with_name(helper), model / repository.VERSION)
+            copy_runner("text_model.py" if kind else "model.py", model / repository.VERSION)
         check = Probe(
             self.ports.host,
             self.ports.http,
@@ -197,6 +194,14 @@ class Replica:
             threads=self.threads,
             gpu=backend is Backend.ONNXRUNTIME and bool(self.environment.get("CUDA_VISIBLE_DEVICES")),
         )
+
+
+def copy_runner(source: str, place: Path) -> None:
+    """Copy one of our `model.py` to where Triton's Python backend finds it, with all that it imports of ours."""
+    here = Path(__file__)
+    shutil.copy(here.with_name(source), place / "model.py")
+    for helper in ("stub.py", "keep.py"):
+        shutil.copy(here.with_name(helper), place)
 
 
 async def first_answer(server: Server, check: Probe, model: str) -> float:

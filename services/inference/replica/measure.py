@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from aios.config import Settings
 from aios.errors import AiosError, Internal
 from services.inference.replica import repository
-from services.inference.replica.life import INSTANCES, first_answer
+from services.inference.replica.life import INSTANCES, copy_runner, first_answer
 from services.inference.replica.probe import Probe
 from services.inference.replica.repository import Backend
 from services.inference.replica.server import LOOPBACK, Ports, Server
@@ -198,8 +198,7 @@ async def _serve(
     )
     (place / "config.pbtxt").write_text(config)
     if backend is Backend.PYTHON:
-        for file in ("model.py", "stub.py"):
-            shutil.copy(Path(__file__).with_name(file), place / repository.VERSION)
+        copy_runner("model.py", place / repository.VERSION)
     ports = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
     check = Probe(LOOPBACK, ports.http, MODEL, signature)
     server = await Server.start(triton, place.parent, ports, triton.environment(threads, os.environ))

@@ -1,8 +1,8 @@
 """What may go wrong with a model version: attacks on it, what it gives away, what its data may hide.
 
 Evasion, membership inference and signs of poisoning, as `services.trainer.assess` has them with their sources, in one
-report. Model: a classifier of one FP32 input; nothing is registered, the version stays as it is. Figures: `accuracy`, `accuracy_attacked` (the worst attack at
-the largest ε), `membership_auc`, `membership_advantage`, `suspicious_samples`.
+report. Model: a classifier of one FP32 input; nothing is registered, the version stays as it is. Figures: `accuracy`,
+`accuracy_attacked` (the worst attack at the largest ε), `membership_auc`, `membership_advantage`, `suspicious_samples`.
 """
 
 import csv
