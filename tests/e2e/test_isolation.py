@@ -20,7 +20,7 @@ RANKS = Path(__file__).parents[1] / "ranks"
 
 @pytest.fixture
 def isolated(aios: Stack) -> None:
-    (node,) = aios.json("node", "list")
+    (node,) = (each for each in aios.json("node", "list") if each["state"] == "STATE_READY")
     if node["labels"]["sandbox"] == "none":
         pytest.skip("this machine gives no sandbox")
 

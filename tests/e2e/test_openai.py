@@ -19,14 +19,17 @@ HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
 @pytest.fixture(scope="module")
-def models(aios: Stack, client: Client, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Two language models, registered and deployed as a person does."""
+def models(aios: Stack, client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Two language models, registered and deployed as a person does; the tests that follow get their room back."""
     for name, make in (("talks", language_models.causal), ("embeds", language_models.encoder)):
         aios.aios("model", "register", make(tmp_path_factory.mktemp(name)), name)
         resources = Resources(cpu_millis=250, memory_bytes=1 << 30)
         client.deployments.deploy(f"{name}/1", name, resources=resources)
     for name in ("talks", "embeds"):
         client.deployments.wait(name)
+    yield
+    for name in ("talks", "embeds"):
+        client.deployments.delete(name)
 
 
 @pytest.fixture(scope="module")
