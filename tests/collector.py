@@ -1,5 +1,6 @@
 """An OTLP receiver: what an OpenTelemetry Collector would get of a platform."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-UNITS = {"s": "_seconds", "ms": "_milliseconds", "1": "_ratio"}
+UNITS = {"s": "_seconds", "ms": "_milliseconds", "1": "_ratio", "/s": "_per_second"}
+ANNOTATION = re.compile(r"\{[^}]*\}")
+"""What a unit counts, which says nothing of how much it is."""
 
 
 class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
@@ -79,8 +82,12 @@ def _text(pairs: Iterable[KeyValue]) -> dict[str, str]:
     return {pair.key: pair.value.string_value for pair in pairs}
 
 
+def _name(metric: Metric) -> str:
+    return metric.name.replace(".", "_") + UNITS.get(ANNOTATION.sub("", metric.unit), "")
+
+
 def _prometheus(metric: Metric) -> set[str]:
-    name = metric.name.replace(".", "_") + UNITS.get(metric.unit, "")
+    name = _name(metric)
     return {f"{name}_bucket", f"{name}_count", f"{name}_sum"} if metric.HasField("histogram") else {name}
 
 
@@ -91,7 +98,7 @@ def prometheus_lines(service: str, metric: Metric) -> Iterator[str]:
         inner = ",".join(f'{key.replace(".", "_")}="{text}"' for key, text in labels.items())
         return f"{name}{{{inner}}} {value}"
 
-    base = metric.name.replace(".", "_") + UNITS.get(metric.unit, "")
+    base = _name(metric)
     for point in metric.histogram.data_points:
         labels = {"job": service, **_text(point.attributes)}
         so_far = 0

@@ -57,6 +57,10 @@ HTTP_STREAMS = r".*:(watch|logs|connect|pushLogs)"
 
 ROLES = tuple(roles.ROLES)
 PREDICTORS = tuple(role for role in ROLES if roles.allows(role, "predictions.create"))
+ARTIFACT_ROLES = tuple(
+    role for role in ROLES if roles.allows(role, "downloads.list") or roles.allows(role, "runs.track")
+)
+"""Who reads or writes artifacts: which of it, the trainer decides."""
 REVOKED = "revoked"
 """The policy that refuses a revoked token, as Envoy names it when it does."""
 
@@ -212,7 +216,7 @@ def _grpc_service(prefix: str, cluster: str) -> list[Json]:
 def _artifacts() -> Json:
     """Files of any size on their way to the gateway, which writes them to disk as they come."""
     route = _to(GATEWAY_HTTP, {"prefix": ARTIFACTS})
-    return route | {"typed_per_filter_config": _UNBUFFERED}
+    return route | {"typed_per_filter_config": {_RBAC: allow(ARTIFACT_ROLES), **_UNBUFFERED}}
 
 
 def _by_priority(cluster: str, match: Json, streams: str) -> list[Json]:

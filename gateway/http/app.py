@@ -16,9 +16,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Router
+from starlette.routing import Router
 
-from aios.data.v1 import annotation_service_pb2, data_service_pb2, transform_service_pb2
+from aios.data.v1 import (
+    annotation_service_pb2,
+    data_service_pb2,
+    privacy_service_pb2,
+    transform_service_pb2,
+)
 from aios.errors import AiosError
 from aios.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from aios.inference.v1 import (
@@ -40,7 +45,7 @@ from aios.trainer.v1 import (
 from gateway.envoy import limits
 from gateway.http import openapi, problems, release
 from gateway.http.metrics import Metrics
-from gateway.http.pages import ANY_CALLER, Page
+from gateway.http.pages import ANY_CALLER, Page, Stated
 from gateway.http.rules import Routes
 from gateway.http.transcoder import Transcoder
 
@@ -51,6 +56,7 @@ API = (
     data_service_pb2,
     transform_service_pb2,
     annotation_service_pb2,
+    privacy_service_pb2,
     trainer_service_pb2,
     sweep_service_pb2,
     tracking_service_pb2,
@@ -80,7 +86,7 @@ def services() -> list[ServiceDescriptor]:
 def build(
     channels: Mapping[str, grpc.aio.Channel],
     stopping: asyncio.Event | None = None,
-    more: Sequence[BaseRoute] = (),
+    more: Sequence[Stated] = (),
 ) -> Router:
     """The ASGI application.
 

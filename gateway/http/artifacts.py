@@ -18,7 +18,6 @@ import grpc
 import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from aios import transfer
 from aios.client.transfer import Store, put_blob
@@ -31,9 +30,11 @@ from aios.trainer.v1 import artifact_service_pb2 as pb
 from aios.trainer.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from gateway.http import dialects, problems
 from gateway.http.exchange import authorization
+from gateway.http.pages import ANY_CALLER, Stated, asked_by
 from gateway.http.problems import BodyTooLarge, MethodNotAllowed
 
 PATH = "/api/2.0/mlflow-artifacts"
+SERVICE = "/aios.trainer.v1.ArtifactService"
 BYTES_MAX = 16 << 30  # of one artifact: it lies on this machine's disk on its way
 AT_ONCE = 8  # uploads; the others wait for their turn
 PIECE_BYTES = 1 << 20
@@ -73,12 +74,16 @@ class Artifacts:
         for left in spool.iterdir():
             left.unlink()
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Stated]:
         """For the gateway's router."""
-        answers: Mapping[str, Mapping[str, Answer]] = {
-            f"{PATH}/artifacts/{{path:path}}": {"GET": self._get, "PUT": self._put, "DELETE": self._delete},
-            f"{PATH}/mpu/{{path:path}}": {"POST": _no_parts},
-            "/api/3.0/mlflow/server-info": {"GET": self._info},
+        answers: Mapping[str, Mapping[str, tuple[str, Answer]]] = {
+            f"{PATH}/artifacts/{{path:path}}": {
+                "GET": (asked_by(f"{SERVICE}/GetArtifact"), self._get),
+                "PUT": (asked_by(f"{SERVICE}/PutArtifact"), self._put),
+                "DELETE": (asked_by(f"{SERVICE}/DeleteArtifact"), self._delete),
+            },
+            f"{PATH}/mpu/{{path:path}}": {"POST": (ANY_CALLER, self._no_parts)},
+            "/api/3.0/mlflow/server-info": {"GET": (ANY_CALLER, self._info)},
         }
         return [_route(path, methods) for path, methods in answers.items()]
 
@@ -89,6 +94,10 @@ class Artifacts:
     async def _info(self, request: Request, metadata: Metadata) -> Response:
         await self._identity.GetCaller(GetCallerRequest(), metadata=metadata)
         return JSONResponse(INFO)
+
+    async def _no_parts(self, request: Request, metadata: Metadata) -> Response:
+        await self._identity.GetCaller(GetCallerRequest(), metadata=metadata)
+        raise Unimplemented(NO_PARTS)
 
     async def _get(self, request: Request, metadata: Metadata) -> Response:
         asked = pb.GetArtifactRequest(path=request.path_params["path"])
@@ -153,10 +162,6 @@ class _Caller:
         return partial(getattr(self._stub, method), metadata=self._metadata)
 
 
-async def _no_parts(request: Request, metadata: Metadata) -> Response:
-    raise Unimplemented(NO_PARTS)
-
-
 async def _spooled(request: Request, file: Any) -> tuple[str, int]:
     """Write a request's body to a file. Returns its SHA-256 and size.
 
@@ -191,18 +196,17 @@ async def _spooled(request: Request, file: Any) -> tuple[str, int]:
     return sha256.hexdigest(), size
 
 
-def _route(path: str, answers: Mapping[str, Answer]) -> Route:
+def _route(path: str, answers: Mapping[str, tuple[str, Answer]]) -> Stated:
     async def answer(request: Request) -> Response:
         try:
             if request.method not in answers:
                 allow = ", ".join(sorted(answers))
                 raise MethodNotAllowed(f"{path} does not take {request.method}: use {allow}", allow=allow)
-            return await answers[request.method](request, authorization(request.headers))
+            _, method = answers[request.method]
+            return await method(request, authorization(request.headers))
         except AiosError as error:
             trace = telemetry.trace_id_of(request.headers.get("traceparent", ""))
             body = problems.problem(error, trace) | dialects.problem(error)
             return Response(problems.encode(body), problems.status(error), problems.headers(error))
 
-    route = Route(path, answer)
-    route.methods = None  # every one comes to `answer`, which refuses in our words
-    return route
+    return Stated(path, {method: permission for method, (permission, _) in answers.items()}, answer)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from aios.errors import AiosError
 from aios.identity.v1.identity_service_pb2 import GetCallerRequest
@@ -19,8 +18,10 @@ from aios.inference.v1.inference_service_pb2 import ListFiguresRequest
 from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aios.names import ANY_PROJECT, ProjectName, RevisionName
 from gateway.http.exchange import authorization
-from gateway.http.pages import refused
+from gateway.http.pages import Stated, asked_by, refused
+from gateway.http.problems import MethodNotAllowed
 
+LIST_FIGURES = "/aios.inference.v1.InferenceService/ListFigures"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Value = Callable[[RevisionFigures], float]
@@ -50,16 +51,20 @@ class Metrics:
         self._identity = identity
         self._inference = inference
 
-    def route(self) -> Route:
+    def route(self) -> Stated:
         """For the gateway's router."""
 
         async def page(request: Request) -> Response:
             try:
+                if request.method not in ("GET", "HEAD"):
+                    raise MethodNotAllowed(
+                        f"/metrics does not take {request.method}: use GET", allow="GET, HEAD"
+                    )
                 return await self._answer(request)
             except AiosError as error:
                 return refused(request, error)
 
-        return Route("/metrics", page, methods=["GET"])
+        return Stated("/metrics", {"GET": asked_by(LIST_FIGURES)}, page)
 
     async def _answer(self, request: Request) -> Response:
         """The figures of the token's project; of another one, or of all (`-`), for who may: `?project=`."""

@@ -19,7 +19,6 @@ import numpy as np
 from opentelemetry.trace import SpanKind
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from aios.errors import AiosError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from aios.identity.v1.identity_service_pb2 import GetCallerRequest
@@ -32,6 +31,8 @@ from aios.runtime.peers import Peer
 from aios.tensors import LENGTH, REVISION, decode, encode, error_of, head_bytes
 from gateway.http import problems
 from gateway.http.exchange import BODY_BYTES_MAX, authorization
+from gateway.http.pages import Stated, asked_by
+from gateway.http.problems import MethodNotAllowed
 from gateway.openai import replies, requests
 from gateway.openai.requests import Generate, WrongRequest
 
@@ -45,6 +46,9 @@ TEXTS_AT_ONCE = 32
 DECOUPLED = "decoupled transaction policy"
 """How Triton says that a model answers in streams."""
 
+SERVICE = "/aios.inference.v1.InferenceService"
+PREDICT = "predictions.create"
+"""What the door asks of whoever predicts."""
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -67,14 +71,14 @@ class OpenAI:
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
         )
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Stated]:
         """For the gateway's router."""
         return [
-            Route("/v1/models", _guarded(self._models), methods=["GET"]),
-            Route("/v1/models/{model}", _guarded(self._model), methods=["GET"]),
-            Route("/v1/chat/completions", _guarded(self._chat), methods=["POST"]),
-            Route("/v1/completions", _guarded(self._completions), methods=["POST"]),
-            Route("/v1/embeddings", _guarded(self._embeddings), methods=["POST"]),
+            _route("/v1/models", "GET", asked_by(f"{SERVICE}/ListDeployments"), self._models),
+            _route("/v1/models/{model}", "GET", asked_by(f"{SERVICE}/GetDeployment"), self._model),
+            _route("/v1/chat/completions", "POST", PREDICT, self._chat),
+            _route("/v1/completions", "POST", PREDICT, self._completions),
+            _route("/v1/embeddings", "POST", PREDICT, self._embeddings),
         ]
 
     async def close(self) -> None:
@@ -191,6 +195,18 @@ class OpenAI:
         if not answer.is_success:
             raise _refused(answer)
         return answer
+
+
+def _route(path: str, method: str, permission: str, answer: Answer) -> Stated:
+    taken = ("GET", "HEAD") if method == "GET" else (method,)
+
+    async def checked(request: Request) -> Response:
+        if request.method not in taken:
+            allow = ", ".join(taken)
+            raise MethodNotAllowed(f"{path} does not take {request.method}: use {method}", allow=allow)
+        return await answer(request)
+
+    return Stated(path, {method: permission}, _guarded(checked))
 
 
 def _guarded(answer: Answer) -> Answer:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -18,31 +19,45 @@ from aios.common.v1 import options_pb2
 from aios.runtime import contract, roles
 from gateway.envoy.routes import PREDICT, PREDICTORS
 from gateway.http import app as http_app
-from gateway.http.pages import Page
+from gateway.http.artifacts import Artifacts
+from gateway.http.pages import Page, Stated
+from gateway.openai.app import OpenAI
 from tests.doors.callers import Caller
 from tests.doors.live import Live
 from tests.doors.rpcs import FOREIGN, contract_services, rpcs
 
 RBAC, JWT = "envoy.filters.http.rbac", "envoy.filters.http.jwt_authn"
+BODIES = {
+    "/v1/chat/completions": {"model": "none", "messages": [{"role": "user", "content": "any"}]},
+    "/v1/completions": {"model": "none", "prompt": "any"},
+    "/v1/embeddings": {"model": "none", "input": "any"},
+}
+"""What these read before they ask who may."""
+MISSING = {400, 404, 501}
+"""Statuses of what is not there: whoever gets one was let through."""
 OPEN_AT_ENVOY = {"/healthz", "/readyz", "/grpc.health.v1.Health/"}
 """What the door answers without a token. A new one is a decision: it belongs here and into docs/security.md."""
 
 
 @pytest.fixture(scope="module")
-def pages() -> list[Page]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Stated]:
     """Every route of the HTTP applications that no proto declares."""
 
     async def build() -> Router:
         channels = {name: grpc.aio.insecure_channel("127.0.0.1:1") for name in DOMAINS}
+        openai = OpenAI(channels, "127.0.0.1:1")
+        artifacts = Artifacts(channels, tmp_path_factory.mktemp("spool"))
         try:
-            return http_app.build(channels)
+            return http_app.build(channels, more=[*openai.routes(), *artifacts.routes()])
         finally:
-            await asyncio.gather(*(channel.close() for channel in channels.values()))
+            await asyncio.gather(
+                openai.close(), artifacts.close(), *(each.close() for each in channels.values())
+            )
 
     found = asyncio.run(build()).routes
     assert found
-    assert all(isinstance(route, Page) for route in found), "a route that states no permission"
-    return [route for route in found if isinstance(route, Page)]
+    assert all(isinstance(route, Stated) for route in found), "a route that states no permission"
+    return [route for route in found if isinstance(route, Stated)]
 
 
 DOMAINS = sorted({service.full_name.split(".")[1] for service in contract_services()})
@@ -91,15 +106,24 @@ async def test_every_process_serves_nothing_that_these_tests_do_not_know(
 
 @pytest.mark.parametrize("door", ["Envoy", "gateway"])
 def test_every_page_is_shown_to_whom_its_permission_says(
-    live: Live, everyone: dict[str, Caller], pages: list[Page], door: str
+    live: Live, everyone: dict[str, Caller], pages: list[Stated], door: str
 ) -> None:
     address = live.address if door == "Envoy" else live.http_behind
+    asked = [(page, *each) for page in pages for each in page.permissions.items()]
     with httpx.Client(base_url=address, trust_env=False) as client:
-        for page in pages:
+        for page, method, permission in asked:
+            path = re.sub(r"\{\w+(:path)?\}", "none", page.path)
             for caller in everyone.values():
-                status = client.get(page.path, headers=caller.headers).status_code
-                open_to = page.permission == roles.PUBLIC or caller.role is not None
-                assert status == (200 if open_to else 401), f"{page.path} said {status} to {caller.name}"
+                status = client.request(
+                    method, path, headers=caller.headers, json=BODIES.get(path)
+                ).status_code
+                if permission != roles.PUBLIC and caller.role is None:
+                    expected = {401}
+                elif permission != roles.PUBLIC and not roles.allows(str(caller.role), permission):
+                    expected = {403}
+                else:  # where a path names something, there is none
+                    expected = {200} if path == page.path and path not in BODIES else MISSING
+                assert status in expected, f"{method} {path} said {status} to {caller.name}"
 
 
 def test_a_page_without_a_permission_cannot_be_built() -> None:
