@@ -44,6 +44,12 @@ def node(aios: Stack, name: str) -> Iterator[None]:
             agent.wait(30)
         except subprocess.TimeoutExpired:
             agent.kill()
+        # Other tests of this stack know one node that takes jobs.
+        eventually(lambda: not _ready(aios, name), f"node {name} is gone")
+
+
+def _ready(aios: Stack, name: str) -> bool:
+    return bool(aios.json("node", "get", name)["state"] == "STATE_READY")
 
 
 def test_two_nodes_train_one_model(aios: Stack, tmp_path: Path) -> None:
