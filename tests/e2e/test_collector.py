@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import pytest
+
 from aios.client import Client
 from tests.collector import Receiver
 from tests.e2e import stack
 from tools import dashboards
 
 EXPORTED_SECONDS = 60.0
-"""For what is sent every fifteen."""
+"""For what is looked up every fifteen, and sent every fifteen."""
+
+pytestmark = pytest.mark.timeout(300)  # whoever comes first waits for the stack, a run and a deployment too
 
 
 def test_every_figure_of_the_dashboards_arrives(deployment: dict[str, Any], collector: Receiver) -> None:
