@@ -143,7 +143,7 @@ class Platform:
         assert self.supervisor is not None
         began = time.monotonic()
         # What an earlier supervisor wrote is still there for a moment.
-        while not (self.state.ready and self.state.pid == self.supervisor.pid):
+        while not ((state := self.state).ready and state.pid == self.supervisor.pid):
             if time.monotonic() - began > seconds:
                 late = [
                     f"{n}: {s.state} {s.message}"
