@@ -33,7 +33,6 @@ from services.trainer.recipes import image_classifier, optimize
 
 SEEDS = 5
 ATTACKED = 1_000
-TRAIN = 60_000
 BASE = {"epochs": 3, "precision": "bfloat16", "shift_pixels": 0, "mirror": True, "learning_rate": 0.003}
 TUNED = {"fine_tune": {"epochs": 1, "samples": 15_000}}
 STUDENT = {"smaller": 16.0, "epochs": 6, "samples": 15_000}
@@ -61,7 +60,7 @@ def main() -> None:
     report.figure("seeds", seeds)
     with tempfile.TemporaryDirectory(prefix="bench-optimize-") as folder:
         root = Path(folder)
-        report.say(f"data: {_write(root / 'data')}")
+        report.say(f"data: {fashion.write(root / 'data')}")
         found: dict[str, list[float]] = {}
         for seed in range(seeds if plans else 1):
             home = _train(root / f"base-{seed}", root / "data", seed)
@@ -202,15 +201,6 @@ def _original(home: Path, data: Path, seed: int) -> Original:
     signature = ParseDict(json.loads((home / "model.json").read_text())["signature"], tensor_pb2.Signature())
     file = home / "model" / "model.onnx"
     return Original(home / "model", file, task.load(data, signature, seed))
-
-
-def _write(folder: Path) -> str:
-    arrays, what = fashion.arrays()
-    for split, part in (("train", slice(0, TRAIN)), ("test", slice(TRAIN, None))):
-        (folder / split).mkdir(parents=True)
-        np.save(folder / split / "images.npy", arrays["image"][part])
-        np.save(folder / split / "labels.npy", arrays["label"][part])
-    return what
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import tempfile
 import threading
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from aios.train import Run
@@ -24,7 +23,6 @@ from services.trainer.optimize import task
 from services.trainer.recipes import image_classifier
 
 EPSILONS = (1.0, 3.0, 8.0)
-TRAIN = 60_000
 SETTINGS = {"epochs": 4, "batch_size": 256, "shift_pixels": 0, "learning_rate": 0.003}
 DELTA = 1e-5
 """Below one over the number of samples."""
@@ -37,7 +35,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench-privacy-") as folder:
         root = Path(folder)
-        report.say(f"data: {_write(root / 'data')}")
+        report.say(f"data: {fashion.write(root / 'data')}")
         for epsilon in (0.0, *epsilons):
             figures = _train(root / f"{epsilon:g}", root / "data", epsilon)
             name = f"epsilon_{epsilon:g}" if epsilon else "without"
@@ -72,15 +70,6 @@ def _leak(file: Path, data: Path) -> membership.Leak:
         for images, labels in parts
     ]
     return membership.measure(*asked[0], *asked[1])
-
-
-def _write(folder: Path) -> str:
-    arrays, what = fashion.arrays()
-    for split, chosen in (("train", slice(0, TRAIN)), ("test", slice(TRAIN, None))):
-        (folder / split).mkdir(parents=True)
-        np.save(folder / split / "images.npy", arrays["image"][chosen])
-        np.save(folder / split / "labels.npy", arrays["label"][chosen])
-    return what
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ class Work:
 
     requests: int = 0
     rows: int = 0
+    """Predictions: a request of a batch of eight is eight."""
     batches: int = 0
+    """Executions of the model."""
     queue_micros: int = 0
+    """Of all requests together, as the next one."""
     compute_micros: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0

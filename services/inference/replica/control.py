@@ -27,7 +27,7 @@ from aios.names import JobName, check_id
 from services.inference.replica.payloads import Stored
 from services.inference.replica.server import Ports
 from services.inference.replica.spec import Download, PayloadLog, ReplicaSpec, Signature, State, Tensor
-from services.inference.replica.work import Work
+from services.inference.work import Work
 
 PATIENCE_SECONDS = 60.0
 """For the services to come back while a replica starts; then the attempt ends and another follows."""

@@ -24,7 +24,7 @@ from services.inference.replica.server import STOP_SECONDS, Ports, Server, Start
 from services.inference.replica.spec import Download, ReplicaSpec, State
 from services.inference.replica.triton import Triton
 from services.inference.replica.weights import Weights
-from services.inference.replica.work import Work
+from services.inference.work import Work
 
 REPORT_SECONDS = 2.0
 """Between reports; the inference service gives a silent replica up after several."""

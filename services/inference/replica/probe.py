@@ -8,7 +8,8 @@ import httpx
 from aios.errors import Unavailable
 from services.inference.replica.server import LOOPBACK
 from services.inference.replica.spec import Signature, zero_bytes
-from services.inference.replica.work import Work, work_of
+from services.inference.replica.work import work_of
+from services.inference.work import Work
 
 INTERVAL_SECONDS = 1.0
 TIMEOUT_SECONDS = 1.0

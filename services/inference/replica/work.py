@@ -1,32 +1,17 @@
-"""What the model has done so far, out of the metrics that its server gives to Prometheus. Pure.
+"""What the model has done since its server started, probes among it, out of the metrics that its server gives to Prometheus. Pure.
 
 Source: Triton's metrics.md of 24.10; Prometheus' text exposition format.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from services.inference.work import Work
 
 PROMPT_TOKENS, COMPLETION_TOKENS = "aios_prompt_tokens", "aios_completion_tokens"
 """Counted by `text_model.py`, for Triton counts none."""
 
 _SAMPLE = re.compile(r'(\w+)\{[^}]*model="([^"]*)"[^}]*\} (\S+)')
-
-
-@dataclass(frozen=True)
-class Work:
-    """Counted since the server started; probes are among it."""
-
-    requests: int = 0
-    rows: int = 0
-    """Predictions: a request of a batch of eight is eight."""
-    batches: int = 0
-    """Executions of the model."""
-    queue_micros: int = 0
-    """Of all requests together, as the next one."""
-    compute_micros: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 _FIELDS = {

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
-from services.trainer.optimize import attack
+from services.trainer.optimize import attack, task
 from services.trainer.optimize.task import EVALUATE_BATCH, Array, Split
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
@@ -57,25 +56,19 @@ def curves(module: nn.Module, split: Split, epsilon: float, *, strong: bool) -> 
 
 def black_box(file: Path, split: Split, epsilon: float, threads: int) -> Curve:
     """Of an exported model: what an attacker reaches who can only ask it."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    labels_N = split.labels_N.numpy()
+    ask = task.opened(file, threads)
 
     def answer(inputs: Array) -> Array:
-        parts = range(0, len(inputs), EVALUATE_BATCH)
-        ask = (inputs[at : at + EVALUATE_BATCH].astype(np.float32) for at in parts)
-        return np.concatenate([session.run(None, {name: part})[0] for part in ask])
+        return ask(torch.from_numpy(inputs.astype(np.float32)))
 
     shape = tuple(split.inputs.shape[1:])
-    classes = answer(split.inputs[:1].numpy()).shape[1]
+    classes = ask(split.inputs[:1]).shape[1]
     from art.estimators.classification import BlackBoxClassifierNeuralNetwork
 
     asked = BlackBoxClassifierNeuralNetwork(
         answer, shape, classes, channels_first=True, clip_values=(0.0, 1.0)
     )
-    clean_N = answer(split.inputs.numpy()).argmax(1) == labels_N
+    clean_N = ask(split.inputs).argmax(1) == split.labels_N.numpy()
     right = [_strong(asked, split, share * epsilon, clean_N, gradients=False) for share in SHARES]
     sizes = np.array([0.0, *(share * epsilon for share in SHARES)])
     return Curve("Square", sizes, np.array([clean_N.mean(), *right]))

@@ -7,7 +7,7 @@ Shapes: N samples, C classes.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,15 +153,24 @@ def accuracy(network: torch.nn.Module, split: Split) -> float:
     return float((logits(network, split.inputs).argmax(1) == split.labels_N).float().mean())
 
 
-def answers(model: Path, inputs: torch.Tensor, threads: int) -> Array:
-    """What an exported model answers to all inputs: its first output. Shape: [N, C]."""
+def opened(model: Path, threads: int) -> Callable[[torch.Tensor], Array]:
+    """An exported model, to be asked often: inputs to its first output. Shapes: [N, ...] to [N, C]."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: part.numpy()})[0] for part in inputs.split(EVALUATE_BATCH)]
-    found: Array = np.concatenate(parts)
-    return found
+
+    def ask(inputs: torch.Tensor) -> Array:
+        parts = [session.run(None, {name: part.numpy()})[0] for part in inputs.split(EVALUATE_BATCH)]
+        found: Array = np.concatenate(parts)
+        return found
+
+    return ask
+
+
+def answers(model: Path, inputs: torch.Tensor, threads: int) -> Array:
+    """What an exported model answers to all inputs: its first output. Shape: [N, C]."""
+    return opened(model, threads)(inputs)
 
 
 def digest(samples: torch.Tensor) -> str:

@@ -21,7 +21,7 @@ from services.trainer.assess import evasion, membership, poison
 from services.trainer.assess.evasion import Curve
 from services.trainer.assess.membership import Leak
 from services.trainer.assess.poison import Found
-from services.trainer.job import plots
+from services.trainer.job import loop, plots
 from services.trainer.job.result import NETWORK_FILE
 from services.trainer.optimize import networks, task
 from services.trainer.optimize.task import Split, Task
@@ -32,9 +32,7 @@ CLASSES_SHOWN = 4
 
 def train(run: Run) -> None:
     """Look, and report."""
-    settings = run.hparams
-    torch.set_num_threads(settings["threads"])
-    torch.manual_seed(run.seed)
+    settings = loop.prepare(run)
     with run.phase("load"):
         folder, signature = run.base_model()
         file = task.model_file(folder)
