@@ -20,8 +20,8 @@ nv_inference_count{model="digits",version="1"} nonsense
 
 
 def test_the_servers_metrics_are_read_of_the_one_model() -> None:
-    assert said.work_of(METRICS, "digits") == said.Work(40, 64, 16, 8000, 20000, 0, 1200)
-    assert said.work_of("", "digits") == said.Work()
+    assert said.work_of(METRICS, "digits") == Work(40, 64, 16, 8000, 20000, 0, 1200)
+    assert said.work_of("", "digits") == Work()
 
 
 def test_what_replicas_did_lately_is_added_up() -> None:
