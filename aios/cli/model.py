@@ -176,15 +176,12 @@ def pull(version: str, destination: Path) -> None:
 def assess(version: str, dataset: str, assignments: tuple[str, ...], wait: bool) -> int | None:
     """Look for what may go wrong with a version: inputs chosen against it, training data that can be read back from
     it, training data that was poisoned. The report is among the run's outputs."""
-    from aios.cli.run import DETAILS, assigned, follow
+    from aios.cli.run import announced, assigned, follow
 
     with connected() as client:
         made = client.runs.assess(version, assigned(assignments), dataset=dataset)
-        if not wait:
-            output.emit(made, DETAILS)
-            output.notice(f"Follow it with `aios run watch {leaf(made.name)}`.")
+        if not announced(made, wait):
             return None
-        output.notice(f"Submitted {leaf(made.name)}.")
         if code := follow(client, made.name, quiet=True):
             return code
         ended = client.runs.get(made.name)

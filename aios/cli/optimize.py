@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from aios.cli import output
-from aios.cli.output import common, connected, leaf, short
-from aios.cli.run import DETAILS, follow, load
+from aios.cli.output import common, connected, short
+from aios.cli.run import announced, follow, load
 
 VERDICT = "verdict.json"
 REJECTED = 1
@@ -44,11 +44,8 @@ def optimize(
     plan = load(file, assignments, {key: value for key, value in simple.items() if value})
     with connected() as client:
         made = client.runs.optimize(model_version, plan)
-        if not wait:
-            output.emit(made, DETAILS)
-            output.notice(f"Follow it with `aios run watch {leaf(made.name)}`.")
+        if not announced(made, wait):
             return None
-        output.notice(f"Submitted {leaf(made.name)}.")
         if code := follow(client, made.name, quiet=True):
             return code
         ended = client.runs.get(made.name)

@@ -91,12 +91,17 @@ def submit(
             export(code, ref, Path(exported))
             code = Path(exported)
         made = client.runs.submit(spec, code=code)
-        if wait:
-            output.notice(f"Submitted {leaf(made.name)}.")
-            return follow(client, made.name)
+        return follow(client, made.name) if announced(made, wait) else None
+
+
+def announced(made: Any, wait: bool) -> bool:
+    """Say what was submitted, and how to follow it unless it is waited for now. Returns wait."""
+    if wait:
+        output.notice(f"Submitted {leaf(made.name)}.")
+    else:
         output.emit(made, DETAILS)
         output.notice(f"Follow it with `aios run watch {leaf(made.name)}`.")
-    return None
+    return wait
 
 
 @run.command("list")
