@@ -44,17 +44,74 @@ class Resources(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AcceleratorMillisEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AcceleratorMemoryBytesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CPU_MILLIS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ACCELERATORS_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_MILLIS_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SHARED_DEVICE_FIELD_NUMBER: _builtins.int
     cpu_millis: _builtins.int
     """Thousandths of a processor core."""
     memory_bytes: _builtins.int
     """Bytes of memory."""
+    shared_device: _builtins.int
+    """Of what a share was granted: which of its node's shared devices. Those with the same type and number share one."""
     @_builtins.property
     def accelerators(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Accelerators by type, in whole devices: `gpu/H100`, `tpu`, any name a node declares. `gpu` alone asks for a GPU of
         any type.
+        """
+
+    @_builtins.property
+    def accelerator_millis(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Thousandths of a device beyond those. A job asks for a share of one device so: one type with 1 to 999, no whole
+        devices beside it, and no gang. Of a queue or a node's use: what shares come to together.
+        """
+
+    @_builtins.property
+    def accelerator_memory_bytes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Of a job that asks for a share: bytes of the device's memory that it uses at most, by the same type; where unset the
+        same part of the memory as of the device. Of a node: the memory of each of its devices, where known.
         """
 
     def __init__(
@@ -63,10 +120,13 @@ class Resources(_message.Message):
         cpu_millis: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         accelerators: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        accelerator_millis: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        accelerator_memory_bytes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        shared_device: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "cpu_millis", b"cpu_millis", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator_memory_bytes", b"accelerator_memory_bytes", "accelerator_millis", b"accelerator_millis", "accelerators", b"accelerators", "cpu_millis", b"cpu_millis", "memory_bytes", b"memory_bytes", "shared_device", b"shared_device"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
