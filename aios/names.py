@@ -232,6 +232,21 @@ class ExplanationName(Name):
     explanation: str
 
 
+@dataclass(frozen=True, order=True)
+class DriftReportName(Name):
+    PATTERN = "projects/{project}/deployments/{deployment}/driftReports/{drift_report}"
+    project: str
+    deployment: str
+    drift_report: str
+
+
+@dataclass(frozen=True, order=True)
+class AlertName(Name):
+    PATTERN = "projects/{project}/alerts/{alert}"
+    project: str
+    alert: str
+
+
 def project_of(name: str) -> str | None:
     """The project that a resource name lies in, or None when it lies in none."""
     parts = name.split("/", 2)

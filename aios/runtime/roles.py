@@ -75,6 +75,10 @@ _VIEWER = frozenset(
         "payloads.get",
         "explanations.get",
         "explanations.list",
+        "drift_reports.get",
+        "drift_reports.list",
+        "alerts.get",
+        "alerts.list",
     ]
 )
 _EDITOR = (
@@ -112,6 +116,10 @@ _EDITOR = (
             "deployments.update",
             "deployments.delete",
             "explanations.create",
+            "feedback.report",
+            "drift_reports.create",
+            "alerts.create",
+            "alerts.delete",
         ]
     )
 )
@@ -158,6 +166,7 @@ _SERVICE = _VIEWER | frozenset(
         "datasets.create",
         "datasets.commit",
         "datasets.delete",
+        "transforms.create",
         "models.create",
         "models.register",
         "models.alias",

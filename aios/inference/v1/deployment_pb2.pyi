@@ -609,6 +609,9 @@ class RevisionFigures(_message.Message):
     BATCH_ROWS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    LIVE_ACCURACY_FIELD_NUMBER: _builtins.int
+    LIVE_MAE_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """`projects/{project}/deployments/{deployment}/revisions/{revision}`."""
     seconds: _builtins.float
@@ -636,6 +639,12 @@ class RevisionFigures(_message.Message):
     prompt_tokens_per_second: _builtins.float
     """Of language models: read, and generated."""
     completion_tokens_per_second: _builtins.float
+    feedback: _builtins.int
+    """Answers that feedback came for, of the newest 1,000: how many, the share that was right of those with a label, the
+    mean distance of those with a number.
+    """
+    live_accuracy: _builtins.float
+    live_mae: _builtins.float
     @_builtins.property
     def traffic(self) -> Global___TrafficShare: ...
     def __init__(
@@ -658,12 +667,22 @@ class RevisionFigures(_message.Message):
         batch_rows: _builtins.float = ...,
         prompt_tokens_per_second: _builtins.float = ...,
         completion_tokens_per_second: _builtins.float = ...,
+        feedback: _builtins.int = ...,
+        live_accuracy: _builtins.float | None = ...,
+        live_mae: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["traffic", b"traffic"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_live_accuracy", b"_live_accuracy", "_live_mae", b"_live_mae", "live_accuracy", b"live_accuracy", "live_mae", b"live_mae", "traffic", b"traffic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "completion_tokens_per_second", b"completion_tokens_per_second", "compute_millis", b"compute_millis", "errors", b"errors", "in_flight", b"in_flight", "p50_millis", b"p50_millis", "p95_millis", b"p95_millis", "p99_millis", b"p99_millis", "prompt_tokens_per_second", b"prompt_tokens_per_second", "queue_millis", b"queue_millis", "replicas_ready", b"replicas_ready", "replicas_wanted", b"replicas_wanted", "requests", b"requests", "requests_per_second", b"requests_per_second", "revision", b"revision", "seconds", b"seconds", "traffic", b"traffic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live_accuracy", b"_live_accuracy", "_live_mae", b"_live_mae", "batch_rows", b"batch_rows", "completion_tokens_per_second", b"completion_tokens_per_second", "compute_millis", b"compute_millis", "errors", b"errors", "feedback", b"feedback", "in_flight", b"in_flight", "live_accuracy", b"live_accuracy", "live_mae", b"live_mae", "p50_millis", b"p50_millis", "p95_millis", b"p95_millis", "p99_millis", b"p99_millis", "prompt_tokens_per_second", b"prompt_tokens_per_second", "queue_millis", b"queue_millis", "replicas_ready", b"replicas_ready", "replicas_wanted", b"replicas_wanted", "requests", b"requests", "requests_per_second", b"requests_per_second", "revision", b"revision", "seconds", b"seconds", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__live_accuracy: _TypeAlias = _typing.Literal["live_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__live_accuracy: _TypeAlias = _typing.Literal["_live_accuracy", b"_live_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__live_mae: _TypeAlias = _typing.Literal["live_mae"]  # noqa: Y015
+    _WhichOneofArgType__live_mae: _TypeAlias = _typing.Literal["_live_mae", b"_live_mae"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__live_accuracy) -> _WhichOneofReturnType__live_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__live_mae) -> _WhichOneofReturnType__live_mae | None: ...
 
 Global___RevisionFigures: _TypeAlias = RevisionFigures  # noqa: Y015
 

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -78,6 +80,7 @@ class PayloadFile(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """SHA-256 of its content, which is uploaded already."""
     size_bytes: _builtins.int
@@ -91,6 +94,10 @@ class PayloadFile(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Answer]:
+        """What was answered, for feedback to be compared with; at most 20,000, and none where outputs are redacted."""
+
     def __init__(
         self,
         *,
@@ -100,14 +107,92 @@ class PayloadFile(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         dropped: _builtins.int = ...,
+        answers: _abc.Iterable[Global___Answer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "end_time", b"end_time", "rows", b"rows", "sha256", b"sha256", "size_bytes", b"size_bytes", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "dropped", b"dropped", "end_time", b"end_time", "rows", b"rows", "sha256", b"sha256", "size_bytes", b"size_bytes", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PayloadFile: _TypeAlias = PayloadFile  # noqa: Y015
+
+@_typing.final
+class Answer(_message.Message):
+    """What the model answered to one instance of a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    trace_id: _builtins.str
+    request_id: _builtins.str
+    """As the client chose it; empty where it chose none."""
+    instance: _builtins.int
+    label: _builtins.str
+    """The likeliest class."""
+    value: _builtins.float
+    """The number, of a model that gives one."""
+    def __init__(
+        self,
+        *,
+        trace_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        instance: _builtins.int = ...,
+        label: _builtins.str = ...,
+        value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "label", b"label", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "instance", b"instance", "label", b"label", "request_id", b"request_id", "trace_id", b"trace_id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["label", "value"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class Feedback(_message.Message):
+    """What a prediction should have been."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    trace_id: _builtins.str
+    """Of the prediction. Either this or `request_id`."""
+    request_id: _builtins.str
+    instance: _builtins.int
+    """Which instance of the request, from 0."""
+    label: _builtins.str
+    """The right class."""
+    value: _builtins.float
+    """The right number."""
+    def __init__(
+        self,
+        *,
+        trace_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        instance: _builtins.int = ...,
+        label: _builtins.str = ...,
+        value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "truth", b"truth", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "label", b"label", "request_id", b"request_id", "trace_id", b"trace_id", "truth", b"truth", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_truth: _TypeAlias = _typing.Literal["label", "value"]  # noqa: Y015
+    _WhichOneofArgType_truth: _TypeAlias = _typing.Literal["truth", b"truth"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_truth) -> _WhichOneofReturnType_truth | None: ...
+
+Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):
@@ -232,3 +317,310 @@ class Explanation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class DriftReport(_message.Message):
+    """How kept predictions of a deployment differ from what its model was trained on: a transform of the type `drift`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DriftReport._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: DriftReport._State.ValueType  # 0
+        """Never returned."""
+        STATE_RUNNING: DriftReport._State.ValueType  # 1
+        """Its transform waits or works."""
+        STATE_SUCCEEDED: DriftReport._State.ValueType  # 2
+        """`columns` and `version` have what it found."""
+        STATE_FAILED: DriftReport._State.ValueType  # 3
+        """`state_message` says why."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where it stands."""
+
+    STATE_UNSPECIFIED: DriftReport.State.ValueType  # 0
+    """Never returned."""
+    STATE_RUNNING: DriftReport.State.ValueType  # 1
+    """Its transform waits or works."""
+    STATE_SUCCEEDED: DriftReport.State.ValueType  # 2
+    """`columns` and `version` have what it found."""
+    STATE_FAILED: DriftReport.State.ValueType  # 3
+    """`state_message` says why."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    AGAINST_FIELD_NUMBER: _builtins.int
+    PSI_LIMIT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_MESSAGE_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    TRANSFORM_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BASELINE_ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    PSI_MAX_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/deployments/{deployment}/driftReports/{drift_report}`."""
+    against: _builtins.str
+    """Dataset version that they are compared with; the one that the model's run was given where empty, as the lineage
+    has it. Comes back filled in.
+    """
+    psi_limit: _builtins.float
+    """PSI from which a column has drifted; 0.2 where unset."""
+    state: Global___DriftReport.State.ValueType
+    state_message: _builtins.str
+    model_version: _builtins.str
+    """The model version whose predictions are compared: the live revision's."""
+    predictions: _builtins.str
+    """Dataset version with those predictions alone."""
+    transform: _builtins.str
+    """`projects/{project}/transforms/{transform}`: its log and its job."""
+    version: _builtins.str
+    """Dataset version with `report.html` and `report.json`."""
+    rows: _builtins.int
+    """Instances that were compared, and rows that they were compared with."""
+    baseline_rows: _builtins.int
+    psi_max: _builtins.float
+    """The largest PSI among them."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """The predictions from then on; as many as there are, but for the oldest of more than 200 files, where unset."""
+
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ColumnDrift]: ...
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        against: _builtins.str = ...,
+        psi_limit: _builtins.float = ...,
+        state: Global___DriftReport.State.ValueType = ...,
+        state_message: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        predictions: _builtins.str = ...,
+        transform: _builtins.str = ...,
+        version: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        baseline_rows: _builtins.int = ...,
+        columns: _abc.Iterable[Global___ColumnDrift] | None = ...,
+        psi_max: _builtins.float = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "baseline_rows", b"baseline_rows", "columns", b"columns", "create_time", b"create_time", "end_time", b"end_time", "model_version", b"model_version", "name", b"name", "predictions", b"predictions", "psi_limit", b"psi_limit", "psi_max", b"psi_max", "rows", b"rows", "since", b"since", "state", b"state", "state_message", b"state_message", "transform", b"transform", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftReport: _TypeAlias = DriftReport  # noqa: Y015
+
+@_typing.final
+class ColumnDrift(_message.Message):
+    """How one column, or one element of an input, differs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    PSI_FIELD_NUMBER: _builtins.int
+    KS_FIELD_NUMBER: _builtins.int
+    KS_P_FIELD_NUMBER: _builtins.int
+    MMD_FIELD_NUMBER: _builtins.int
+    MMD_P_FIELD_NUMBER: _builtins.int
+    OUTLIERS_FIELD_NUMBER: _builtins.int
+    DRIFTED_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    psi: _builtins.float
+    """Population stability index, of numbers and of few values."""
+    ks: _builtins.float
+    """Kolmogorov and Smirnov's statistic of numbers, and its chance."""
+    ks_p: _builtins.float
+    mmd: _builtins.float
+    """Squared maximum mean discrepancy of images, vectors and texts, and its chance."""
+    mmd_p: _builtins.float
+    outliers: _builtins.float
+    """Share of the values beyond three interquartile ranges of the baseline's quartiles."""
+    drifted: _builtins.bool
+    """Whether the PSI is above the limit, or the MMD is no accident."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        psi: _builtins.float | None = ...,
+        ks: _builtins.float | None = ...,
+        ks_p: _builtins.float | None = ...,
+        mmd: _builtins.float | None = ...,
+        mmd_p: _builtins.float | None = ...,
+        outliers: _builtins.float | None = ...,
+        drifted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ks", b"_ks", "_ks_p", b"_ks_p", "_mmd", b"_mmd", "_mmd_p", b"_mmd_p", "_outliers", b"_outliers", "_psi", b"_psi", "ks", b"ks", "ks_p", b"ks_p", "mmd", b"mmd", "mmd_p", b"mmd_p", "outliers", b"outliers", "psi", b"psi"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ks", b"_ks", "_ks_p", b"_ks_p", "_mmd", b"_mmd", "_mmd_p", b"_mmd_p", "_outliers", b"_outliers", "_psi", b"_psi", "column", b"column", "drifted", b"drifted", "ks", b"ks", "ks_p", b"ks_p", "mmd", b"mmd", "mmd_p", b"mmd_p", "outliers", b"outliers", "psi", b"psi"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ks: _TypeAlias = _typing.Literal["ks"]  # noqa: Y015
+    _WhichOneofArgType__ks: _TypeAlias = _typing.Literal["_ks", b"_ks"]  # noqa: Y015
+    _WhichOneofReturnType__ks_p: _TypeAlias = _typing.Literal["ks_p"]  # noqa: Y015
+    _WhichOneofArgType__ks_p: _TypeAlias = _typing.Literal["_ks_p", b"_ks_p"]  # noqa: Y015
+    _WhichOneofReturnType__mmd: _TypeAlias = _typing.Literal["mmd"]  # noqa: Y015
+    _WhichOneofArgType__mmd: _TypeAlias = _typing.Literal["_mmd", b"_mmd"]  # noqa: Y015
+    _WhichOneofReturnType__mmd_p: _TypeAlias = _typing.Literal["mmd_p"]  # noqa: Y015
+    _WhichOneofArgType__mmd_p: _TypeAlias = _typing.Literal["_mmd_p", b"_mmd_p"]  # noqa: Y015
+    _WhichOneofReturnType__outliers: _TypeAlias = _typing.Literal["outliers"]  # noqa: Y015
+    _WhichOneofArgType__outliers: _TypeAlias = _typing.Literal["_outliers", b"_outliers"]  # noqa: Y015
+    _WhichOneofReturnType__psi: _TypeAlias = _typing.Literal["psi"]  # noqa: Y015
+    _WhichOneofArgType__psi: _TypeAlias = _typing.Literal["_psi", b"_psi"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ks) -> _WhichOneofReturnType__ks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ks_p) -> _WhichOneofReturnType__ks_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mmd) -> _WhichOneofReturnType__mmd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mmd_p) -> _WhichOneofReturnType__mmd_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outliers) -> _WhichOneofReturnType__outliers | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__psi) -> _WhichOneofReturnType__psi | None: ...
+
+Global___ColumnDrift: _TypeAlias = ColumnDrift  # noqa: Y015
+
+@_typing.final
+class Alert(_message.Message):
+    """A rule on a deployment that tells when it is broken, and when it holds again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Metric:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Alert._Metric.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        METRIC_UNSPECIFIED: Alert._Metric.ValueType  # 0
+        """Never stored."""
+        METRIC_ERRORS: Alert._Metric.ValueType  # 1
+        """Failed answers of the last minute, in percent, of 10 requests or more."""
+        METRIC_P99: Alert._Metric.ValueType  # 2
+        """99th percentile of the last minute, in milliseconds, of 10 requests or more."""
+        METRIC_DRIFT: Alert._Metric.ValueType  # 3
+        """Largest PSI of the newest drift report, made every `every_seconds` for as long as the alert is there."""
+        METRIC_LIVE_ACCURACY: Alert._Metric.ValueType  # 4
+        """Share of right answers among the newest 1,000 that feedback came for, of the live revision, of 50 or more."""
+        METRIC_NO_REPLICA: Alert._Metric.ValueType  # 5
+        """No replica answers although some should. Takes no threshold."""
+
+    class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
+        """What is watched. The threshold is an upper bound but for LIVE_ACCURACY."""
+
+    METRIC_UNSPECIFIED: Alert.Metric.ValueType  # 0
+    """Never stored."""
+    METRIC_ERRORS: Alert.Metric.ValueType  # 1
+    """Failed answers of the last minute, in percent, of 10 requests or more."""
+    METRIC_P99: Alert.Metric.ValueType  # 2
+    """99th percentile of the last minute, in milliseconds, of 10 requests or more."""
+    METRIC_DRIFT: Alert.Metric.ValueType  # 3
+    """Largest PSI of the newest drift report, made every `every_seconds` for as long as the alert is there."""
+    METRIC_LIVE_ACCURACY: Alert.Metric.ValueType  # 4
+    """Share of right answers among the newest 1,000 that feedback came for, of the live revision, of 50 or more."""
+    METRIC_NO_REPLICA: Alert.Metric.ValueType  # 5
+    """No replica answers although some should. Takes no threshold."""
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Alert._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Alert._State.ValueType  # 0
+        """Never returned."""
+        STATE_OK: Alert._State.ValueType  # 1
+        """The rule holds, or nothing is known."""
+        STATE_FIRING: Alert._State.ValueType  # 2
+        """The rule is broken, and has been for `for_seconds`."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where it stands."""
+
+    STATE_UNSPECIFIED: Alert.State.ValueType  # 0
+    """Never returned."""
+    STATE_OK: Alert.State.ValueType  # 1
+    """The rule holds, or nothing is known."""
+    STATE_FIRING: Alert.State.ValueType  # 2
+    """The rule is broken, and has been for `for_seconds`."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    FOR_SECONDS_FIELD_NUMBER: _builtins.int
+    EVERY_SECONDS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_MESSAGE_FIELD_NUMBER: _builtins.int
+    STATE_TIME_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/alerts/{alert}`."""
+    deployment: _builtins.str
+    """`projects/{project}/deployments/{deployment}`."""
+    metric: Global___Alert.Metric.ValueType
+    threshold: _builtins.float
+    for_seconds: _builtins.int
+    """How long the rule must be broken before it fires, and hold before that is over; at once where 0, a day at most."""
+    every_seconds: _builtins.int
+    """Of METRIC_DRIFT: between two reports, 60 or more; 3600 where unset."""
+    webhook: _builtins.str
+    """`https://` address that is told of each change of the state; nobody where empty."""
+    secret: _builtins.str
+    """What calls of the webhook are signed with. Only in CreateAlert's answer."""
+    state: Global___Alert.State.ValueType
+    state_message: _builtins.str
+    """In words: the figure, and the bound."""
+    delivery: _builtins.str
+    """What became of the last call of the webhook."""
+    @_builtins.property
+    def state_time(self) -> _timestamp_pb2.Timestamp:
+        """When it came into this state."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        deployment: _builtins.str = ...,
+        metric: Global___Alert.Metric.ValueType = ...,
+        threshold: _builtins.float = ...,
+        for_seconds: _builtins.int = ...,
+        every_seconds: _builtins.int = ...,
+        webhook: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        state: Global___Alert.State.ValueType = ...,
+        state_message: _builtins.str = ...,
+        state_time: _timestamp_pb2.Timestamp | None = ...,
+        delivery: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "state_time", b"state_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delivery", b"delivery", "deployment", b"deployment", "every_seconds", b"every_seconds", "for_seconds", b"for_seconds", "metric", b"metric", "name", b"name", "secret", b"secret", "state", b"state", "state_message", b"state_message", "state_time", b"state_time", "threshold", b"threshold", "webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alert: _TypeAlias = Alert  # noqa: Y015

@@ -30,7 +30,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*aios/inference/v1/monitoring_service.proto\x12\x11\x61ios.inference.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1c\x61ios/common/v1/options.proto\x1a\"aios/inference/v1/monitoring.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\"*\n\x14GetPayloadLogRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"s\n\x15ReportPayloadsRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x32\n\x04\x66ile\x18\x03 \x01(\x0b\x32\x1e.aios.inference.v1.PayloadFileB\x04\xe2\x41\x01\x02\"\x85\x01\n\x18\x43reateExplanationRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x1e.aios.inference.v1.ExplanationB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"+\n\x15GetExplanationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"b\n\x17ListExplanationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x18ListExplanationsResponse\x12\x34\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x1e.aios.inference.v1.Explanation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x1a\x43ompleteExplanationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.aios.common.v1.FileB\x04\xe2\x41\x01\x02\x32\xe0\x08\n\x11MonitoringService\x12\xa8\x01\n\rGetPayloadLog\x12\'.aios.inference.v1.GetPayloadLogRequest\x1a#.aios.inference.v1.PayloadLogStatus\"I\x90\x02\x01\xa2\xbb\x18\x0cpayloads.get\x82\xd3\xe4\x93\x02\x30\x12./v1/{name=projects/*/deployments/*}/payloadLog\x12\x9f\x01\n\x0eReportPayloads\x12(.aios.inference.v1.ReportPayloadsRequest\x1a\x16.google.protobuf.Empty\"K\x90\x02\x02\xa2\xbb\x18\x0fpayloads.report\x82\xd3\xe4\x93\x02/\"*/v1/{job=projects/*/jobs/*}:reportPayloads:\x01*\x12\xc0\x01\n\x11\x43reateExplanation\x12+.aios.inference.v1.CreateExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"^\xa2\xbb\x18\x13\x65xplanations.create\x82\xd3\xe4\x93\x02\x41\"2/v1/{parent=projects/*/deployments/*}/explanations:\x0b\x65xplanation\x12\xad\x01\n\x0eGetExplanation\x12(.aios.inference.v1.GetExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"Q\x90\x02\x01\xa2\xbb\x18\x10\x65xplanations.get\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{name=projects/*/deployments/*/explanations/*}\x12\xbf\x01\n\x10ListExplanations\x12*.aios.inference.v1.ListExplanationsRequest\x1a+.aios.inference.v1.ListExplanationsResponse\"R\x90\x02\x01\xa2\xbb\x18\x11\x65xplanations.list\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{parent=projects/*/deployments/*}/explanations\x12\xc8\x01\n\x13\x43ompleteExplanation\x12-.aios.inference.v1.CompleteExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"b\x90\x02\x02\xa2\xbb\x18\x15\x65xplanations.complete\x82\xd3\xe4\x93\x02@\";/v1/{name=projects/*/deployments/*/explanations/*}:complete:\x01*BY\n\x15\x64\x65v.aios.inference.v1P\x01Z*aios.dev/gen/aios/inference/v1;inferencev1\xaa\x02\x11\x41ios.Inference.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*aios/inference/v1/monitoring_service.proto\x12\x11\x61ios.inference.v1\x1a\x19\x61ios/common/v1/file.proto\x1a\x1c\x61ios/common/v1/options.proto\x1a\"aios/inference/v1/monitoring.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\"*\n\x14GetPayloadLogRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"s\n\x15ReportPayloadsRequest\x12\x11\n\x03job\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x32\n\x04\x66ile\x18\x03 \x01(\x0b\x32\x1e.aios.inference.v1.PayloadFileB\x04\xe2\x41\x01\x02\"\x85\x01\n\x18\x43reateExplanationRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x39\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x1e.aios.inference.v1.ExplanationB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"+\n\x15GetExplanationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"b\n\x17ListExplanationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x18ListExplanationsResponse\x12\x34\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x1e.aios.inference.v1.Explanation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x1a\x43ompleteExplanationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.aios.common.v1.FileB\x04\xe2\x41\x01\x02\"`\n\x15ReportFeedbackRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x03(\x0b\x32\x1b.aios.inference.v1.FeedbackB\x04\xe2\x41\x01\x02\"9\n\x16ReportFeedbackResponse\x12\x0e\n\x06joined\x18\x01 \x01(\x05\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\"\x86\x01\n\x18\x43reateDriftReportRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12:\n\x0c\x64rift_report\x18\x02 \x01(\x0b\x32\x1e.aios.inference.v1.DriftReportB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"+\n\x15GetDriftReportRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"b\n\x17ListDriftReportsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\x18ListDriftReportsResponse\x12\x35\n\rdrift_reports\x18\x01 \x03(\x0b\x32\x1e.aios.inference.v1.DriftReport\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x12\x43reateAlertRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08\x61lert_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x05\x61lert\x18\x03 \x01(\x0b\x32\x18.aios.inference.v1.AlertB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"%\n\x0fGetAlertRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\\\n\x11ListAlertsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"W\n\x12ListAlertsResponse\x12(\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x18.aios.inference.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteAlertRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\x86\x13\n\x11MonitoringService\x12\xa8\x01\n\rGetPayloadLog\x12\'.aios.inference.v1.GetPayloadLogRequest\x1a#.aios.inference.v1.PayloadLogStatus\"I\x90\x02\x01\xa2\xbb\x18\x0cpayloads.get\x82\xd3\xe4\x93\x02\x30\x12./v1/{name=projects/*/deployments/*}/payloadLog\x12\x9f\x01\n\x0eReportPayloads\x12(.aios.inference.v1.ReportPayloadsRequest\x1a\x16.google.protobuf.Empty\"K\x90\x02\x02\xa2\xbb\x18\x0fpayloads.report\x82\xd3\xe4\x93\x02/\"*/v1/{job=projects/*/jobs/*}:reportPayloads:\x01*\x12\xc0\x01\n\x11\x43reateExplanation\x12+.aios.inference.v1.CreateExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"^\xa2\xbb\x18\x13\x65xplanations.create\x82\xd3\xe4\x93\x02\x41\"2/v1/{parent=projects/*/deployments/*}/explanations:\x0b\x65xplanation\x12\xad\x01\n\x0eGetExplanation\x12(.aios.inference.v1.GetExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"Q\x90\x02\x01\xa2\xbb\x18\x10\x65xplanations.get\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{name=projects/*/deployments/*/explanations/*}\x12\xbf\x01\n\x10ListExplanations\x12*.aios.inference.v1.ListExplanationsRequest\x1a+.aios.inference.v1.ListExplanationsResponse\"R\x90\x02\x01\xa2\xbb\x18\x11\x65xplanations.list\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{parent=projects/*/deployments/*}/explanations\x12\xc8\x01\n\x13\x43ompleteExplanation\x12-.aios.inference.v1.CompleteExplanationRequest\x1a\x1e.aios.inference.v1.Explanation\"b\x90\x02\x02\xa2\xbb\x18\x15\x65xplanations.complete\x82\xd3\xe4\x93\x02@\";/v1/{name=projects/*/deployments/*/explanations/*}:complete:\x01*\x12\xb4\x01\n\x0eReportFeedback\x12(.aios.inference.v1.ReportFeedbackRequest\x1a).aios.inference.v1.ReportFeedbackResponse\"M\x90\x02\x02\xa2\xbb\x18\x0f\x66\x65\x65\x64\x62\x61\x63k.report\x82\xd3\xe4\x93\x02\x31\",/v1/{name=projects/*/deployments/*}:feedback:\x01*\x12\xc2\x01\n\x11\x43reateDriftReport\x12+.aios.inference.v1.CreateDriftReportRequest\x1a\x1e.aios.inference.v1.DriftReport\"`\xa2\xbb\x18\x14\x64rift_reports.create\x82\xd3\xe4\x93\x02\x42\"2/v1/{parent=projects/*/deployments/*}/driftReports:\x0c\x64rift_report\x12\xae\x01\n\x0eGetDriftReport\x12(.aios.inference.v1.GetDriftReportRequest\x1a\x1e.aios.inference.v1.DriftReport\"R\x90\x02\x01\xa2\xbb\x18\x11\x64rift_reports.get\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{name=projects/*/deployments/*/driftReports/*}\x12\xc0\x01\n\x10ListDriftReports\x12*.aios.inference.v1.ListDriftReportsRequest\x1a+.aios.inference.v1.ListDriftReportsResponse\"S\x90\x02\x01\xa2\xbb\x18\x12\x64rift_reports.list\x82\xd3\xe4\x93\x02\x34\x12\x32/v1/{parent=projects/*/deployments/*}/driftReports\x12\x8e\x01\n\x0b\x43reateAlert\x12%.aios.inference.v1.CreateAlertRequest\x1a\x18.aios.inference.v1.Alert\">\xa2\xbb\x18\ralerts.create\x82\xd3\xe4\x93\x02\'\"\x1e/v1/{parent=projects/*}/alerts:\x05\x61lert\x12\x81\x01\n\x08GetAlert\x12\".aios.inference.v1.GetAlertRequest\x1a\x18.aios.inference.v1.Alert\"7\x90\x02\x01\xa2\xbb\x18\nalerts.get\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=projects/*/alerts/*}\x12\x93\x01\n\nListAlerts\x12$.aios.inference.v1.ListAlertsRequest\x1a%.aios.inference.v1.ListAlertsResponse\"8\x90\x02\x01\xa2\xbb\x18\x0b\x61lerts.list\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=projects/*}/alerts\x12\x88\x01\n\x0b\x44\x65leteAlert\x12%.aios.inference.v1.DeleteAlertRequest\x1a\x16.google.protobuf.Empty\":\x90\x02\x02\xa2\xbb\x18\ralerts.delete\x82\xd3\xe4\x93\x02 *\x1e/v1/{name=projects/*/alerts/*}BY\n\x15\x64\x65v.aios.inference.v1P\x01Z*aios.dev/gen/aios/inference/v1;inferencev1\xaa\x02\x11\x41ios.Inference.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,6 +68,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETEEXPLANATIONREQUEST'].fields_by_name['revision']._serialized_options = b'\342A\001\002'
   _globals['_COMPLETEEXPLANATIONREQUEST'].fields_by_name['files']._loaded_options = None
   _globals['_COMPLETEEXPLANATIONREQUEST'].fields_by_name['files']._serialized_options = b'\342A\001\002'
+  _globals['_REPORTFEEDBACKREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REPORTFEEDBACKREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_REPORTFEEDBACKREQUEST'].fields_by_name['feedback']._loaded_options = None
+  _globals['_REPORTFEEDBACKREQUEST'].fields_by_name['feedback']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['drift_report']._loaded_options = None
+  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['drift_report']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATEDRIFTREPORTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
+  _globals['_GETDRIFTREPORTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETDRIFTREPORTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTDRIFTREPORTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEALERTREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEALERTREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEALERTREQUEST'].fields_by_name['alert_id']._loaded_options = None
+  _globals['_CREATEALERTREQUEST'].fields_by_name['alert_id']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEALERTREQUEST'].fields_by_name['alert']._loaded_options = None
+  _globals['_CREATEALERTREQUEST'].fields_by_name['alert']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEALERTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATEALERTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
+  _globals['_GETALERTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETALERTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_LISTALERTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTALERTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_LISTALERTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTALERTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTALERTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTALERTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEALERTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEALERTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_MONITORINGSERVICE'].methods_by_name['GetPayloadLog']._loaded_options = None
   _globals['_MONITORINGSERVICE'].methods_by_name['GetPayloadLog']._serialized_options = b'\220\002\001\242\273\030\014payloads.get\202\323\344\223\0020\022./v1/{name=projects/*/deployments/*}/payloadLog'
   _globals['_MONITORINGSERVICE'].methods_by_name['ReportPayloads']._loaded_options = None
@@ -80,6 +116,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MONITORINGSERVICE'].methods_by_name['ListExplanations']._serialized_options = b'\220\002\001\242\273\030\021explanations.list\202\323\344\223\0024\0222/v1/{parent=projects/*/deployments/*}/explanations'
   _globals['_MONITORINGSERVICE'].methods_by_name['CompleteExplanation']._loaded_options = None
   _globals['_MONITORINGSERVICE'].methods_by_name['CompleteExplanation']._serialized_options = b'\220\002\002\242\273\030\025explanations.complete\202\323\344\223\002@\";/v1/{name=projects/*/deployments/*/explanations/*}:complete:\001*'
+  _globals['_MONITORINGSERVICE'].methods_by_name['ReportFeedback']._loaded_options = None
+  _globals['_MONITORINGSERVICE'].methods_by_name['ReportFeedback']._serialized_options = b'\220\002\002\242\273\030\017feedback.report\202\323\344\223\0021\",/v1/{name=projects/*/deployments/*}:feedback:\001*'
+  _globals['_MONITORINGSERVICE'].methods_by_name['CreateDriftReport']._loaded_options = None
+  _globals['_MONITORINGSERVICE'].methods_by_name['CreateDriftReport']._serialized_options = b'\242\273\030\024drift_reports.create\202\323\344\223\002B\"2/v1/{parent=projects/*/deployments/*}/driftReports:\014drift_report'
+  _globals['_MONITORINGSERVICE'].methods_by_name['GetDriftReport']._loaded_options = None
+  _globals['_MONITORINGSERVICE'].methods_by_name['GetDriftReport']._serialized_options = b'\220\002\001\242\273\030\021drift_reports.get\202\323\344\223\0024\0222/v1/{name=projects/*/deployments/*/driftReports/*}'
+  _globals['_MONITORINGSERVICE'].methods_by_name['ListDriftReports']._loaded_options = None
+  _globals['_MONITORINGSERVICE'].methods_by_name['ListDriftReports']._serialized_options = b'\220\002\001\242\273\030\022drift_reports.list\202\323\344\223\0024\0222/v1/{parent=projects/*/deployments/*}/driftReports'
+  _globals['_MONITORINGSERVICE'].methods_by_name['CreateAlert']._loaded_options = None
+  _globals['_MONITORINGSERVICE'].methods_by_name['CreateAlert']._serialized_options = b'\242\273\030\ralerts.create\202\323\344\223\002\'\"\036/v1/{parent=projects/*}/alerts:\005alert'
+  _globals['_MONITORINGSERVICE'].methods_by_name['GetAlert']._loaded_options = None
+  _globals['_MONITORINGSERVICE'].methods_by_name['GetAlert']._serialized_options = b'\220\002\001\242\273\030\nalerts.get\202\323\344\223\002 \022\036/v1/{name=projects/*/alerts/*}'
+  _globals['_MONITORINGSERVICE'].methods_by_name['ListAlerts']._loaded_options = None
+  _globals['_MONITORINGSERVICE'].methods_by_name['ListAlerts']._serialized_options = b'\220\002\001\242\273\030\013alerts.list\202\323\344\223\002 \022\036/v1/{parent=projects/*}/alerts'
+  _globals['_MONITORINGSERVICE'].methods_by_name['DeleteAlert']._loaded_options = None
+  _globals['_MONITORINGSERVICE'].methods_by_name['DeleteAlert']._serialized_options = b'\220\002\002\242\273\030\ralerts.delete\202\323\344\223\002 *\036/v1/{name=projects/*/alerts/*}'
   _globals['_GETPAYLOADLOGREQUEST']._serialized_start=250
   _globals['_GETPAYLOADLOGREQUEST']._serialized_end=292
   _globals['_REPORTPAYLOADSREQUEST']._serialized_start=294
@@ -94,6 +146,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEXPLANATIONSRESPONSE']._serialized_end=797
   _globals['_COMPLETEEXPLANATIONREQUEST']._serialized_start=800
   _globals['_COMPLETEEXPLANATIONREQUEST']._serialized_end=936
-  _globals['_MONITORINGSERVICE']._serialized_start=939
-  _globals['_MONITORINGSERVICE']._serialized_end=2059
+  _globals['_REPORTFEEDBACKREQUEST']._serialized_start=938
+  _globals['_REPORTFEEDBACKREQUEST']._serialized_end=1034
+  _globals['_REPORTFEEDBACKRESPONSE']._serialized_start=1036
+  _globals['_REPORTFEEDBACKRESPONSE']._serialized_end=1093
+  _globals['_CREATEDRIFTREPORTREQUEST']._serialized_start=1096
+  _globals['_CREATEDRIFTREPORTREQUEST']._serialized_end=1230
+  _globals['_GETDRIFTREPORTREQUEST']._serialized_start=1232
+  _globals['_GETDRIFTREPORTREQUEST']._serialized_end=1275
+  _globals['_LISTDRIFTREPORTSREQUEST']._serialized_start=1277
+  _globals['_LISTDRIFTREPORTSREQUEST']._serialized_end=1375
+  _globals['_LISTDRIFTREPORTSRESPONSE']._serialized_start=1377
+  _globals['_LISTDRIFTREPORTSRESPONSE']._serialized_end=1483
+  _globals['_CREATEALERTREQUEST']._serialized_start=1486
+  _globals['_CREATEALERTREQUEST']._serialized_end=1625
+  _globals['_GETALERTREQUEST']._serialized_start=1627
+  _globals['_GETALERTREQUEST']._serialized_end=1664
+  _globals['_LISTALERTSREQUEST']._serialized_start=1666
+  _globals['_LISTALERTSREQUEST']._serialized_end=1758
+  _globals['_LISTALERTSRESPONSE']._serialized_start=1760
+  _globals['_LISTALERTSRESPONSE']._serialized_end=1847
+  _globals['_DELETEALERTREQUEST']._serialized_start=1849
+  _globals['_DELETEALERTREQUEST']._serialized_end=1889
+  _globals['_MONITORINGSERVICE']._serialized_start=1892
+  _globals['_MONITORINGSERVICE']._serialized_end=4330
 # @@protoc_insertion_point(module_scope)

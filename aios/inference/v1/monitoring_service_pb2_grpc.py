@@ -68,6 +68,46 @@ class MonitoringServiceStub:
                 request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CompleteExplanationRequest.SerializeToString,
                 response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.Explanation.FromString,
                 _registered_method=True)
+        self.ReportFeedback = channel.unary_unary(
+                '/aios.inference.v1.MonitoringService/ReportFeedback',
+                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportFeedbackRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportFeedbackResponse.FromString,
+                _registered_method=True)
+        self.CreateDriftReport = channel.unary_unary(
+                '/aios.inference.v1.MonitoringService/CreateDriftReport',
+                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateDriftReportRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.FromString,
+                _registered_method=True)
+        self.GetDriftReport = channel.unary_unary(
+                '/aios.inference.v1.MonitoringService/GetDriftReport',
+                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetDriftReportRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.FromString,
+                _registered_method=True)
+        self.ListDriftReports = channel.unary_unary(
+                '/aios.inference.v1.MonitoringService/ListDriftReports',
+                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsResponse.FromString,
+                _registered_method=True)
+        self.CreateAlert = channel.unary_unary(
+                '/aios.inference.v1.MonitoringService/CreateAlert',
+                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateAlertRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.Alert.FromString,
+                _registered_method=True)
+        self.GetAlert = channel.unary_unary(
+                '/aios.inference.v1.MonitoringService/GetAlert',
+                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetAlertRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.Alert.FromString,
+                _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/aios.inference.v1.MonitoringService/ListAlerts',
+                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlert = channel.unary_unary(
+                '/aios.inference.v1.MonitoringService/DeleteAlert',
+                request_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.DeleteAlertRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class MonitoringServiceServicer:
@@ -117,6 +157,64 @@ class MonitoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportFeedback(self, request, context):
+        """Says what predictions should have been. Each is compared with the kept answer, now or once that is stored, and counts
+        towards the live quality of the revision that answered. Said again of the same prediction, the newest counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateDriftReport(self, request, context):
+        """Compares kept predictions with what the model was trained on, in a transform. FAILED_PRECONDITION when nothing is
+        kept, or when the lineage does not know what the model was trained on and `against` is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDriftReport(self, request, context):
+        """One drift report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDriftReports(self, request, context):
+        """The drift reports of a deployment, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateAlert(self, request, context):
+        """Adds a rule that is looked at from now on. Its secret is told once, here. ALREADY_EXISTS when the id is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAlert(self, request, context):
+        """One alert.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlerts(self, request, context):
+        """The alerts of a project, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlert(self, request, context):
+        """Removes an alert, and calls of its webhook that are still to be made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +247,46 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.CompleteExplanation,
                     request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CompleteExplanationRequest.FromString,
                     response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.Explanation.SerializeToString,
+            ),
+            'ReportFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportFeedback,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportFeedbackRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportFeedbackResponse.SerializeToString,
+            ),
+            'CreateDriftReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDriftReport,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateDriftReportRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.SerializeToString,
+            ),
+            'GetDriftReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDriftReport,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetDriftReportRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.SerializeToString,
+            ),
+            'ListDriftReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDriftReports,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsResponse.SerializeToString,
+            ),
+            'CreateAlert': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAlert,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateAlertRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.Alert.SerializeToString,
+            ),
+            'GetAlert': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAlert,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetAlertRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__pb2.Alert.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListAlertsRequest.FromString,
+                    response_serializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'DeleteAlert': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlert,
+                    request_deserializer=aios_dot_inference_dot_v1_dot_monitoring__service__pb2.DeleteAlertRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +453,222 @@ class MonitoringService:
             '/aios.inference.v1.MonitoringService/CompleteExplanation',
             aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CompleteExplanationRequest.SerializeToString,
             aios_dot_inference_dot_v1_dot_monitoring__pb2.Explanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.MonitoringService/ReportFeedback',
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportFeedbackRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ReportFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDriftReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.MonitoringService/CreateDriftReport',
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateDriftReportRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDriftReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.MonitoringService/GetDriftReport',
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetDriftReportRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_monitoring__pb2.DriftReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDriftReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.MonitoringService/ListDriftReports',
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListDriftReportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAlert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.MonitoringService/CreateAlert',
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.CreateAlertRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_monitoring__pb2.Alert.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAlert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.MonitoringService/GetAlert',
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.GetAlertRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_monitoring__pb2.Alert.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.MonitoringService/ListAlerts',
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListAlertsRequest.SerializeToString,
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.inference.v1.MonitoringService/DeleteAlert',
+            aios_dot_inference_dot_v1_dot_monitoring__service__pb2.DeleteAlertRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,6 +32,26 @@ class MonitoringServiceStub:
     """The explanations of a deployment, newest first."""
     CompleteExplanation: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.CompleteExplanationRequest, _monitoring_pb2.Explanation]
     """Hands over what an explanation came to. Its own job only. ABORTED when a newer attempt has begun."""
+    ReportFeedback: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.ReportFeedbackRequest, _monitoring_service_pb2.ReportFeedbackResponse]
+    """Says what predictions should have been. Each is compared with the kept answer, now or once that is stored, and counts
+    towards the live quality of the revision that answered. Said again of the same prediction, the newest counts.
+    """
+    CreateDriftReport: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.CreateDriftReportRequest, _monitoring_pb2.DriftReport]
+    """Compares kept predictions with what the model was trained on, in a transform. FAILED_PRECONDITION when nothing is
+    kept, or when the lineage does not know what the model was trained on and `against` is empty.
+    """
+    GetDriftReport: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.GetDriftReportRequest, _monitoring_pb2.DriftReport]
+    """One drift report."""
+    ListDriftReports: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.ListDriftReportsRequest, _monitoring_service_pb2.ListDriftReportsResponse]
+    """The drift reports of a deployment, newest first."""
+    CreateAlert: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.CreateAlertRequest, _monitoring_pb2.Alert]
+    """Adds a rule that is looked at from now on. Its secret is told once, here. ALREADY_EXISTS when the id is taken."""
+    GetAlert: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.GetAlertRequest, _monitoring_pb2.Alert]
+    """One alert."""
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.ListAlertsRequest, _monitoring_service_pb2.ListAlertsResponse]
+    """The alerts of a project, newest first."""
+    DeleteAlert: _aio.UnaryUnaryMultiCallable[_monitoring_service_pb2.DeleteAlertRequest, _empty_pb2.Empty]
+    """Removes an alert, and calls of its webhook that are still to be made."""
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
     """What deployments do in production, kept and explained. What is kept of predictions is the `payload_log` of a
@@ -85,5 +105,73 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_monitoring_service_pb2.CompleteExplanationRequest, _abc.Awaitable[_monitoring_pb2.Explanation]],
     ) -> _abc.Awaitable[_monitoring_pb2.Explanation]:
         """Hands over what an explanation came to. Its own job only. ABORTED when a newer attempt has begun."""
+
+    @_abc_1.abstractmethod
+    def ReportFeedback(
+        self,
+        request: _monitoring_service_pb2.ReportFeedbackRequest,
+        context: _aio.ServicerContext[_monitoring_service_pb2.ReportFeedbackRequest, _abc.Awaitable[_monitoring_service_pb2.ReportFeedbackResponse]],
+    ) -> _abc.Awaitable[_monitoring_service_pb2.ReportFeedbackResponse]:
+        """Says what predictions should have been. Each is compared with the kept answer, now or once that is stored, and counts
+        towards the live quality of the revision that answered. Said again of the same prediction, the newest counts.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateDriftReport(
+        self,
+        request: _monitoring_service_pb2.CreateDriftReportRequest,
+        context: _aio.ServicerContext[_monitoring_service_pb2.CreateDriftReportRequest, _abc.Awaitable[_monitoring_pb2.DriftReport]],
+    ) -> _abc.Awaitable[_monitoring_pb2.DriftReport]:
+        """Compares kept predictions with what the model was trained on, in a transform. FAILED_PRECONDITION when nothing is
+        kept, or when the lineage does not know what the model was trained on and `against` is empty.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDriftReport(
+        self,
+        request: _monitoring_service_pb2.GetDriftReportRequest,
+        context: _aio.ServicerContext[_monitoring_service_pb2.GetDriftReportRequest, _abc.Awaitable[_monitoring_pb2.DriftReport]],
+    ) -> _abc.Awaitable[_monitoring_pb2.DriftReport]:
+        """One drift report."""
+
+    @_abc_1.abstractmethod
+    def ListDriftReports(
+        self,
+        request: _monitoring_service_pb2.ListDriftReportsRequest,
+        context: _aio.ServicerContext[_monitoring_service_pb2.ListDriftReportsRequest, _abc.Awaitable[_monitoring_service_pb2.ListDriftReportsResponse]],
+    ) -> _abc.Awaitable[_monitoring_service_pb2.ListDriftReportsResponse]:
+        """The drift reports of a deployment, newest first."""
+
+    @_abc_1.abstractmethod
+    def CreateAlert(
+        self,
+        request: _monitoring_service_pb2.CreateAlertRequest,
+        context: _aio.ServicerContext[_monitoring_service_pb2.CreateAlertRequest, _abc.Awaitable[_monitoring_pb2.Alert]],
+    ) -> _abc.Awaitable[_monitoring_pb2.Alert]:
+        """Adds a rule that is looked at from now on. Its secret is told once, here. ALREADY_EXISTS when the id is taken."""
+
+    @_abc_1.abstractmethod
+    def GetAlert(
+        self,
+        request: _monitoring_service_pb2.GetAlertRequest,
+        context: _aio.ServicerContext[_monitoring_service_pb2.GetAlertRequest, _abc.Awaitable[_monitoring_pb2.Alert]],
+    ) -> _abc.Awaitable[_monitoring_pb2.Alert]:
+        """One alert."""
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _monitoring_service_pb2.ListAlertsRequest,
+        context: _aio.ServicerContext[_monitoring_service_pb2.ListAlertsRequest, _abc.Awaitable[_monitoring_service_pb2.ListAlertsResponse]],
+    ) -> _abc.Awaitable[_monitoring_service_pb2.ListAlertsResponse]:
+        """The alerts of a project, newest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlert(
+        self,
+        request: _monitoring_service_pb2.DeleteAlertRequest,
+        context: _aio.ServicerContext[_monitoring_service_pb2.DeleteAlertRequest, _abc.Awaitable[_empty_pb2.Empty]],
+    ) -> _abc.Awaitable[_empty_pb2.Empty]:
+        """Removes an alert, and calls of its webhook that are still to be made."""
 
 def add_MonitoringServiceServicer_to_server(servicer: MonitoringServiceServicer, server: _aio.Server) -> None: ...
