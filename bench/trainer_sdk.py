@@ -1,6 +1,7 @@
 """What the SDK costs a training loop: a report of two metrics and a look whether to stop in each step.
 
-Processor time, of the loop's own thread and of those beside it, next to that of the bare loop in the same process.
+Processor time, of the loop's own thread and of those beside it, next to that of the bare loop in the same process, and
+of one that logs the same by Lightning Fabric, into its CSV file.
 `platform` runs as a job of a stack and reports through the door; `local` needs no server.
 """
 
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import CSVLogger
 
 import aios.train
 from bench import stack
@@ -35,10 +38,17 @@ def loop() -> None:
     bare: list[float] = []
     in_loop: list[float] = []
     beside: list[float] = []
-    with aios.train.init() as run:
+    fabrics: list[float] = []
+    with aios.train.init() as run, tempfile.TemporaryDirectory() as folder:
+        fabric = Fabric(accelerator="cpu", devices=1, loggers=CSVLogger(folder))
         run.restore()
         for turn in range(TURNS):
             bare.append(_turn(matrix, lambda step, loss: None)[0])
+
+            def logged(step: int, loss: float, first: int = turn * STEPS) -> None:
+                fabric.log_dict({"loss": loss, "accuracy": 0.5}, step=first + step)
+
+            fabrics.append(_turn(matrix, logged)[1])
 
             def told(step: int, loss: float, first: int = turn * STEPS) -> None:
                 run.report(first + step, loss=loss, accuracy=0.5)
@@ -49,7 +59,7 @@ def loop() -> None:
             beside.append(others)
         if FIGURES not in os.environ:
             run.complete()
-    names = {"bare": bare, "in_loop": in_loop, "beside": beside}
+    names = {"bare": bare, "in_loop": in_loop, "beside": beside, "fabric": fabrics}
     figures = {name: statistics.median(seconds) / STEPS * 1e6 for name, seconds in names.items()}
     if folder := os.environ.get(FIGURES):
         Path(folder, "figures.json").write_text(json.dumps(figures))
@@ -102,6 +112,7 @@ async def main() -> None:
     for name, figures in (("local", _local()), ("platform", await _platform())):
         report.figure(f"{name}_bare_micros_a_step", figures["bare"])
         report.bar(f"{name}_cost_micros_a_step", figures["in_loop"], at_most=COST_MICROS_MAX)
+        report.figure(f"{name}_fabric_micros_a_step", figures["fabric"])
         report.figure(f"{name}_beside_micros_a_step", figures["beside"])
     report.finish()
 
