@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from tests.compose import engine as engines
+from tests.compose import load
 from tests.compose.engine import REPOSITORY, Engine, NoEngine
 
 pytestmark = pytest.mark.skipif(
@@ -84,6 +86,11 @@ class Stack:
     @property
     def address(self) -> str:
         return f"{'https' if TLS in self.overrides else 'http'}://127.0.0.1:{PORT}"
+
+    @property
+    def digits(self) -> Path:
+        """The demo's data, as it was pushed."""
+        return self.folder / "home" / "demo" / "digits"
 
     @property
     def authority(self) -> Path:
@@ -205,28 +212,21 @@ def test_each_container_sees_its_own_secrets_alone_and_is_nobody(stack: Stack) -
     ],
 )
 def test_a_killed_container_comes_back_and_nothing_accepted_is_lost(stack: Stack, service: str) -> None:
-    with httpx.Client(
-        base_url=f"http://127.0.0.1:{PORT}", headers={"authorization": f"Bearer {stack.token}"}, timeout=10
-    ) as client:
-        spec = {"command": ["sleep", "8"], "resources": {"cpuMillis": 100}}
-        jobs = "/v1/projects/default/jobs"
-        client.post(jobs, params={"jobId": f"during-{service}"}, json={"spec": spec}).raise_for_status()
+    with load.running(stack.address, stack.token, f"during-{service}", stack.digits) as work:
         before, began = stack.restarts(service), time.monotonic()
         stack.kill(service)
-        while True:
-            assert time.monotonic() - began < RECOVERY_SECONDS_MAX, f"{service} does not come back"
-            try:
-                answers = [
-                    client.get(path).status_code
-                    for path in ("/v1/projects/default/runs", "/v1/projects/default/datasets", "/v1/nodes")
-                ]
-                state = client.get(f"{jobs}/during-{service}").json().get("state")
-            except (httpx.HTTPError, ValueError):
-                answers, state = [], None
-            if answers == [200] * 3 and state == "STATE_SUCCEEDED" and stack.restarts(service) > before:
-                break
-            time.sleep(0.5)
-    print(f"\n{service}: recovered, its job done, after {time.monotonic() - began:.1f} s", end="")
+        _wait(lambda: stack.restarts(service) > before and _answers(work), f"{service} does not come back")
+        recovered = time.monotonic() - began
+        work.stop.set()
+        _wait(lambda: not work.look(), f"jobs accepted while {service} was down do not end")
+    assert {name: state for name, state in work.states.items() if state != "STATE_SUCCEEDED"} == {}
+    print(f"\n{service}: all answer after {recovered:.1f} s; {len(work.accepted)} jobs done", end="")
+
+
+def _answers(work: load.Load) -> bool:
+    """Every service is asked through the door, and the model too."""
+    paths = [f"/v1/projects/default/{noun}" for noun in ("runs", "datasets", "jobs", "deployments")]
+    return all(work.client.get(path).is_success for path in (*paths, "/v1/nodes")) and work.predicts()
 
 
 @pytest.mark.timeout(1200)
@@ -239,10 +239,9 @@ def test_a_backup_that_is_restored_after_a_wipe_is_the_same(stack: Stack) -> Non
     assert stack.listing() == before
     pulled = stack.folder / "pulled"
     stack.aios("dataset", "pull", "digits", str(pulled))
-    pushed = stack.folder / "home" / "demo" / "digits"
-    files = [path.relative_to(pushed) for path in pushed.rglob("*") if path.is_file()]
+    files = [path.relative_to(stack.digits) for path in stack.digits.rglob("*") if path.is_file()]
     assert files
-    assert all((pulled / path).read_bytes() == (pushed / path).read_bytes() for path in files)
+    assert all((pulled / path).read_bytes() == (stack.digits / path).read_bytes() for path in files)
 
 
 @pytest.mark.timeout(600)
@@ -381,6 +380,17 @@ def test_an_upgrade_from_the_previous_schema_keeps_what_was_there(stack: Stack) 
     script.chmod(0o755)
     stack.chore("upgrade", NEW_IMAGES=str(script))
     assert stack.listing() == before
+
+
+def _wait(met: Callable[[], bool], otherwise: str) -> None:
+    """Look again until it is so; what cannot be asked yet is not."""
+    deadline = time.monotonic() + RECOVERY_SECONDS_MAX
+    while True:
+        with suppress(httpx.HTTPError):
+            if met():
+                return
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.5)
 
 
 def _wait_for_end(client: httpx.Client, job: str) -> str:

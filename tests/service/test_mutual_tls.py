@@ -162,10 +162,10 @@ def test_the_door_speaks_no_plain_text_and_refuses_a_stranger_as_a_server(
 
 
 def test_a_health_check_is_a_peer(platform: Platform) -> None:
-    asyncio.run(health.check("gateway", platform.settings))
+    asyncio.run(health.probe_of("gateway", platform.settings)())
     plain = replace(platform.settings, mutual_tls=False)
     with pytest.raises(probes.NotReady):
-        asyncio.run(health.check("gateway", plain))
+        asyncio.run(health.probe_of("gateway", plain)())
 
 
 def test_a_job_calls_the_door_with_a_token_and_trusts_the_authority_it_was_given(platform: Platform) -> None:

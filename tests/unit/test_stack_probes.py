@@ -9,6 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from aios.stack import health as container_health
 from aios.stack import probes
 from aios.stack.ports import claim_any
 from aios.stack.probes import NotReady
@@ -91,3 +92,24 @@ async def test_a_lease_counts_until_it_has_run_out(tmp_path: Path) -> None:
     file.write_text(str(time.monotonic() - 1))
     with pytest.raises(NotReady, match="run out"):
         await probe()
+
+
+async def test_a_container_is_asked_again_until_its_service_answers() -> None:
+    asked = 0
+
+    async def probe() -> None:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise NotReady("it starts")
+
+    await container_health.wait(probe)
+    assert asked == 3
+
+
+async def test_a_container_that_never_answers_says_what_was_seen_last() -> None:
+    async def probe() -> None:
+        raise NotReady("it does not")
+
+    with pytest.raises(NotReady, match="it does not"):
+        await container_health.wait(probe, seconds=0.3)
