@@ -1,13 +1,18 @@
 """The engine through a random life of a pool: jobs, nodes, queues and policies come and go in any order.
 
-`make stateful STEPS=1000000` goes on for longer; the suite takes a slice.
+`make stateful STEPS=1000000` goes on for longer, and where it was stopped goes on from there as long as nothing of the
+engine changes; the suite takes a slice.
 """
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -21,6 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from services.scheduler import policies
+from services.scheduler.engine import model
 from services.scheduler.engine.model import ROOT, RUNNING, WAITING, Job, Node, Placement, Plan, Queue
 from services.scheduler.engine.order import AGEING_PER_HOUR, known
 from services.scheduler.engine.plan import Decide, startable
@@ -31,6 +38,7 @@ STEPS = int(os.environ.get("AIOS_TEST_STEPS", "1500"))
 STEPS_EACH = 50
 STEPS_AT_ONCE = 20_000
 """It remembers what it has tried, and memory is finite."""
+TALLY = Path(__file__).parents[2] / "build" / "stateful.json"
 QUANTUM = timedelta(seconds=60)
 SPARES = {
     "balanced",
@@ -417,7 +425,27 @@ def test_the_engine_keeps_its_promises_whatever_happens() -> None:
         phases=[hypothesis.Phase.generate],
         report_multiple_bugs=False,
     )
-    run_state_machine_as_test(Life, settings=settings)
-    while STEPS > STEPS_AT_ONCE and steps_made.total() < STEPS:
-        print(f"{steps_made.total():,} steps: {dict(steps_made | decisions)}", flush=True)
+    before = Counter(tally()) if STEPS > STEPS_AT_ONCE else Counter[str]()
+    while True:
         run_state_machine_as_test(Life, settings=settings)
+        if STEPS <= STEPS_AT_ONCE:
+            return
+        made = before + Counter(steps=steps_made.total(), **decisions)
+        TALLY.parent.mkdir(exist_ok=True)
+        TALLY.write_text(json.dumps({"engine": engine(), "made": made}))
+        print(f"{made['steps']:,} steps: {dict(made)}", flush=True)
+        if made["steps"] >= STEPS:
+            return
+
+
+def tally() -> dict[str, int]:
+    """What earlier long runs have tried of the very same engine."""
+    found = json.loads(TALLY.read_text()) if TALLY.exists() else {}
+    return found["made"] if found.get("engine") == engine() else {}
+
+
+@cache
+def engine() -> str:
+    """What was tried: the engine, the policies and these rules themselves."""
+    sources = [Path(__file__), Path(policies.__file__), *Path(model.__file__).parent.glob("*.py")]
+    return sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
