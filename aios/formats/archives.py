@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from aios.errors import InvalidArgument
+from aios.formats.images import check_name
 
 BATCH_BYTES = 8 << 20
 MEMBER_BYTES_MAX = 1 << 30
@@ -45,6 +46,8 @@ def members(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     Raises:
         InvalidArgument: naming the member.
     """
+    if not archive.is_file():
+        raise InvalidArgument.of("source", f"{str(archive)!r} is no file")
     packed, total = archive.stat().st_size, 0
     try:
         # Read as a stream: a member may not send us back to one before it.
@@ -54,6 +57,7 @@ def members(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
                     continue
                 named = f"{str(archive)!r}: {member.name[:200]!r}"
                 path = PurePosixPath(member.name)
+                check_name(f"{archive}: {member.name}")
                 if not member.isreg():
                     raise InvalidArgument.of("source", f"{named} is no regular file")
                 if path.is_absolute() or ".." in path.parts or "\0" in member.name:

@@ -101,8 +101,8 @@ def write_folder(tables: Iterable["pa.Table"], folder: Path) -> None:
 
 
 def _document(file: Path) -> Mapping[str, Any]:
-    if file.stat().st_size > JSON_BYTES_MAX:
-        raise InvalidArgument.of("source", f"{str(file)!r} is larger than {JSON_BYTES_MAX} bytes")
+    if not file.is_file() or file.stat().st_size > JSON_BYTES_MAX:
+        raise InvalidArgument.of("source", f"{str(file)!r} is no file, or larger than {JSON_BYTES_MAX} bytes")
     try:
         document = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -170,7 +170,7 @@ def _object(each: Mapping[str, Any], where: str, categories: set[int]) -> dict[s
     ):
         raise InvalidArgument.of("source", f"{where}: bbox is no four numbers")
     category, number = each.get("category_id"), each.get("id")
-    if category is not None and category not in categories:
+    if category is not None and not (_is_id(category) and category in categories):
         raise InvalidArgument.of("source", f"{where}: category {category!r} is not among the categories")
     if number is not None and not _is_id(number):
         raise InvalidArgument.of("source", f"{where}: id is no number")

@@ -4,6 +4,7 @@ Source: LeCun et al., The MNIST database of handwritten digits (the format's des
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aios.errors import InvalidArgument
 
 BATCH_ROWS = 4096
 BYTES_MAX = 4 << 30  # unpacked
+RATIO_MAX = 200  # unpacked over packed: more is a bomb
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 SHAPE = b"shape"
 
@@ -39,6 +41,16 @@ def read(path: Path) -> NDArray[Any]:
     Raises:
         InvalidArgument: it is none, or not as long as it says.
     """
+    try:
+        return _read(path)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InvalidArgument.of("source", f"{str(path)!r} cannot be read: {error}") from None
+
+
+def _read(path: Path) -> NDArray[Any]:
+    if not path.is_file():
+        raise InvalidArgument.of("source", f"{str(path)!r} is no file")
+    packed = path.stat().st_size
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         header = file.read(4)
         if len(header) < 4 or header[:2] != b"\0\0" or header[2] not in TYPES or not 1 <= header[3] <= 4:
@@ -46,8 +58,8 @@ def read(path: Path) -> NDArray[Any]:
         kind, count = np.dtype(TYPES[header[2]]), header[3]
         sizes = np.frombuffer(file.read(4 * count), ">u4")
         total = int(np.prod(sizes.astype(object))) * kind.itemsize if len(sizes) == count else -1
-        if not 0 <= total <= BYTES_MAX:
-            raise InvalidArgument.of("source", f"{str(path)!r} is cut off, or larger than {BYTES_MAX} bytes")
+        if not 0 <= total <= min(BYTES_MAX, RATIO_MAX * packed):
+            raise InvalidArgument.of("source", f"{str(path)!r} is cut off, or unpacks to more than is taken")
         content = file.read(total + 1)
     if len(content) != total:
         raise InvalidArgument.of("source", f"{str(path)!r} is not as long as its header says")

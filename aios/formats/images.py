@@ -37,12 +37,25 @@ def read_folder(folder: Path) -> Iterator["pa.RecordBatch"]:
         yield _batch(rows, schema)
 
 
+def check_name(path: object) -> None:
+    """Refuse a name that is no UTF-8: neither a record nor a version can hold it.
+
+    Raises:
+        InvalidArgument
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument.of("source", f"{str(path)!r} has a name that is no UTF-8") from None
+
+
 def read_image(path: Path) -> bytes:
     """The bytes of an image file.
 
     Raises:
         InvalidArgument: it is none, or no regular file.
     """
+    check_name(path)
     if path.is_symlink() or not path.is_file():
         raise InvalidArgument.of("source", f"{str(path)!r} is no regular file")
     if path.stat().st_size > IMAGE_BYTES_MAX:
