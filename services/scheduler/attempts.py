@@ -109,10 +109,6 @@ class Attempt:
         """What all its processes hold."""
         return self.granted.times(len(self.nodes))
 
-    def held_on(self) -> dict[str, Resources]:
-        """What it holds, by node."""
-        return {node: self.granted.times(count) for node, count in Counter(self.nodes).items()}
-
     def is_of(self, said: "Attempt") -> bool:
         """Whether a node speaks of a process that it was given."""
         if not self.replicas:

@@ -34,7 +34,7 @@ class Holder:
     """Who holds what a job waits for; without a name those that the caller may not see, together."""
 
     job: JobName | None
-    held: Mapping[str, int]
+    held: Mapping[str, float]
     jobs: int = 1
     end: datetime | None = None
 
@@ -383,33 +383,34 @@ def _queue(job: Job) -> str:
     return job.spec.queue or job.name.project
 
 
-def _held(job: Job) -> Mapping[str, int]:
+def _held(job: Job) -> Mapping[str, float]:
     return job.attempt.total.named() if job.attempt else {}
 
 
-def _devices(held: Mapping[str, int]) -> int:
+def _devices(held: Mapping[str, float]) -> float:
     return sum(amount for name, amount in held.items() if name not in ("cpu", "memory"))
 
 
-def _sum(amounts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+def _sum(amounts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(each.get(name, 0) for each in amounts) for each in amounts for name in each}
 
 
-def _less(name: str, amount: int) -> Iterator[int]:
+def _less(name: str, amount: float) -> Iterator[float]:
     """Smaller amounts to try, the largest first."""
-    if name not in ("cpu", "memory") and amount <= 16:
-        yield from range(amount - 1, 0, -1)
+    is_device = name not in ("cpu", "memory")
+    if is_device and 1 <= amount <= 16:
+        yield from range(int(amount) - 1, 0, -1)
         return
     for part in (2, 4, 8, 16):
-        if amount // part:
-            yield amount // part
+        if less := round(amount / part, 3) if is_device and amount < 1 else amount // part:
+            yield less
 
 
-def _bare(name: str, amount: int) -> str:
+def _bare(name: str, amount: float) -> str:
     """An amount whose resource was just named."""
     if name == "cpu":
         return f"{amount / 1000:g}"
-    return f"{amount / 2**30:.1f} GiB" if name == "memory" else str(amount)
+    return f"{amount / 2**30:.1f} GiB" if name == "memory" else f"{amount:g}"
 
 
 def _moment(seconds: float) -> datetime:

@@ -348,12 +348,21 @@ def resources_to_proto(resources: Resources) -> resources_pb2.Resources:
         cpu_millis=resources.cpu_millis,
         memory_bytes=resources.memory_bytes,
         accelerators=dict(resources.accelerators),
+        accelerator_millis=dict(resources.accelerator_millis),
+        accelerator_memory_bytes=dict(resources.device_memory),
+        shared_device=resources.shared_device,
     )
 
 
 def resources_from_proto(proto: resources_pb2.Resources) -> Resources:
-    accelerators: Mapping[str, int] = dict(proto.accelerators)
-    return Resources(proto.cpu_millis, proto.memory_bytes, accelerators)
+    return Resources(
+        proto.cpu_millis,
+        proto.memory_bytes,
+        dict(proto.accelerators),
+        dict(proto.accelerator_millis),
+        dict(proto.accelerator_memory_bytes),
+        proto.shared_device,
+    )
 
 
 def duration(span: timedelta) -> Duration:

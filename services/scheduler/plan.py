@@ -16,7 +16,7 @@ from services.scheduler.nodes import Node
 from services.scheduler.policies import ELASTIC, Policy
 from services.scheduler.pool import Changes, Pool, asked
 from services.scheduler.queues import Queue, beyond
-from services.scheduler.resources import Resources, Shortage, grant, shortages
+from services.scheduler.resources import Resources, Shortage, free_of, grant, shortages
 
 
 class Unplaceable(InvalidArgument):
@@ -123,14 +123,15 @@ class Reasons(Mapping[JobName, Reason]):
         return {job.name: job for job in self._snapshot.queue if job.name not in started}
 
     @cached_property
-    def _used(self) -> dict[str, Counter[str]]:
+    def _used(self) -> Mapping[str, Mapping[str, float]]:
         """What the jobs of each queue hold, once the plan is carried out."""
-        used: dict[str, Counter[str]] = defaultdict(Counter)
+        used: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         specs = {job.name: job.spec for job in (*self._snapshot.queue, *self._snapshot.holding)}
         held = [(job.name, job.attempt.total) for job in self._snapshot.holding if job.attempt]
         started = [(start.job, start.granted.times(len(start.nodes))) for start in self._starts]
         for name, granted in [*held, *started]:
-            used[specs[name].queue or name.project].update(granted.named())
+            for resource, amount in granted.named().items():
+                used[specs[name].queue or name.project][resource] += amount
         return used
 
     @cached_property
@@ -158,24 +159,24 @@ class Reasons(Mapping[JobName, Reason]):
         return self._rooms_after[starts]
 
     def _free_after(self, starts: int) -> "list[_Room]":
-        held = dict(self._held)
+        held = {node: list(each) for node, each in self._held.items()}
         for start in self._starts[:starts]:
             for node in start.nodes:
-                held[node] = held.get(node, Resources()) + start.granted
+                held.setdefault(node, []).append(start.granted)
         return [
-            _Room(node, node.capacity - held.get(node.name, Resources()))
+            _Room(node, free_of(node.capacity, held.get(node.name, ())))
             for node in self._snapshot.nodes
             if node.takes_jobs
         ]
 
     @cached_property
-    def _held(self) -> dict[str, Resources]:
-        """What runs on each node."""
-        held: dict[str, Resources] = {}
+    def _held(self) -> dict[str, list[Resources]]:
+        """What each process has that runs on a node."""
+        held: dict[str, list[Resources]] = {}
         for job in self._snapshot.holding:
             assert job.attempt is not None
-            for node, amount in job.attempt.held_on().items():
-                held[node] = held.get(node, Resources()) + amount
+            for node in job.attempt.nodes:
+                held.setdefault(node, []).append(job.attempt.granted)
         return held
 
 
@@ -326,7 +327,7 @@ def _copies(free: Resources, request: Resources) -> int:
     if granted is None:
         return 0
     has = free.named()
-    return min(has[name] // amount for name, amount in granted.named().items())
+    return min(int(has[name] // amount) for name, amount in granted.named().items())
 
 
 def _nearest(job: Job, rooms: Sequence[_Room], next_on: Mapping[str, str]) -> _Room | None:

@@ -16,7 +16,7 @@ from services.scheduler.nodes import Node
 from services.scheduler.policies import Policy, compose
 from services.scheduler.progress import Progress
 from services.scheduler.queues import Queue
-from services.scheduler.resources import Resources
+from services.scheduler.resources import DEVICE, NOTHING, Resources
 from services.scheduler.specs import Kind
 
 
@@ -103,7 +103,8 @@ class Pool:
 
     def granted(self, start: model.Start) -> Resources:
         """What a job gets where it starts."""
-        return _resources(self.snapshot.amounts(start.job, start.placement.kind))
+        job, placement = self.snapshot.jobs[start.job], start.placement
+        return _resources(self.snapshot.amounts(start.job, placement.kind), job, placement)
 
     def _without_moves(self, decided: model.Plan) -> model.Plan:
         """A job that is to run elsewhere is stopped now, and starts there in a later step."""
@@ -135,7 +136,10 @@ class Pool:
 
     def _put_node(self, node: Node) -> None:
         rack, keeps_away = node.labels.get(RACK, ""), taints(node.labels)
-        self.snapshot.put_node(model.Node(node.name, node.capacity.named(), node.labels, rack, keeps_away))
+        has = node.capacity
+        self.snapshot.put_node(
+            model.Node(node.name, has.named(), node.labels, rack, keeps_away, has.device_memory)
+        )
         if not node.takes_jobs:
             self.snapshot.remove_node(node.name)
         self._nodes[node.name] = node
@@ -169,7 +173,8 @@ class Pool:
         if before is None or before.epoch != job.epoch or before.state is State.QUEUED:
             kind = self.snapshot.kind_of(name, job.attempt.granted.named())
             since = job.attempt.assign_time or now
-            placement = model.Placement(tuple(Counter(job.attempt.nodes).items()), kind)
+            nodes = tuple(Counter(job.attempt.nodes).items())
+            placement = model.Placement(nodes, kind, job.attempt.granted.shared_device)
             self.snapshot.start(name, placement, since.timestamp())
         if job.state is State.STOPPING:
             self.snapshot.stopping(name)
@@ -235,9 +240,16 @@ def asked(job: Job) -> model.Job:
         estimate=expected.total_seconds() if expected else 0.0,
         saves=said.preemptible is True,
         restart=RESIZE_SECONDS if job.spec.min_replicas else 0.0,
+        device_memory=sum(job.spec.resources.device_memory.values()),
     )
 
 
-def _resources(amounts: model.Amounts) -> Resources:
+def _resources(amounts: model.Amounts, job: model.Job, placement: model.Placement) -> Resources:
+    """What one replica of a job is granted there."""
     devices = {name: amount for name, amount in amounts.items() if name not in ("cpu", "memory")}
-    return Resources(amounts.get("cpu", 0), amounts.get("memory", 0), devices)
+    plain = int(amounts.get("cpu", 0)), int(amounts.get("memory", 0))
+    if not placement.device:
+        return Resources(*plain, {name: int(amount) for name, amount in devices.items()})
+    share = {name: round(amount * DEVICE) for name, amount in devices.items()}
+    memory = {placement.kind: job.device_memory}
+    return Resources(*plain, NOTHING, share, memory, placement.device)

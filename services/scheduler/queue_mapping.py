@@ -8,6 +8,7 @@ from aios.common.v1 import resources_pb2
 from aios.names import ProjectName, QueueName
 from aios.scheduler.v1 import queue_pb2
 from services.scheduler.queues import Amounts, Queue
+from services.scheduler.resources import DEVICE
 from services.scheduler.usage import Usage
 
 
@@ -55,17 +56,24 @@ def usage_to_proto(usage: Usage) -> queue_pb2.QueueUsage:
 
 
 def amounts_to_proto(amounts: Amounts) -> resources_pb2.Resources:
+    devices = {kind: round(n * DEVICE) for kind, n in amounts.items() if kind not in ("cpu", "memory")}
     return resources_pb2.Resources(
-        cpu_millis=amounts.get("cpu", 0),
-        memory_bytes=amounts.get("memory", 0),
-        accelerators={kind: count for kind, count in amounts.items() if kind not in ("cpu", "memory")},
+        cpu_millis=int(amounts.get("cpu", 0)),
+        memory_bytes=int(amounts.get("memory", 0)),
+        # One that is named with 0 stays named.
+        accelerators={kind: millis // DEVICE for kind, millis in devices.items()},
+        accelerator_millis={kind: millis % DEVICE for kind, millis in devices.items() if millis % DEVICE},
     )
 
 
 def amounts_from_proto(proto: resources_pb2.Resources) -> Amounts:
     """An accelerator that is named with 0 stays named: for a limit that says something."""
     plain = {"cpu": proto.cpu_millis, "memory": proto.memory_bytes}
-    return {name: amount for name, amount in plain.items() if amount} | dict(proto.accelerators)
+    found: dict[str, float] = {name: amount for name, amount in plain.items() if amount}
+    found.update(proto.accelerators)
+    for kind, millis in proto.accelerator_millis.items():
+        found[kind] = found.get(kind, 0) + millis / DEVICE
+    return found
 
 
 def _stamp(moment: datetime | None) -> Timestamp | None:

@@ -22,8 +22,9 @@ PROJECTS_MAX = 1000
 WEIGHT_MAX = 1e6
 AMOUNT_MAX = 2**60
 
-Amounts = Mapping[str, int]
-"""By resource: `cpu` in millicores, `memory` in bytes, accelerators by type, `gpu` for all GPUs together."""
+Amounts = Mapping[str, float]
+"""By resource: `cpu` in millicores, `memory` in bytes, accelerators by type in devices or parts of them, `gpu` for all
+GPUs together."""
 NOTHING: Amounts = MappingProxyType({})
 EDITABLE = ("parent", "weight", "nominal", "limit", "lending_limit", "projects")
 OUTPUT_ONLY = frozenset({"name", "usage", "create_time", "update_time", "etag"})
@@ -170,9 +171,7 @@ def check_limit(asked: Amounts, name: str, queues: Mapping[str, Queue]) -> None:
             raise BeyondQueue(f"The job {message}.", fields={"job.spec.resources": message})
 
 
-def beyond(
-    asked: Amounts, name: str, queues: Mapping[str, Queue], used: Mapping[str, Mapping[str, int]]
-) -> str:
+def beyond(asked: Amounts, name: str, queues: Mapping[str, Queue], used: Mapping[str, Amounts]) -> str:
     """Why the quotas let a job wait, for people.
 
     Args:
@@ -189,14 +188,14 @@ def beyond(
     return "waits for what other queues keep for themselves and do not lend"
 
 
-def figure(resource: str, amount: int) -> str:
+def figure(resource: str, amount: float) -> str:
     """An amount for people: `4 gpu/H100`, `2.5 cpu`, `8.0 GiB of memory`."""
     if resource == "cpu":
         return f"{amount / 1000:g} cpu"
-    return f"{amount / 2**30:.1f} GiB of memory" if resource == "memory" else f"{amount} {resource}"
+    return f"{amount / 2**30:.1f} GiB of memory" if resource == "memory" else f"{amount:g} {resource}"
 
 
-def _limits(name: str, queues: Mapping[str, Queue]) -> Iterator[tuple[str, str, int]]:
+def _limits(name: str, queues: Mapping[str, Queue]) -> Iterator[tuple[str, str, float]]:
     """What a queue may use, and each that it is part of: queue, resource, amount."""
     for above in path(name, queues):
         if above in queues:
@@ -204,7 +203,7 @@ def _limits(name: str, queues: Mapping[str, Queue]) -> Iterator[tuple[str, str, 
                 yield above, resource, most
 
 
-def _sum(amounts: Amounts, resource: str) -> int:
+def _sum(amounts: Amounts, resource: str) -> float:
     return sum(amount for kind, amount in amounts.items() if kind == resource or serves(kind, resource))
 
 

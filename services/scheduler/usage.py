@@ -8,7 +8,7 @@ import numpy as np
 
 from services.scheduler.engine.model import RUNNING, WAITING
 from services.scheduler.engine.quota import Quota
-from services.scheduler.engine.snapshot import Snapshot
+from services.scheduler.engine.snapshot import Snapshot, in_units
 from services.scheduler.queues import NOTHING, Amounts
 
 
@@ -43,7 +43,7 @@ def usages(snapshot: Snapshot, now: float) -> Mapping[str, Usage]:
         found[name] = Usage(
             used=_amounts(quota.columns[:width], quota.used[row]),
             borrowed=_amounts(quota.columns, over),
-            pending=dict(pending[row]),
+            pending=pending[row],
             running_jobs=running[row],
             pending_jobs=waiting[row],
             share=float((quota.used[row] / total).max(initial=0.0)),
@@ -52,11 +52,11 @@ def usages(snapshot: Snapshot, now: float) -> Mapping[str, Usage]:
     return found
 
 
-def _counts(snapshot: Snapshot, quota: Quota) -> tuple[Counter[int], Counter[int], list[Counter[str]]]:
+def _counts(snapshot: Snapshot, quota: Quota) -> tuple[Counter[int], Counter[int], list[dict[str, float]]]:
     """By row: jobs that hold something, jobs that wait, and what these ask for."""
     running: Counter[int] = Counter()
     waiting: Counter[int] = Counter()
-    pending: list[Counter[str]] = [Counter() for _ in quota.paths]
+    pending: list[dict[str, float]] = [{} for _ in quota.paths]
     for name, slot in snapshot.slots.items():
         path = quota.paths[int(snapshot.queue[slot])]
         if snapshot.state[slot] != WAITING:
@@ -66,9 +66,9 @@ def _counts(snapshot: Snapshot, quota: Quota) -> tuple[Counter[int], Counter[int
         waiting.update(path)
         asked = {resource: amount * job.replicas for resource, amount in job.replica.items()}
         for row in path:
-            pending[row].update(asked)
+            pending[row] |= {name: pending[row].get(name, 0) + amount for name, amount in asked.items()}
     return running, waiting, pending
 
 
 def _amounts(names: list[str], row: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]") -> Amounts:
-    return {name: int(amount) for name, amount in zip(names, row, strict=False) if amount > 0}
+    return {name: in_units(name, int(amount)) for name, amount in zip(names, row, strict=False) if amount > 0}

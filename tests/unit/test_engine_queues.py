@@ -154,7 +154,7 @@ def test_the_own_share_of_a_queue_is_there_whenever_it_asks(
     used = dict.fromkeys("abc", 0)
     for slot in snapshot.holdings:
         used[snapshot.queue_names[snapshot.queue[slot]]] += int(
-            snapshot.holds[slot].max(initial=0, where=snapshot.row({"gpu/A": 1}) > 0)
+            snapshot.named(snapshot.holds[slot]).get("gpu/A", 0)
         )
     kept = max(0, own - min(own, lent) - used["a"] - used["c"])
     assert sum(used.values()) + kept <= 6

@@ -6,7 +6,7 @@ engine changes; the suite takes a slice.
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,7 +31,7 @@ from services.scheduler.engine import model
 from services.scheduler.engine.model import ROOT, RUNNING, WAITING, Job, Node, Placement, Plan, Queue
 from services.scheduler.engine.order import AGEING_PER_HOUR, known
 from services.scheduler.engine.plan import Decide, startable
-from services.scheduler.engine.snapshot import Snapshot
+from services.scheduler.engine.snapshot import Snapshot, per_unit
 from services.scheduler.policies import ALGORITHMS, ELASTIC, Policy, compose
 
 STEPS = int(os.environ.get("AIOS_TEST_STEPS", "1500"))
@@ -56,6 +56,7 @@ DRAIN_ROUNDS = 60
 PLANS = 3
 """In a row, as time passes: much of what policies do is taking turns."""
 NODES = [f"n{n}" for n in range(4)]
+Amounts = dict[str, float]
 PARENTS = {"a": ROOT, "b": ROOT, "c": "a", "d": "a"}
 
 steps_made, decisions = Counter[str](), Counter[str]()
@@ -69,10 +70,14 @@ replicas = st.builds(
     lambda cpu, kind, gpus: {"cpu": cpu} | ({kind: gpus} if gpus else {}),
     st.integers(1, 3),
     st.sampled_from(["gpu", "gpu/A", "gpu/B"]),
-    st.integers(0, 3),
+    st.sampled_from([0, 1, 2, 3, 0.25, 0.5, 0.75]),
 )
-some_limits = st.dictionaries(st.sampled_from(["cpu", "gpu/A", "gpu"]), st.integers(0, 6), max_size=2)
-limits: st.SearchStrategy[dict[str, int]] = st.one_of(st.just({}), st.just({}), some_limits)
+DEVICE_MEMORY = {"gpu/A": 16, "gpu/B": 8}
+some_limits = st.one_of(
+    st.dictionaries(st.sampled_from(["cpu", "gpu/A", "gpu"]), st.integers(0, 6), max_size=2),
+    st.just({"gpu": 1.5}),
+)
+limits: st.SearchStrategy[dict[str, float]] = st.one_of(st.just({}), st.just({}), some_limits)
 some_taints = st.sampled_from([{}, {}, {}, {"for": "lab"}])
 MOSTLY = st.sampled_from([True, True, True, False])
 
@@ -82,8 +87,10 @@ class Held:
     """What a job that runs holds, as this test remembers it."""
 
     placement: Placement
-    need: Mapping[str, int]
+    need: Mapping[str, float]
     """Of one replica."""
+    device_memory: float
+    """Of the device that it shares."""
     since: float
 
 
@@ -113,7 +120,7 @@ class Life(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NODES), capacity=capacities, zone=st.sampled_from("xy"), taints=some_taints)
     def put_node(self, name: str, capacity: dict[str, int], zone: str, taints: dict[str, str]) -> None:
         steps_made["put_node"] += 1
-        self.snapshot.put_node(Node(name, capacity, {"zone": zone}, rack=zone, taints=taints))
+        self.snapshot.put_node(Node(name, capacity, {"zone": zone}, zone, taints, DEVICE_MEMORY))
         self.capacity[name] = capacity
 
     @precondition(lambda self: self.number % 4 == 1)
@@ -128,7 +135,7 @@ class Life(RuleBasedStateMachine):
                 self.waits(job)
 
     @rule(name=st.sampled_from(sorted(PARENTS)), limit=limits, weight=st.sampled_from([1.0, 4.0]))
-    def put_queue(self, name: str, limit: dict[str, int], weight: float) -> None:
+    def put_queue(self, name: str, limit: dict[str, float], weight: float) -> None:
         self.queues[name] = Queue(name, PARENTS[name], weight, limit=limit)
         self.snapshot.put_queue(self.queues[name])
 
@@ -149,12 +156,22 @@ class Life(RuleBasedStateMachine):
         least=st.sampled_from([0, 0, 1]),
         together=st.sampled_from(["", "", "zone", "node"]),
         strictly=st.booleans(),
+        memory=st.sampled_from([0, 0, 3, 6, 12]),
     )
     def submit(
-        self, replica: dict[str, int], count: int, queue: str, deadline: float, saves: bool, **more: object
+        self,
+        replica: dict[str, float],
+        count: int,
+        queue: str,
+        deadline: float,
+        saves: bool,
+        memory: int,
+        **more: object,
     ) -> None:
         steps_made["submit"] += 1
         name = f"j{self.number}"
+        if shares := any(amount < 1 for amount in replica.values()):
+            count = 1
         job = Job(
             name,
             self.number,
@@ -162,6 +179,7 @@ class Life(RuleBasedStateMachine):
             replica,
             count,
             queue=queue,
+            device_memory=memory if shares else 0,
             deadline=self.now + deadline,
             saves=saves,
             **more,  # type: ignore[arg-type]
@@ -228,7 +246,11 @@ class Life(RuleBasedStateMachine):
         for start in starts:
             self.check_start(start.job, start.placement)
             self.snapshot.start(start.job, start.placement, self.now)
-            self.held[start.job] = Held(start.placement, self.need(start.job, start.placement), self.now)
+            need, memory = (
+                self.need(start.job, start.placement),
+                self.device_memory(start.job, start.placement),
+            )
+            self.held[start.job] = Held(start.placement, need, memory, self.now)
         self.check_limits(before, {start.job for start in starts})
 
     def check_stop(self, name: str, preempt: bool) -> None:
@@ -249,6 +271,8 @@ class Life(RuleBasedStateMachine):
             assert placement.replicas == job.replicas, "a gang runs whole"
         assert not job.strictly or len(self.places(job, [node for node, _ in placement.nodes])) == 1
         assert self.has_room(name, placement), "nothing is given twice"
+        if placement.device:
+            self.check_share(name, placement)
         for node, count in placement.nodes:
             assert count > 0
             found = self.snapshot.nodes[self.snapshot.node_rows[node]]
@@ -259,7 +283,23 @@ class Life(RuleBasedStateMachine):
                 name == placement.kind or placement.kind.startswith(name + "/") for name in job.replica
             )
 
-    def check_limits(self, before: Mapping[str, Counter[str]], started: set[str]) -> None:
+    def check_share(self, name: str, placement: Placement) -> None:
+        """Of one device no more is given than there is of it and of its memory; one is opened only where none had room."""
+        [(node, count)], kind, share = (
+            placement.nodes,
+            placement.kind,
+            self.need(name, placement)[placement.kind],
+        )
+        memory = self.device_memory(name, placement)
+        assert count == 1
+        assert 0 < share < 1
+        shared = self.shared(node, kind)
+        share_used, memory_used = shared.get(placement.device, (0.0, 0.0))
+        assert share_used + share <= 1
+        assert memory_used + memory <= DEVICE_MEMORY[kind]
+        decisions.update(joins=placement.device in shared, opens=placement.device not in shared)
+
+    def check_limits(self, before: Mapping[str, Amounts], started: set[str]) -> None:
         """No queue goes beyond its limit by what was started; it may be beyond since the limit was lowered."""
         after = self.used()
         touched = {queue for name in started for queue in self.path(self.jobs[name].queue)}
@@ -314,11 +354,14 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_made(self) -> None:
         for node, capacity in self.capacity.items():
-            row = self.snapshot.free[self.snapshot.node_rows[node]]
+            number = self.snapshot.node_rows[node]
             used = self.on(node)
             for resource in {*capacity, *used}:
                 column = self.snapshot.resources.index(resource)
-                assert row[column] == capacity.get(resource, 0) - used[resource]
+                free = self.snapshot.free[number, column] / per_unit(resource)
+                assert free == capacity.get(resource, 0) - used[resource]
+                lost = sum(1 - share for share, _ in self.shared(node, resource).values())
+                assert self.snapshot.parts.lost_at((number, column)) == 1000 * lost, "of shared devices"
 
     @invariant()
     def states_agree(self) -> None:
@@ -356,42 +399,66 @@ class Life(RuleBasedStateMachine):
         del self.held[name], self.jobs[name], self.saves[name]
         self.stopping.discard(name)
 
-    def need(self, name: str, placement: Placement) -> dict[str, int]:
+    def shared(self, node: str, kind: str) -> dict[int, tuple[float, float]]:
+        """What is taken of each shared device of a node, and of its memory."""
+        found: dict[int, tuple[float, float]] = {}
+        for held in self.held.values():
+            if held.placement.device and held.placement.kind == kind and held.placement.nodes[0][0] == node:
+                share, memory = found.get(held.placement.device, (0.0, 0.0))
+                found[held.placement.device] = share + held.need[kind], memory + held.device_memory
+        return found
+
+    def device_memory(self, name: str, placement: Placement) -> float:
+        """Of a device that it has a share of: what it asked for, else as much of it as of the device."""
+        if not placement.device:
+            return 0.0
+        share = self.need(name, placement)[placement.kind]
+        return self.jobs[name].device_memory or share * DEVICE_MEMORY[placement.kind]
+
+    def need(self, name: str, placement: Placement) -> dict[str, float]:
         """Of one replica there: `gpu` is a device of the placement's type."""
-        found = Counter[str]()
+        found: Amounts = defaultdict(float)
         for resource, amount in self.jobs[name].replica.items():
             found[placement.kind if resource == "gpu" else resource] += amount
         return dict(found)
 
-    def on(self, node: str) -> Counter[str]:
-        used = Counter[str]()
+    def on(self, node: str) -> Amounts:
+        used: Amounts = defaultdict(float)
         for held in self.held.values():
             for each, count in held.placement.nodes:
-                if each == node:
-                    used.update({resource: amount * count for resource, amount in held.need.items()})
+                for resource, amount in held.need.items():
+                    used[resource] += amount * count * (each == node)
         return used
 
     def has_room(self, name: str, placement: Placement) -> bool:
-        need = self.need(name, placement)
-        return all(
-            self.on(node)[resource] + amount * count <= self.capacity[node].get(resource, 0)
-            for node, count in placement.nodes
-            for resource, amount in need.items()
-        )
+        need, kind = self.need(name, placement), placement.kind
+        for node, count in placement.nodes:
+            used, capacity = self.on(node), self.capacity[node]
+            if kind:
+                # Who shares one takes no other, and who asks for whole ones takes none that is shared.
+                shared = self.shared(node, kind)
+                whole = used[kind] - sum(share for share, _ in shared.values())
+                wants = float(placement.device not in shared) if placement.device else need[kind] * count
+                if wants and whole + len(shared) + wants > capacity.get(kind, 0):
+                    return False
+            if any(
+                used[name] + n * count > capacity.get(name, 0) for name, n in need.items() if name != kind
+            ):
+                return False
+        return True
 
     def path(self, queue: str) -> list[str]:
         return [queue, *(self.path(PARENTS[queue]) if queue else [])]
 
-    def used(self) -> dict[str, Counter[str]]:
+    def used(self) -> dict[str, Amounts]:
         """By queue, with all under it; `gpu` is the sum of its types."""
-        found = {queue: Counter[str]() for queue in (ROOT, *PARENTS)}
+        found: dict[str, Amounts] = {queue: defaultdict(float) for queue in (ROOT, *PARENTS)}
         for name, held in self.held.items():
-            total = Counter(
-                {resource: amount * held.placement.replicas for resource, amount in held.need.items()}
-            )
+            total = {resource: amount * held.placement.replicas for resource, amount in held.need.items()}
             total["gpu"] = sum(amount for resource, amount in total.items() if resource.startswith("gpu/"))
             for queue in self.path(self.jobs[name].queue):
-                found[queue].update(total)
+                for resource, amount in total.items():
+                    found[queue][resource] += amount
         return found
 
     def possible(self, name: str) -> bool:
@@ -400,7 +467,9 @@ class Life(RuleBasedStateMachine):
         kinds = ["gpu/A", "gpu/B"] if "gpu" in job.replica else [""]
         for kind in kinds:
             need = self.need(name, Placement((), kind))
-            held = Counter[str]()
+            held = defaultdict[str, float](float)
+            if any(job.device_memory > DEVICE_MEMORY[each] for each in need if each != "cpu"):
+                continue
             for node, capacity in self.capacity.items():
                 found = self.snapshot.nodes[self.snapshot.node_rows[node]]
                 assert found is not None

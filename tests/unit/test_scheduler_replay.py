@@ -111,7 +111,8 @@ def test_a_decision_that_was_another_is_found(tmp_path: Path, capsys: pytest.Cap
 def test_every_way_to_change_a_snapshot_is_written_down() -> None:
     asks = {
         "touch", "copy", "least", "size", "scale", "seen_speeds", "totals", "contentions", "variants", "amounts", "eligible",
-        "possible", "preferred", "together", "row_names", "row", "remembered",
+        "possible", "preferred", "together", "row_names", "row", "remembered", "named", "holding",
+        "memory_part",
     }  # fmt: skip
     methods = {
         name for name in vars(Snapshot) if not name.startswith("_") and callable(getattr(Snapshot, name))

@@ -133,7 +133,7 @@ def _placed(snapshot: Snapshot, chosen: dict[int, _Size], moves: Ints) -> Plan:
             del chosen[slot]
             continue
         held = snapshot.holdings[slot]
-        room.give(held.rows, held.counts, held.need)
+        room.give(held)
         if size is None:
             stops.append(snapshot.names[slot])
     for slot, size in sorted(chosen.items(), key=lambda each: -each[1].replicas * snapshot.devices[each[0]]):

@@ -1,14 +1,15 @@
 """What the engine knows of nodes and jobs, and what it decides. Pure.
 
-Amounts are integers by resource name: `cpu` in millicores, `memory` in bytes, accelerators such as `gpu/H100` in whole
-devices, and any other name that a node declares. Times are seconds on one clock; work is counted in steps.
+Amounts are numbers by resource name: `cpu` in millicores, `memory` in bytes, accelerators such as `gpu/H100` in devices,
+0.25 for a quarter of one, and any other name that a node declares. Times are seconds on one clock; work is counted in steps.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Amounts = Mapping[str, int]
+Amounts = Mapping[str, float]
+"""Whole numbers, but for accelerators: thousandths of a device count."""
 
 ONE_NODE = "node"
 """Stands for a label that every node has a value of its own of."""
@@ -25,13 +26,18 @@ STOPPING = 3
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine that jobs may be placed on. Its taints keep those away that do not tolerate each of them."""
+    """A machine that jobs may be placed on. Its taints keep those away that do not tolerate each of them.
+
+    Attributes:
+        device_memory: Bytes of each of its devices, by type, where known.
+    """
 
     name: str
     capacity: Amounts
     labels: Mapping[str, str] = field(default_factory=dict)
     rack: str = ""
     taints: Mapping[str, str] = field(default_factory=dict)
+    device_memory: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,9 @@ class Job:
     Attributes:
         number: Order of acceptance: breaks every tie.
         submitted: When it was accepted.
-        replica: Resources of one replica; `gpu` without a type means any type of gpu, one type for the whole gang.
+        replica: Resources of one replica; `gpu` without a type means any type of gpu, one type for the whole gang. Less
+            than one device is a share of one, and such a job no gang.
+        device_memory: Bytes of its device's memory that a share takes; 0: the same part of it as of the device.
         replicas: Size of the gang: all of it runs or none, unless it is elastic.
         least: Of an elastic job, how few replicas it may run with; 0: it is not elastic.
         agreement: Part of a replica's work that each other replica costs it: at n replicas an elastic job makes
@@ -104,14 +112,20 @@ class Job:
     deadline: float = math.inf
     restart: float = 0.0
     saves: bool = True
+    device_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a gang runs: so many replicas on each node, all on one type of accelerator (empty without one)."""
+    """Where a gang runs: so many replicas on each node, all on one type of accelerator (empty without one).
+
+    Attributes:
+        device: Of a job with a share: the number of the device, among those of its node and type that are shared.
+    """
 
     nodes: tuple[tuple[str, int], ...]
     kind: str = ""
+    device: int = 0
 
     @property
     def replicas(self) -> int:

@@ -160,7 +160,7 @@ class _Selection:
         room = Room(snapshot)
         for slot in stops:
             held = snapshot.holdings[slot]
-            room.give(held.rows, held.counts, held.need)
+            room.give(held)
         starts = self._starts(room)
         stops = [slot for slot in stops if not self._stays(slot, room)]
         return Plan(starts, tuple(snapshot.names[slot] for slot in stops), barred=frozenset(self._barred))
@@ -221,25 +221,22 @@ class _Selection:
     def _stays(self, slot: int, room: Room) -> bool:
         """Whether nobody that was chosen has found a place where this job runs: then it is stopped for nothing."""
         held, queue = self._snapshot.holdings[slot], int(self._snapshot.queue[slot])
-        need = held.counts[:, None] * wide(held.need, room.free.shape[1])
-        if not (room.free[held.rows] >= need).all() or not self._quota.allows(queue, need.sum(axis=0)):
+        need = held.counts.sum() * wide(held.need, room.free.shape[1])
+        if not self._quota.allows(queue, need) or not room.take_back(held):
             return False
-        room.give(held.rows, -held.counts, held.need)
-        self._quota.take(queue, need.sum(axis=0))
+        self._quota.take(queue, need)
         return True
 
 
 def startable(snapshot: Snapshot, starts: Sequence[Start], now: float) -> tuple[Start, ...]:
     """Those that can be carried out before anything that is to stop has stopped; the others come up again."""
     quota = Quota(snapshot, np.flatnonzero(snapshot.state >= RUNNING), now)
-    free, found = snapshot.free.copy(), []
+    room, found = Room(snapshot), []
     for start in starts:
-        need = snapshot.row(snapshot.amounts(start.job, start.placement.kind))
-        rows = [(snapshot.node_rows[node], count) for node, count in start.placement.nodes]
-        queue, total = int(snapshot.queue[snapshot.slots[start.job]]), need * start.placement.replicas
-        if all((free[row] >= count * need).all() for row, count in rows) and quota.allows(queue, total):
-            for row, count in rows:
-                free[row] -= count * need
+        holding = snapshot.holding(start.job, start.placement)
+        queue = int(snapshot.queue[snapshot.slots[start.job]])
+        total = holding.need * start.placement.replicas
+        if quota.allows(queue, total) and room.take_back(holding):
             quota.take(queue, total)
             found.append(start)
     return tuple(found)

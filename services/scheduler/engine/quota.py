@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.scheduler.engine.model import ROOT, Amounts
-from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot, wide
+from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot, per_unit, wide
 
 UNLIMITED = 2**62
 
@@ -128,6 +128,7 @@ class Quota:
 
     def _fill(self, row: Ints, amounts: Amounts) -> None:
         for name, amount in amounts.items():
+            amount = round(amount * per_unit(name))
             if name in self._resources:
                 row[self._resources.index(name)] = amount
             elif name in self._families:

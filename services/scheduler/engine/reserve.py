@@ -10,11 +10,13 @@ already is kept for it at once.
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
 from services.scheduler.engine.model import RUNNING, Reservation
 from services.scheduler.engine.order import known, remaining
+from services.scheduler.engine.parts import Part, Parts
 from services.scheduler.engine.place import Room, Spot
 from services.scheduler.engine.snapshot import Bools, Floats, Ints, Snapshot, wide
 
@@ -62,10 +64,12 @@ class Reservations:
         """Where a job fits now without delaying the reservations that it would outlive."""
         if level == 0:
             return self._room.find(shape, replicas, kinds=kinds)
-        within = self._room.free.copy()
+        within, rows = self._room.free.copy(), set[int]()
         for kept in self._kept[:level]:
             np.minimum(within, kept.spare, out=within)
-        return self._room.find(shape, replicas, kinds=kinds, within=within)
+            if self._room.parts:
+                rows.update(kept.spot.rows.tolist())
+        return self._room.find(shape, replicas, kinds=kinds, within=within, kept=rows)
 
     def take(self, spot: Spot, end: float) -> None:
         """A job starts there now and is expected to end then."""
@@ -77,12 +81,12 @@ class Reservations:
     def reserve(self, slot: int, shape: int) -> bool:
         """Keep what a job needs at the first moment at which it fits. False when it never does."""
         replicas = self._snapshot.shapes[shape].replicas
-        for expected, free, unsure in self._moments():
+        for expected, free, unsure, parts in self._moments():
             spare = free
             for kept in self._kept:
                 if kept.at <= expected:
                     spare = np.minimum(spare, kept.spare)
-            spot = self._room.find(shape, replicas, within=spare)
+            spot = self._room.find(shape, replicas, within=spare, parts=parts)
             if spot is None:
                 continue
             left = spare.copy()
@@ -100,20 +104,23 @@ class Reservations:
             for kept in self._kept
         )
 
-    def _moments(self) -> Iterator[tuple[float, Ints, set[int]]]:
-        """Expected ends, each with what is free from then on, and the nodes of which that is not sure."""
-        free, unsure = self._room.free.copy(), set[int]()
+    def _moments(self) -> Iterator[tuple[float, Ints, set[int], Parts]]:
+        """Expected ends, each with what is free from then on, the nodes of which that is not sure, and the devices that
+        are shared then."""
+        free, unsure, parts = self._room.free.copy(), set[int](), self._room.parts.copy()
         releases = heapq.merge(self._running(), self._given(), key=lambda release: release.at)
         release = next(releases, None)
         n = 0
         while release is not None:
             np.add.at(free, release.rows, release.amounts)
+            if release.part is not None:
+                parts.give(release.place, release.part)
             if not release.sure:
                 unsure |= set(release.rows.tolist())
             last, release = release, next(releases, None)
             n += 1
             if release is None or (n <= MOMENTS_MAX and release.at > last.at):
-                yield last.at, free.copy(), set(unsure)
+                yield last.at, free.copy(), set(unsure), parts
 
     def _running(self) -> "Iterator[_Release]":
         """What running jobs will give back, by expected end."""
@@ -127,12 +134,16 @@ class Reservations:
         width = self._room.free.shape[1]
         for slot, end, sure in zip(*(column.tolist() for column in self._busy), strict=True):
             held = snapshot.holdings[slot]
-            yield _Release(end, held.rows, held.counts[:, None] * wide(held.need, width), sure)
+            place = self._room.place(held) if held.part else (0, 0)
+            amounts = held.counts[:, None] * wide(held.need, width)
+            yield _Release(end, held.rows, amounts, sure, place, held.part)
 
     def _given(self) -> "list[_Release]":
         """What the starts of this plan will give back, by expected end."""
         found = [
-            _Release(end, spot.rows, spot.counts[:, None] * spot.variant.need, bool(np.isfinite(end)))
+            _Release(
+                end, spot.rows, spot.counts[:, None] * spot.variant.need, isfinite(end), spot.place, spot.part
+            )
             for end, spot in self._taken
         ]
         return sorted(found, key=lambda release: release.at)
@@ -144,3 +155,6 @@ class _Release:
     rows: Ints
     amounts: Ints
     sure: bool
+    place: tuple[int, int] = (0, 0)
+    part: Part | None = None
+    """Of a device that is shared, at that place."""

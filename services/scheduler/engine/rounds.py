@@ -232,7 +232,7 @@ def _placed(snapshot: Snapshot, chosen: dict[int, int]) -> Plan:
             del chosen[slot]
             continue
         held = snapshot.holdings[slot]
-        room.give(held.rows, held.counts, held.need)
+        room.give(held)
         if slot not in chosen:
             stops.append(snapshot.names[slot])
     starts: list[Start] = []

@@ -9,6 +9,7 @@ from services.scheduler.engine import allocate
 from services.scheduler.engine.allocate import Demand
 from services.scheduler.engine.linear import TOLERANCE
 from services.scheduler.engine.order import remaining
+from services.scheduler.engine.parts import DEVICE
 from services.scheduler.engine.rounds import Allocate
 from services.scheduler.engine.snapshot import DEVICE_LANE, PLAIN_LANE, Floats, Ints, Snapshot
 from services.scheduler.engine.utility import Curve, Log, utility
@@ -43,7 +44,7 @@ def demand(snapshot: Snapshot, slots: Ints) -> Demand:
     return Demand(
         speeds,
         snapshot.devices[slots],
-        snapshot.capacity[:, columns].sum(axis=0).astype(np.float64),
+        snapshot.capacity[:, columns].sum(axis=0) / DEVICE,
         snapshot.weight[slots],
     )
 

@@ -24,6 +24,7 @@ from services.scheduler.engine.model import (
     Placement,
     Queue,
 )
+from services.scheduler.engine.parts import DEVICE, Part, Parts
 from services.scheduler.engine.recent import Recent
 
 Ints = NDArray[np.int64]
@@ -67,13 +68,14 @@ PLAIN_LANE, DEVICE_LANE = 0, 1
 class Shape:
     """What jobs that can take each other's place have in common."""
 
-    replica: tuple[tuple[str, int], ...]
+    replica: tuple[tuple[str, float], ...]
     replicas: int
     selector: tuple[tuple[str, str], ...]
     prefers: tuple[tuple[str, str], ...]
     tolerates: tuple[tuple[str, str], ...]
     together: str = ""
     strictly: bool = False
+    device_memory: int = 0
 
     @classmethod
     def of(cls, job: Job) -> "Shape":
@@ -82,7 +84,7 @@ class Shape:
         replica = tuple(sorted(job.replica.items()))
         selector, prefers, tolerates = (tuple(sorted(each.items())) for each in labels)
         near = (job.together, job.strictly) if job.replicas > 1 else ("", False)
-        return cls(replica, job.replicas, selector, prefers, tolerates, *near)
+        return cls(replica, job.replicas, selector, prefers, tolerates, *near, job.device_memory)
 
     def may_use(self, node: Node | None) -> bool:
         """Whether a node has the labels that are asked for, and no taint that is not tolerated."""
@@ -101,6 +103,15 @@ class Variant:
     need: Ints
     columns: Ints
     """Resources of which the need is not zero."""
+    shared: int = -1
+    """The column of the type of which it takes a share of one device; -1 where it takes none, or whole ones."""
+    device_memory: int = 0
+    """Bytes of that device's memory; 0: its share's part."""
+
+    @property
+    def share(self) -> int:
+        """Thousandths of a device, where it takes a share."""
+        return int(self.need[self.shared])
 
 
 @dataclass
@@ -111,6 +122,8 @@ class Holding:
     rows: Ints
     counts: Ints
     need: Ints
+    part: Part | None = None
+    """Of a shared device."""
 
 
 @dataclass
@@ -146,10 +159,14 @@ class Snapshot:
         """Devices that all jobs ask for together, by lane, as are the integrals of contention."""
         self.recent = Recent()
         """What queues used lately."""
+        self.parts = Parts()
+        """Of devices that are shared."""
         self._integral = np.zeros(2)
         self._passed = 0.0
         self.capacity: Ints = np.zeros((0, 0), np.int64)
         self.free: Ints = np.zeros((0, 0), np.int64)
+        self.device_memory: Ints = np.zeros((0, 0), np.int64)
+        """Of each device of a node, by node and type; 0 where not known."""
         self.racks: Ints = np.zeros(0, np.int64)
         self.speeds: Floats = np.zeros((0, 0))
         """Steps per second of the whole gang, by slot and type; 0 where not known."""
@@ -207,11 +224,15 @@ class Snapshot:
             width = len(self.resources)
             self.capacity = np.vstack([self.capacity, np.zeros((1, width), np.int64)])
             self.free = np.vstack([self.free, np.zeros((1, width), np.int64)])
+            self.device_memory = np.vstack([self.device_memory, np.zeros((1, width), np.int64)])
             self.racks = np.append(self.racks, 0)
         self.nodes[row] = node
         amounts = self.row(node.capacity)
         self.free[row] += amounts - self.capacity[row]
         self.capacity[row] = amounts
+        for name, memory in node.device_memory.items():
+            column = self._resource(name)
+            self.device_memory[row, column] = memory
         self.racks[row] = hash_of(node.rack)
         self._nodes_changed()
 
@@ -248,14 +269,14 @@ class Snapshot:
         mean = np.zeros((len(self.queue_names), len(self.resources)))
         for row, amounts in zip(rows, past.values(), strict=True):
             for name, amount in amounts.items():
-                mean[row, columns[name]] = amount
+                mean[row, columns[name]] = amount * per_unit(name)
         self.recent.restore(half_life, mean, now)
 
     def remembered(self, now: float) -> tuple[float, dict[str, dict[str, float]]]:
         """What `remember` takes to go on from here: the half-life and the past."""
         mean = self.recent.mean(now, len(self.queue_names), len(self.resources)).tolist()
         past = {
-            name: dict(zip(self.resources, row, strict=True))
+            name: {each: amount / per_unit(each) for each, amount in zip(self.resources, row, strict=True)}
             for name, row in zip(self.queue_names, mean, strict=True)
         }
         return self.recent.half_life, past
@@ -344,20 +365,18 @@ class Snapshot:
         slot = self.slots[name]
         self.touch(slot, now)
         self._release(slot, now)
-        kind = self._kind(placement.kind) if placement.kind else -1
-        variant = next(each for each in self.variants(int(self.shape[slot])) if each.kind == kind)
-        rows = np.array([self.node_rows[node] for node, _ in placement.nodes], np.int64)
-        counts = np.array([count for _, count in placement.nodes], np.int64)
-        np.subtract.at(self.free, rows, counts[:, None] * variant.need)
-        self.holdings[slot] = Holding(placement, rows, counts, variant.need)
-        self.holds[slot] = counts.sum() * variant.need
+        held = self.holdings[slot] = self.holding(name, placement)
+        np.subtract.at(self.free, held.rows, held.counts[:, None] * held.need)
+        if held.part is not None:
+            self.parts.take((int(held.rows[0]), self.resources.index(placement.kind)), held.part)
+        self.holds[slot] = held.counts.sum() * held.need
         self.recent.change(int(self.queue[slot]), self.holds[slot], now)
         if self.state[slot] == WAITING:
             self.waited[slot] += now - self.since[slot]
         self.state[slot] = RUNNING
         self.started[slot] = now
         self.begun[slot] = self.done[slot]
-        self.kind[slot] = kind
+        self.kind[slot] = self._kind(placement.kind) if placement.kind else -1
 
     def stopping(self, name: str) -> None:
         """A job was told to stop; it holds what it has until it waits again."""
@@ -415,11 +434,23 @@ class Snapshot:
         """One that changes by itself."""
         made = copy(self)
         for name, value in vars(self).items():
-            if isinstance(value, np.ndarray | dict | list | Recent):
+            if isinstance(value, np.ndarray | dict | list | Recent | Parts):
                 setattr(made, name, value.copy())
         return made
 
     # What the rules read.
+
+    def holding(self, name: str, placement: Placement) -> Holding:
+        """What a job holds where it is placed."""
+        kind = self._kind(placement.kind) if placement.kind else -1
+        shape = int(self.shape[self.slots[name]])
+        variant = next(each for each in self.variants(shape) if each.kind == kind)
+        rows = np.array([self.node_rows[node] for node, _ in placement.nodes], np.int64)
+        counts = np.array([count for _, count in placement.nodes], np.int64)
+        part = None
+        if variant.shared >= 0:
+            part = Part(placement.device, variant.share, self.memory_part(variant, int(rows[0])))
+        return Holding(placement, rows, counts, variant.need, part)
 
     def least(self, slot: int) -> int:
         """Replicas that a job runs with at least."""
@@ -449,7 +480,7 @@ class Snapshot:
         processors for the other."""
         columns = [self.resources.index(kind) for kind in self.kinds]
         cpu = self.capacity[:, self.resources.index("cpu")].sum() if "cpu" in self.resources else 0
-        return np.array([max(1, cpu) / CPU_PER_DEVICE, max(1, self.capacity[:, columns].sum())])
+        return np.array([max(1, cpu) / CPU_PER_DEVICE, max(1, self.capacity[:, columns].sum() / DEVICE)])
 
     def contentions(self, slots: Ints, now: float) -> Floats:
         """How many times over the pool was asked for while each job was here: 1 where it never was.
@@ -478,17 +509,25 @@ class Snapshot:
             known = self._variants[shape] = tuple(self._variants_of(self.shapes[shape]))
         return known
 
-    def amounts(self, name: str, kind: str) -> dict[str, int]:
+    def memory_part(self, variant: Variant, row: int) -> int:
+        """Thousandths of a device's memory on a node that a share takes; more than there are where it has too little, or
+        nobody knows how much."""
+        if not variant.device_memory:
+            return variant.share
+        has = int(self.device_memory[row, variant.shared])
+        return -(-variant.device_memory * DEVICE // has) if has else DEVICE + 1
+
+    def amounts(self, name: str, kind: str) -> dict[str, float]:
         """What one replica of a job takes on a type of accelerator."""
         index = self._kind(kind) if kind else -1
         [variant] = (each for each in self.variants(int(self.shape[self.slots[name]])) if each.kind == index)
-        return {self.resources[column]: int(variant.need[column]) for column in variant.columns}
+        return self.named(variant.need)
 
     def kind_of(self, name: str, amounts: Amounts) -> str:
         """The type of accelerator on which one replica of a job takes exactly this; empty without one."""
         for resource in amounts:
             self._resource(resource)
-        row = self.row({resource: amount for resource, amount in amounts.items() if amount})
+        row = self.row(amounts)
         variants = self.variants(int(self.shape[self.slots[name]]))
         kind = next(each.kind for each in variants if np.array_equal(wide(each.need, len(row)), row))
         return self.kinds[kind] if kind >= 0 else ""
@@ -534,6 +573,9 @@ class Snapshot:
                 held = (capacity[:, variant.columns] // variant.need[variant.columns]).min(
                     axis=1, initial=2**31
                 )
+                if variant.device_memory:
+                    has = self.device_memory[:, variant.shared]
+                    held = held * ((has if eligible is None else has[eligible]) >= variant.device_memory)
                 near = self.together(shape)
                 if self.shapes[shape].strictly and near is not None:
                     near = near if eligible is None else near[eligible]
@@ -559,13 +601,16 @@ class Snapshot:
             any_of, amount = generic[0], asked[generic[0]]
             for index, kind in enumerate(self.kinds):
                 if kind.startswith(any_of + "/"):
-                    yield self._variant(index, base | {kind: base.get(kind, 0) + amount})
+                    yield self._variant(index, base | {kind: base.get(kind, 0) + amount}, shape)
         else:
-            yield self._variant(self.kinds.index(fixed[0]) if fixed else -1, base)
+            yield self._variant(self.kinds.index(fixed[0]) if fixed else -1, base, shape)
 
-    def _variant(self, kind: int, amounts: Amounts) -> Variant:
+    def _variant(self, kind: int, amounts: Amounts, shape: Shape) -> Variant:
         need = self.row(amounts)
-        return Variant(kind, need, np.flatnonzero(need))
+        column = self.resources.index(self.kinds[kind]) if kind >= 0 else -1
+        if column < 0 or need[column] % DEVICE == 0:
+            return Variant(kind, need, np.flatnonzero(need))
+        return Variant(kind, need, np.flatnonzero(need), column, shape.device_memory)
 
     def _set_speed(self, slot: int, kind: int, speed: float) -> None:
         if kind >= 0:
@@ -578,14 +623,24 @@ class Snapshot:
         if held is not None:
             self.recent.change(int(self.queue[slot]), -self.holds[slot], now)
             np.add.at(self.free, held.rows, held.counts[:, None] * wide(held.need, len(self.resources)))
+            if held.part is not None:
+                column = self.resources.index(held.placement.kind)
+                self.parts.give((int(held.rows[0]), column), held.part)
             self.holds[slot] = 0
 
     def row(self, amounts: Amounts) -> Ints:
-        """Amounts as a row of the matrices."""
+        """Amounts as a row of the matrices, where devices are counted in thousandths."""
         columns = [self._resource(name) for name in amounts]
         row = np.zeros(len(self.resources), np.int64)
-        row[columns] = list(amounts.values())
+        row[columns] = [round(amount * per_unit(name)) for name, amount in amounts.items()]
         return row
+
+    def named(self, row: Ints) -> dict[str, float]:
+        """A row of the matrices as amounts, without those of zero."""
+        return {
+            self.resources[column]: in_units(self.resources[column], int(row[column]))
+            for column in np.flatnonzero(row).tolist()
+        }
 
     def _resource(self, name: str) -> int:
         if name in self.resources:
@@ -593,6 +648,7 @@ class Snapshot:
         self.resources.append(name)
         self.capacity = np.pad(self.capacity, ((0, 0), (0, 1)))
         self.free = np.pad(self.free, ((0, 0), (0, 1)))
+        self.device_memory = np.pad(self.device_memory, ((0, 0), (0, 1)))
         self.holds = np.pad(self.holds, ((0, 0), (0, 1)))
         if _is_device(name):
             self.kinds.append(name)
@@ -641,6 +697,17 @@ PLAIN = frozenset({"cpu", "memory", "network", "scratch"})
 
 def _is_device(name: str) -> bool:
     return name not in PLAIN and "." not in name
+
+
+def per_unit(name: str) -> int:
+    """What an amount of a resource is multiplied by in the matrices."""
+    return DEVICE if _is_device(name) else 1
+
+
+def in_units(name: str, amount: int) -> float:
+    """An amount of the matrices as people count it; a whole number where it is one."""
+    whole, rest = divmod(amount, per_unit(name))
+    return amount / per_unit(name) if rest else whole
 
 
 def _devices(replica: Amounts) -> float:

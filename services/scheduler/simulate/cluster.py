@@ -53,7 +53,7 @@ def counted(nodes: Iterable[Node]) -> str:
     return "gpu" if any(_of(node.capacity, "gpu") for node in nodes) else "cpu"
 
 
-def amount(resources: Mapping[str, int], measure: str) -> float:
+def amount(resources: Mapping[str, float], measure: str) -> float:
     """So much of what a pool is measured by."""
     found = _of(resources, measure)
     return found / 1000 if measure == "cpu" else found
@@ -66,7 +66,7 @@ def devices(nodes: Iterable[Node]) -> float:
     return max(1.0, sum(amount(node.capacity, measure) for node in nodes))
 
 
-def _of(resources: Mapping[str, int], family: str) -> int:
+def _of(resources: Mapping[str, float], family: str) -> float:
     return sum(
         number
         for name, number in resources.items()

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from services.scheduler.engine.model import RUNNING, Job, Node, Placement, Queue
+from services.scheduler.engine.parts import DEVICE
 from services.scheduler.engine.plan import Decide
 from services.scheduler.engine.snapshot import Floats, filled
 from services.scheduler.simulate.traces import ANY, TraceJob
@@ -318,7 +319,7 @@ class World:
 
     def _refuse_impossible(self) -> None:
         """Before anything runs, so that no simulation ends with a job that could never start."""
-        total = self.snapshot.capacity.sum(axis=0)
+        total = self.snapshot.capacity.sum(axis=0) / DEVICE
         for job in self._jobs:
             kinds = [kind for kind in self.snapshot.kinds if _speed(job, kind) > 0]
             gpus = sum(n for name, n in job.replica.items() if name.startswith("gpu")) * job.replicas
