@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from aios import redact, sse
+from aios import redact, seal, sse
 from aios.errors import AiosError, DataLoss, FailedPrecondition, Unavailable
 
 CHUNK_BYTES = 1 << 20
@@ -47,14 +47,18 @@ async def upload(
     url: str,
     headers: Mapping[str, str],
     progress: Progress | None = None,
+    key: bytes = b"",
 ) -> None:
     """PUT a file. What is there already (a try before this one got through) counts as sent.
+
+    Args:
+        key: What it is encrypted with on the way, if anything.
 
     Raises:
         FailedPrecondition: the store refused it; begin the upload again for a fresh URL.
         Unavailable: the store did not take it.
     """
-    await upload_part(http, path, 0, path.stat().st_size, url, headers, progress)
+    await upload_part(http, path, 0, path.stat().st_size, url, headers, progress, key)
 
 
 async def upload_part(
@@ -65,6 +69,7 @@ async def upload_part(
     url: str,
     headers: Mapping[str, str],
     progress: Progress | None = None,
+    key: bytes = b"",
 ) -> None:
     """PUT a range of a file, as `upload` does the whole.
 
@@ -75,7 +80,7 @@ async def upload_part(
     async def once(moved: Progress) -> None:
         answer = await http.put(
             url,
-            content=_chunks(path, offset, size, moved),
+            content=_chunks(path, offset, size, moved, key),
             headers={**headers, "content-length": str(size)},
         )
         if answer.status_code not in (httpx.codes.PRECONDITION_FAILED, httpx.codes.CONFLICT):
@@ -107,7 +112,7 @@ async def download(
     partial = target.with_name(f".{target.name}.partial")
 
     async def once(moved: Progress) -> None:
-        got, received = hashlib.sha256(), 0
+        got, received, opened = hashlib.sha256(), 0, seal.cipher(key)
         # `identity`: a proxy that compressed would change the length, and a bomb would unpack here.
         wanted = {"accept-encoding": "identity", **sse.headers(key)}
         async with http.stream("GET", url, headers=wanted) as answer:
@@ -117,8 +122,9 @@ async def download(
                     received += len(chunk)
                     if received > size:
                         break
-                    got.update(chunk)
-                    out.write(chunk)
+                    plain = opened(chunk)
+                    got.update(plain)
+                    out.write(plain)
                     moved(len(chunk))
         if received != size or got.hexdigest() != sha256:
             raise DataLoss(f"{target.name!r} is not the one registered: its size or SHA-256 differs.")
@@ -148,7 +154,7 @@ async def read_range(
         wanted |= sse.headers(key)
         answer = await http.get(url, headers=wanted)
         answer.raise_for_status()
-        got = answer.content
+        got = seal.cipher(key, offset)(answer.content)
         if len(got) != size:
             raise DataLoss(f"{name} is not the one registered: its size differs.")
 
@@ -156,11 +162,12 @@ async def read_range(
     return got
 
 
-async def _chunks(path: Path, offset: int, size: int, moved: Progress) -> AsyncIterator[bytes]:
+async def _chunks(path: Path, offset: int, size: int, moved: Progress, key: bytes) -> AsyncIterator[bytes]:
+    closed = seal.cipher(key, offset)
     with path.open("rb") as file:
         file.seek(offset)
         while size and (chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, size))):
-            yield chunk
+            yield closed(chunk)
             size -= len(chunk)
             moved(len(chunk))
 

@@ -18,7 +18,7 @@ import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
 
-from aios import sse
+from aios import seal, sse
 from aios.blobs import multipart
 from aios.blobs.barrier import Barrier
 from aios.blobs.errors import BlobChanged, BlobMissing, ObjectStoreUnavailable, ObjectStoreUnfit
@@ -95,6 +95,7 @@ class Blobs:
             self._read_plain,
             self._put_plain,
             self._is_empty,
+            self.store_encrypts,
             settings.encrypt_data,
         )
 
@@ -133,10 +134,8 @@ class Blobs:
 
         Raises:
             DataEncrypted: it holds something.
-            ObjectStoreUnfit: the server does not encrypt by keys that it is given.
             MasterKeyMissing
         """
-        await self._call(self._probe_encryption)
         if not await self._call(lambda: self._ring.settle(project, encrypt=True)):
             raise not_empty(project)
 
@@ -148,8 +147,7 @@ class Blobs:
         headers = {
             "Content-Length": str(size_bytes),
             "If-None-Match": "*",
-            "x-amz-checksum-sha256": _checksum(sha256),
-            **self._sealing(key),
+            **self._sealing(key, sha256),
         }
         return self._presign(self._endpoint_of_caller(), "PUT", key, headers)
 
@@ -160,6 +158,11 @@ class Blobs:
     def key_of(self, key: str) -> bytes:
         """What an object is encrypted with, for whoever may read it; empty for one that is not."""
         return self._ring.key_of(key) or b""
+
+    def sealing_key(self, key: str) -> bytes:
+        """What an object is to be encrypted with by who puts it; empty where the store does it, or nobody."""
+        found = self._ring.key_of(key)
+        return found if found and seal.is_ours(found) else b""
 
     def _endpoint_of_caller(self) -> str:
         """Jobs run where the services do, and reach the store as they do; people may reach it by another address."""
@@ -199,7 +202,7 @@ class Blobs:
 
         def put() -> bool:
             self._settle(key)
-            stored = self._put_if_absent(key, data, self._ring.key_of(key))
+            stored = self._put_if_absent(key, self._ring.close(key, data), self._ring.key_of(key))
             self._barrier.sync()
             return stored
 
@@ -242,8 +245,7 @@ class Blobs:
 
     def presigned_part(self, key: str, upload: str, number: int, sha256: str, size_bytes: int) -> Presigned:
         """A request that stores exactly this content as one part. It may be sent again. The project is `ready`."""
-        headers = {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": _checksum(sha256)}
-        headers |= self._sealing(key)
+        headers = {"Content-Length": str(size_bytes), **self._sealing(key, sha256)}
         parameters = {"partNumber": str(number), "uploadId": upload}
         return self._presign(self._endpoint_of_caller(), "PUT", key, headers, parameters)
 
@@ -281,9 +283,9 @@ class Blobs:
     def _read_digest(self, key: str) -> Content:
         response = self._s3.get_object(self._bucket, key, request_headers=dict(self._opening(key)))
         try:
-            digest, size = hashlib.sha256(), 0
+            digest, size, opened = hashlib.sha256(), 0, seal.cipher(self._ring.key_of(key))
             for piece in response.stream(READ_BYTES, decode_content=False):
-                digest.update(piece)
+                digest.update(opened(piece))
                 size += len(piece)
             return Content(digest.hexdigest(), size, response.headers.get("etag", "").strip('"'))
         finally:
@@ -299,7 +301,7 @@ class Blobs:
             response.release_conn()
         if len(data) > bytes_max:
             raise ValueError(f"{key} is larger than {bytes_max} bytes")
-        return data
+        return self._ring.open(key, data)
 
     def _copy(self, source: str, target: str, etag: str) -> None:
         # The SDK names keys on connections with TLS alone; a store beside us has none.
@@ -333,11 +335,13 @@ class Blobs:
         if project is not None:
             self._ring.settle(project)
 
-    def _sealing(self, key: str) -> Mapping[str, str]:
-        """What a request that writes an object sends."""
+    def _sealing(self, key: str, sha256: str) -> Mapping[str, str]:
+        """What a request that writes content with this digest sends."""
         if not self._ring.is_settled(key):
             raise RuntimeError(f"{key} is written before its project is ready")
-        return sse.headers(self._ring.key_of(key))
+        if self.sealing_key(key):
+            return {}  # the digest of what travels is not that of the content
+        return {"x-amz-checksum-sha256": _checksum(sha256), **sse.headers(self._ring.key_of(key))}
 
     def _read_plain(self, key: str) -> bytes | None:
         try:
@@ -460,23 +464,24 @@ class Blobs:
                 endpoint=self._endpoint,
             )
 
-    def _probe_encryption(self) -> None:
-        """Whether the server encrypts by a key that it is given, and asks for it again."""
+    def store_encrypts(self) -> bool:
+        """Try whether the server encrypts by a key that it is handed, and asks for it again (SSE-C)."""
         key, secret = f"probe/{secrets.token_hex(8)}", secrets.token_bytes(sse.KEY_BYTES)
+
+        def ask(method: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, bytes]:
+            request = self._presign(self._endpoint, method, key, headers)
+            answer = self._http.request(method, request.url, body=body, headers=dict(request.headers))
+            return answer.status, answer.data
+
         try:
-            self._put_if_absent(key, b"1", secret)
-            opened = self._presign(self._endpoint, "GET", key, sse.headers(secret))
-            closed = self._presign(self._endpoint, "GET", key)
-            answers = [
-                self._http.request("GET", each.url, headers=dict(each.headers)) for each in (opened, closed)
-            ]
+            stored, _ = ask("PUT", sse.headers(secret), b"1")
+            return (
+                stored == 200
+                and ask("GET", sse.headers(secret)) == (200, b"1")
+                and ask("GET", {})[0] in (400, 403)
+            )
         finally:
             self._s3.remove_object(self._bucket, key)
-        if (answers[0].status, answers[0].data) != (200, b"1") or answers[1].status == 200:
-            raise ObjectStoreUnfit(
-                f"The object store at {self._endpoint} does not encrypt by keys that it is given (SSE-C).",
-                endpoint=self._endpoint,
-            )
 
 
 def _checksum(sha256: str) -> str:

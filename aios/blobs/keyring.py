@@ -1,11 +1,15 @@
 """Keys of what is encrypted in the bucket: one for each object, derived from one for each project, which lies in the
 bucket wrapped by a master key that does not.
+
+The store encrypts, by keys that each request hands it, where it can. Elsewhere content is encrypted by who puts it
+(aios.seal), and what the data service writes by itself, logs and manifests, here, by AES-256-GCM.
 """
 
 import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +18,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from aios import seal
 from aios.blobs.errors import DataEncrypted, MasterKeyMissing
+from aios.errors import DataLoss
 from aios.sse import KEY_BYTES
 
 KEYS = "keys/"
 NONCE_BYTES = 12
 _PREFIXES = ("projects/", "staging/")
+_CONTENT = re.compile(r"(?:projects/[^/]+/blobs/sha256/[0-9a-f]{2}|staging/[^/]+)/([0-9a-f]{64})")
+"""Keys of content that is named by its digest. It has one key of its own, checked or not: a copy needs no other."""
 _PLAIN = json.dumps({"encrypted": False}).encode()
+_STORE, _CLIENTS = "store", "clients"
 
 Read = Callable[[str], bytes | None]
 PutIfAbsent = Callable[[str, bytes], bool]
@@ -35,6 +44,7 @@ class Keyring:
         read: An object's bytes, None where there is none.
         put_if_absent: Stores an object unless one is there.
         is_empty: Whether a project holds nothing yet.
+        store_encrypts: Whether the store encrypts by keys that it is handed; asked when a project is to be encrypted.
         encrypt_new: Whether projects that hold nothing are encrypted from now on.
     """
 
@@ -44,14 +54,17 @@ class Keyring:
         read: Read,
         put_if_absent: PutIfAbsent,
         is_empty: IsEmpty,
+        store_encrypts: Callable[[], bool],
         encrypt_new: bool = False,
     ) -> None:
         self._master = master
         self._read = read
         self._put = put_if_absent
         self._is_empty = is_empty
+        self._store_encrypts = store_encrypts
         self._encrypt_new = encrypt_new
         self._projects: dict[str, bytes | None] = {}
+        self._by_clients: set[str] = set()
 
     def settle(self, project: str, *, encrypt: bool | None = None) -> bool:
         """Decide, unless it is decided, whether a project is encrypted. Returns whether it is.
@@ -74,6 +87,8 @@ class Keyring:
         if stored is None:
             return False
         said = json.loads(stored)
+        if said.get("by") == _CLIENTS:
+            self._by_clients.add(project)
         self._projects[project] = self._unwrapped(project, said) if said["encrypted"] else None
         return True
 
@@ -83,15 +98,48 @@ class Keyring:
         return project is None or project in self._projects
 
     def key_of(self, key: str) -> bytes | None:
-        """What an object is encrypted with; None for one that is not.
+        """What an object is encrypted with, by the store or (`aios.seal`) by who puts it; None for one that is not.
 
         Source: RFC 5869, HKDF.
         """
-        secret = self._projects.get(project_of(key) or "")
+        project = project_of(key) or ""
+        secret = self._projects.get(project)
         if secret is None:
             return None
-        info = f"aios/object/{key}".encode()
-        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
+        if project not in self._by_clients:
+            return _derived(secret, f"aios/object/{key}")
+        content = _CONTENT.fullmatch(key)
+        return seal.MARK + _derived(secret, f"aios/content/{content[1]}") if content else None
+
+    def close(self, key: str, data: bytes) -> bytes:
+        """A small object as it is put into the store."""
+        content, secret = self.key_of(key), self._own_key(key)
+        if secret is None:
+            return seal.cipher(content)(data)
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + AESGCM(secret).encrypt(nonce, data, key.encode())
+
+    def open(self, key: str, stored: bytes) -> bytes:
+        """A small object as it was before `close`.
+
+        Raises:
+            DataLoss: it was changed in the bucket.
+        """
+        content, secret = self.key_of(key), self._own_key(key)
+        if secret is None:
+            return seal.cipher(content)(stored)
+        try:
+            return AESGCM(secret).decrypt(stored[:NONCE_BYTES], stored[NONCE_BYTES:], key.encode())
+        except InvalidTag:
+            raise DataLoss(f"{key} was changed in the bucket.", key=key) from None
+
+    def _own_key(self, key: str) -> bytes | None:
+        """Of an object that the data service writes, where the store does not encrypt it."""
+        project = project_of(key) or ""
+        secret = self._projects.get(project) if project in self._by_clients else None
+        if secret is None or _CONTENT.fullmatch(key):
+            return None
+        return _derived(secret, f"aios/object/{key}")
 
     def _wrapped(self, project: str) -> bytes:
         master, nonce = self._masters()[0], os.urandom(NONCE_BYTES)
@@ -99,6 +147,7 @@ class Keyring:
         return json.dumps(
             {
                 "encrypted": True,
+                "by": _STORE if self._store_encrypts() else _CLIENTS,
                 "master": _name(master),
                 "key": base64.b64encode(nonce + sealed).decode(),
             }
@@ -127,6 +176,10 @@ class Keyring:
         if not masters or any(len(each) != KEY_BYTES for each in masters):
             raise MasterKeyMissing(f"The master key must be {2 * KEY_BYTES} hexadecimal digits.")
         return masters
+
+
+def _derived(secret: bytes, info: str) -> bytes:
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info.encode()).derive(secret)
 
 
 def project_of(key: str) -> str | None:

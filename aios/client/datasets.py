@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aios import sse
+from aios import seal, sse
 from aios.client import transfer
 from aios.client.checkouts import MARK, Mark, edits, prune
 from aios.client.connection import Connection, pages, request_id
@@ -270,13 +270,13 @@ class Datasets:
             return Tree.of(Leaf(file.path, file.sha256, file.size_bytes) for file in found.files)
         request = pb.ListDownloadsRequest(parent=found.name, page_size=1)
         listed = await self._stub.ListDownloads(request)
-        answer = await self._store.http.get(
-            listed.index_url, headers=sse.headers(listed.index_encryption_key)
-        )
+        key = listed.index_encryption_key
+        answer = await self._store.http.get(listed.index_url, headers=sse.headers(key))
         answer.raise_for_status()
-        if hashlib.sha256(answer.content).hexdigest() != found.index_sha256:
+        index = seal.cipher(key)(answer.content)
+        if hashlib.sha256(index).hexdigest() != found.index_sha256:
             raise DataLoss(f"The index of {found.name} is not the one registered.")
-        return await asyncio.to_thread(Tree.decode, answer.content)
+        return await asyncio.to_thread(Tree.decode, index)
 
     async def _require_unchanged(self, folder: Path, mark: Mark, version: str) -> None:
         from aios.trees.tree import Tree

@@ -138,7 +138,9 @@ async def put_blob(store: Store, sha256: str, source: Path, progress: transfer.P
             if upload.part_size_bytes:
                 await put_parts(store, upload, source, size, progress)
             else:
-                await transfer.upload(store.http, source, upload.url, upload.headers, progress)
+                await transfer.upload(
+                    store.http, source, upload.url, upload.headers, progress, upload.encryption_key
+                )
             await _complete(store, upload.name)
         except FailedPrecondition:
             if attempt == URLS_MAX:
@@ -166,7 +168,9 @@ async def put_parts(
                 pb.SignUploadPartsRequest(name=upload.name, parts=[wanted])
             )
             door = signed.parts[0]
-            await transfer.upload_part(store.http, source, offset, length, door.url, door.headers, progress)
+            await transfer.upload_part(
+                store.http, source, offset, length, door.url, door.headers, progress, upload.encryption_key
+            )
 
     await gather(worker() for _ in range(PARTS_AT_ONCE))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from aios import redact, sse
+from aios import redact, seal, sse
 from aios.client.credentials import Credentials
 from aios.errors import FailedPrecondition, Unavailable
 from aios.train.shards import Shard
@@ -64,14 +64,15 @@ class HttpFetch:
         raise Unavailable(f"{shard.path} could not be fetched: {problem}.")
 
     def _get(self, url: str, key: bytes, target: Path) -> str:
-        digest = hashlib.sha256()
+        digest, opened = hashlib.sha256(), seal.cipher(key)
         wanted = {"accept-encoding": "identity", **sse.headers(key)}
         with self._client().stream("GET", url, headers=wanted) as answer:
             answer.raise_for_status()
             with target.open("wb") as out:
                 for piece in answer.iter_raw(READ_BYTES):
-                    digest.update(piece)
-                    out.write(piece)
+                    plain = opened(piece)
+                    digest.update(plain)
+                    out.write(plain)
         return digest.hexdigest()
 
     def _door(self, path: str, *, fresh: bool) -> tuple[str, bytes]:

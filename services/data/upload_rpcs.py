@@ -35,6 +35,8 @@ class UploadRpcs(Rpcs):
         size = manifests.check_size(request.size_bytes, "size_bytes")
         begun = await self._ingest.begin(project, sha256, size)
         answer = pb.Upload(name=str(begun.upload.name), exists=begun.exists)
+        if not begun.exists:
+            answer.encryption_key = self._blobs.sealing_key(layout.blob(project, sha256))
         if begun.door is not None:
             answer.url = begun.door.url
             answer.headers.update(begun.door.headers)

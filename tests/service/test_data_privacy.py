@@ -1,6 +1,7 @@
 """Erasure, the account of who did what, and encryption: real gRPC, real S3."""
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -14,13 +15,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from minio import Minio
 
+from aios.blobs import Blobs
 from aios.blobs.blobs import URL_LIFETIME
 from aios.client import AsyncClient
 from aios.client.credentials import Credentials
 from aios.config import Settings
 from aios.data.v1 import data_service_pb2 as pb
-from aios.errors import FailedPrecondition, NotFound, PermissionDenied, Unauthenticated
+from aios.errors import DataLoss, FailedPrecondition, NotFound, PermissionDenied, Unauthenticated
 from services.data import layout, reindex
 from tests.servers import S3Server, s3_server
 from tests.service.data_service import Platform, running, settings_at, token_of
@@ -181,8 +184,16 @@ async def test_the_account_outlives_the_index_and_not_its_time(settings: Setting
         assert await platform.blobs.entries(layout.AUDIT) == []
 
 
+class StoreWithoutKeys(Blobs):
+    """Of a server that does not take keys: what is put is encrypted before."""
+
+    def store_encrypts(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("blobs_type", [Blobs, StoreWithoutKeys])
 async def test_an_encrypted_project_reads_as_any_other_and_lies_on_disk_as_noise(
-    s3: S3Server, settings: Settings, tmp_path: Path
+    s3: S3Server, settings: Settings, tmp_path: Path, blobs_type: type[Blobs]
 ) -> None:
     mark = b"PLAIN-AS-DAY-" + os.urandom(8).hex().encode()
     source = tmp_path / "source"
@@ -190,7 +201,7 @@ async def test_an_encrypted_project_reads_as_any_other_and_lies_on_disk_as_noise
     for number in range(80):
         (source / f"{number}.txt").write_bytes(mark + b"%d" % number)
     (source / "large.bin").write_bytes((mark * 40_000)[:700_000] + os.urandom(66 << 20))
-    async with running(settings) as platform:
+    async with running(settings, blobs_type) as platform:
         operator = Credentials(f"http://{platform.address}", "demo", token_of("admin", platform=True))
         async with AsyncClient(credentials=operator) as client:
             assert (await client.privacy.encrypt()).encrypted
@@ -201,16 +212,36 @@ async def test_an_encrypted_project_reads_as_any_other_and_lies_on_disk_as_noise
             page = pb.ListDownloadsRequest(parent=(await client.datasets.version("secret")).name, page_size=1)
             [one] = (await platform.caller().api.ListDownloads(page)).downloads
             url = one.url or one.parts[0].url
-            assert (await platform.http.get(url)).status_code in (400, 403)
+            got = await platform.http.get(url)
+            assert mark not in got.content
+            assert (got.status_code == 200) == (blobs_type is StoreWithoutKeys)
     lost = replace(settings, home=tmp_path / "again")
     lost.home.mkdir()
     with pytest.raises(FailedPrecondition, match="master key"):
-        async with running(lost):
+        async with running(lost, blobs_type):
             pass
     on_disk = await asyncio.to_thread(
         subprocess.run, ["grep", "-rla", mark.decode(), str(s3.directory)], capture_output=True, check=False
     )
     assert on_disk.stdout == b""
+
+
+async def test_a_log_that_is_not_encrypted_by_the_store_and_was_changed_in_it_is_noticed(
+    s3: S3Server, settings: Settings
+) -> None:
+    account = s3.credentials
+    address = s3.endpoint.removeprefix("http://")
+    store = Minio(address, account.access_key, account.secret_key, secure=False)
+    key = layout.entry("demo", "datasets/d", 1)
+    async with running(replace(settings, encrypt_data=True), StoreWithoutKeys) as platform:
+        await platform.caller().dataset("d")
+        assert b"created" in await platform.blobs.get(key)
+        stored = bytearray(store.get_object(settings.s3_bucket, key).read())
+        assert b"created" not in stored
+        stored[20] ^= 1
+        store.put_object(settings.s3_bucket, key, io.BytesIO(stored), len(stored))
+        with pytest.raises(DataLoss, match="changed in the bucket"):
+            await platform.blobs.get(key)
 
 
 async def test_a_project_that_holds_something_is_not_encrypted(platform: Platform) -> None:

@@ -84,6 +84,7 @@ class Upload(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     PART_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     STORED_PARTS_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/uploads/{sha256}`."""
     exists: _builtins.bool
@@ -93,6 +94,10 @@ class Upload(_message.Message):
     part_size_bytes: _builtins.int
     """Set where the content travels in parts, each of this size but the last; then `url` is empty, and SignUploadParts
     says where to put them.
+    """
+    encryption_key: _builtins.bytes
+    """Of a project whose data is encrypted by who puts it: what the bytes are to be encrypted with before they travel, parts
+    as they lie in the whole. As `Download.encryption_key` says; never one for the store. A secret.
     """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -112,10 +117,11 @@ class Upload(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         part_size_bytes: _builtins.int = ...,
         stored_parts: _abc.Iterable[_builtins.int] | None = ...,
+        encryption_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "expire_time", b"expire_time", "headers", b"headers", "name", b"name", "part_size_bytes", b"part_size_bytes", "stored_parts", b"stored_parts", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_key", b"encryption_key", "exists", b"exists", "expire_time", b"expire_time", "headers", b"headers", "name", b"name", "part_size_bytes", b"part_size_bytes", "stored_parts", b"stored_parts", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,7 +325,10 @@ class Download(_message.Message):
     row_count: _builtins.int
     """Records in it, for a shard."""
     encryption_key: _builtins.bytes
-    """Of a project whose data is encrypted: the key of this blob, which the GET sends as an SSE-C key of S3. A secret."""
+    """Of a project whose data is encrypted: the key of this blob. One of 32 bytes is sent with the GET, as an SSE-C key of
+    S3. One of 33 is a byte of 1 and a key of AES-256 that what arrives is decrypted with, in counter mode, the first block
+    of the blob being number 0. A secret.
+    """
     @_builtins.property
     def file(self) -> _file_pb2.File: ...
     @_builtins.property
