@@ -1,6 +1,6 @@
 """One version's files: an Arrow table, and Parquet at rest. Every operation on it is vectorised.
 
-Measured with 600,000 files: 0.4 s to encode, 25 MB at rest, 0.5 s to compare two.
+Measured with 600,000 files: 0.4 s to encode, 25 MB at rest, 0.1 s to read what is compared of it.
 """
 
 import hashlib
@@ -38,6 +38,10 @@ SCHEMA = pa.schema(
         pa.field("parts", pa.list_(pa.field("item", _PART, nullable=False))),
     ]
 )
+
+
+_STATE = ["path", "sha256", "size_bytes"]
+"""What two versions are compared by."""
 
 
 class TreeInvalid(ValueError):
@@ -104,22 +108,9 @@ class Tree:
         Raises:
             TreeInvalid: damaged, too large, or of other columns.
         """
-        try:
-            file = pq.ParquetFile(io.BytesIO(data))
-            unpacked = sum(
-                file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)
-            )
-            if file.metadata.num_rows > FILES_MAX or unpacked > UNPACKED_BYTES_MAX:
-                raise TreeInvalid(f"{file.metadata.num_rows} files are too many for one version")
-            table = file.read().select(SCHEMA.names).cast(SCHEMA).combine_chunks()
-            table.validate(full=True)
-        except (pa.ArrowException, KeyError, OSError, ValueError) as error:
-            raise TreeInvalid(f"it is no Parquet table of files: {error}") from error
-        made = cls(table)
-        needed = [table[name] for name in ("path", "sha256", "size_bytes")]
-        needed += [made.parts()[name] for name in ("blob", "offset", "size")]
-        if any(column.null_count for column in needed):
-            raise TreeInvalid("it lacks a value that every file has")
+        made = cls(_read(data, SCHEMA.names))
+        if any(made.parts()[name].null_count for name in ("blob", "offset", "size")):
+            raise TreeInvalid("it lacks a value that every part has")
         return made
 
     def encode(self) -> bytes:
@@ -186,11 +177,13 @@ class Tree:
         digests = (self.whole()["sha256"], self.parts()["blob"])
         return {digest.hex() for column in digests for digest in pc.unique(column).to_pylist()}
 
+    def states(self) -> "pa.Table":
+        """Path, digest and size of every file."""
+        return self.table.select(_STATE)
+
     def changes(self, before: "Tree") -> list[Change]:
         """What differs from another tree, by path."""
-        mine, theirs = _unlike(self.table, before.table)
-        after, old = _states(mine), _states(theirs)
-        return [Change(path, old.get(path), after.get(path)) for path in sorted({*after, *old})]
+        return changes(self.states(), before.states())
 
     def replaced(self, changes: Mapping[str, Leaf | None]) -> "Tree":
         """The tree with some paths set, or removed where the file is None."""
@@ -200,6 +193,39 @@ class Tree:
         both = pa.concat_tables([kept, new.table])
         # Arrow sorts strings by their bytes, as `of` does.
         return Tree(both.sort_by("path").combine_chunks())
+
+
+def read_states(data: bytes) -> "pa.Table":
+    """`Tree.states` of what `encode` wrote. Parts are most of the work of `decode`, and are left alone.
+
+    Raises:
+        TreeInvalid
+    """
+    return _read(data, _STATE)
+
+
+def changes(after: "pa.Table", before: "pa.Table") -> list[Change]:
+    """What differs between the states of two trees, by path."""
+    mine, theirs = (_by_path(each) for each in _unlike(after, before))
+    return [Change(path, theirs.get(path), mine.get(path)) for path in sorted({*mine, *theirs})]
+
+
+def _read(data: bytes, columns: Sequence[str]) -> "pa.Table":
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        unpacked = sum(
+            file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)
+        )
+        if file.metadata.num_rows > FILES_MAX or unpacked > UNPACKED_BYTES_MAX:
+            raise TreeInvalid(f"{file.metadata.num_rows} files are too many for one version")
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
+        table = file.read(columns=list(columns)).select(schema.names).cast(schema).combine_chunks()
+        table.validate(full=True)
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
+        raise TreeInvalid(f"it is no Parquet table of files: {error}") from error
+    if any(table[name].null_count for name in _STATE):
+        raise TreeInvalid("it lacks a value that every file has")
+    return table
 
 
 def _part_row(part: Part) -> dict[str, Any]:
@@ -250,6 +276,6 @@ def _keys(table: "pa.Table") -> Any:
     return pc.binary_join_element_wise(path, digest, pa.scalar(b"", pa.binary()))
 
 
-def _states(table: "pa.Table") -> dict[str, tuple[str, int]]:
+def _by_path(table: "pa.Table") -> dict[str, tuple[str, int]]:
     rows = zip(*(table[name].to_pylist() for name in ("path", "sha256", "size_bytes")), strict=True)
     return {path: (digest.hex(), size) for path, digest, size in rows}

@@ -1,5 +1,6 @@
 """Rows of blobs, uploads under way, and what pins a blob."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -132,14 +133,20 @@ def pin(tx: Tx, project: str, manifest: str, digests: Collection[str]) -> None:
         tx.execute(mine.where(blobs.c.unpinned_time.is_not(None)).values(unpinned_time=None))
 
 
-def freed_by(tx: Tx, project: str, released: Collection[str]) -> Freed:
-    """What the manifests `released` hold that no other one does. Call it while they are there."""
+def freed_by(tx: Tx, project: str, going: Iterable[str]) -> Freed:
+    """What goes with some versions, models or checkpoints. Call it while they are there.
+
+    Args:
+        going: The manifest of each.
+    """
+    times = Counter(going)
+    # A manifest that others refer to stays, and its blobs with it.
+    gone = {each for each, count in times.items() if _uses(tx, project, each) <= count}
     mine: set[str] = set()
-    for some in _batches(list(released)):
+    for some in _batches(list(times)):
         query = select(pins.c.sha256).where(pins.c.project == project, pins.c.manifest.in_(some))
         mine.update(tx.execute(query).scalars())
     sizes, shared = blob_sizes(tx, project, mine), set[str]()
-    gone = set(released)
     for some in _batches(list(mine)):
         query2 = select(pins.c.sha256, pins.c.manifest).where(
             pins.c.project == project, pins.c.sha256.in_(some)
@@ -170,11 +177,6 @@ def holders(tx: Tx, project: str, digests: Sequence[str], but: Collection[str]) 
         names += [ModelVersionName(project, row.model, str(row.number)) for row in rows[model_versions]]
         names += [CheckpointName(project, row.run, id_of(row.epoch, row.step)) for row in rows[checkpoints]]
     return sorted(map(str, names))
-
-
-def unneeded(tx: Tx, project: str, digests: Iterable[str], leaving: int = 1) -> list[str]:
-    """Those manifests that at most `leaving` versions, models and checkpoints together refer to."""
-    return [each for each in dict.fromkeys(digests) if _uses(tx, project, each) <= leaving]
 
 
 def release(tx: Tx, project: str, manifest: str, now: datetime) -> None:

@@ -62,11 +62,11 @@ class CheckpointRpcs(Rpcs):
 
         def decide(tx: Tx) -> Draft | pb.PruneCheckpointsResponse:
             gone = checkpoints.beyond(rule, checkpoint_store.all_of(tx, run))
-            unneeded = _unneeded(tx, run, [each.manifest_sha256 for each in gone])
+            going = [each.manifest_sha256 for each in gone]
             told.CopyFrom(
                 pb.PruneCheckpointsResponse(
                     removed=[str(each.name) for each in gone],
-                    deletion=self._deletion(blob_store.freed_by(tx, run.project, unneeded)),
+                    deletion=self._deletion(blob_store.freed_by(tx, run.project, going)),
                 )
             )
             if request.validate_only or not gone:
@@ -74,15 +74,6 @@ class CheckpointRpcs(Rpcs):
             return Draft(Change.PRUNED, {"checkpoints": [each.name.id for each in gone]})
 
         return await self._ledger.change(Log.of(run), decide, lambda tx: told, pb.PruneCheckpointsResponse)
-
-
-def _unneeded(tx: Tx, run: RunName, digests: list[str]) -> list[str]:
-    """Those manifests that nothing but these checkpoints has."""
-    return [
-        each
-        for each in dict.fromkeys(digests)
-        if blob_store.unneeded(tx, run.project, [each], leaving=digests.count(each))
-    ]
 
 
 def _checkpoint(tx: Tx, name: CheckpointName) -> model_pb2.Checkpoint:

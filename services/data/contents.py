@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from aios.blobs import BlobMissing, Blobs
@@ -16,6 +16,8 @@ from services.data.uploads import BlobsMissing
 
 if TYPE_CHECKING:
     # Arrow takes 0.4 s and 60 MB to load: a service that only has small versions does without it.
+    import pyarrow as pa
+
     from aios.trees.tree import Change, Tree
 
 MANIFESTS_KEPT_BYTES = 8 * 1024**2
@@ -30,6 +32,7 @@ _PLAIN_PATH = r"^([A-Za-z0-9_=+,@-][A-Za-z0-9_=+,@. -]{0,254}/)*[A-Za-z0-9_=+,@-
 """Paths that need no closer look: nearly all that there are."""
 
 K = TypeVar("K")
+T = TypeVar("T")
 
 
 class Kept(Generic[K]):
@@ -134,15 +137,24 @@ class Contents:
         key = f"{project}/{after}/{before}"
         kept = self._changes.get(key)
         if kept is None:
+            from aios.trees import tree
+
             mine, theirs = await asyncio.gather(
-                *(self._tree_of(project, digest) for digest in (after, before))
+                *(self._states(project, digest) for digest in (after, before))
             )
-            kept = await asyncio.to_thread(mine.changes, theirs)
+            kept = await asyncio.to_thread(tree.changes, mine, theirs)
             self._changes.put(key, kept, CHANGE_BYTES * len(kept))
         return kept
 
-    async def _tree_of(self, project: str, sha256: str) -> "Tree":
-        return await self.tree(project, await self.manifest(project, sha256))
+    async def _states(self, project: str, sha256: str) -> "pa.Table":
+        """What two versions are compared by; an index is not kept for that."""
+        from aios.trees.tree import read_states
+
+        manifest = await self.manifest(project, sha256)
+        index = manifest.index
+        if index is None or self._trees.get(f"{project}/{index.sha256}"):
+            return (await self.tree(project, manifest)).states()
+        return await self._index(project, index.sha256, read_states)
 
     async def load(self, project: str, sha256: str) -> Content:
         """A manifest with what it needs.
@@ -158,10 +170,13 @@ class Contents:
 
     async def store_index(self, project: str, tree: "Tree") -> str:
         """Keep a table of files that was made here as a blob. Returns its digest."""
-        encoded = await asyncio.to_thread(tree.encode)
-        sha256 = hashlib.sha256(encoded).hexdigest()
-        await self._blobs.put_if_absent(layout.blob(project, sha256), encoded)
-        await self._restore(project, {sha256: len(encoded)})
+        return await self.store(project, await asyncio.to_thread(tree.encode))
+
+    async def store(self, project: str, content: bytes) -> str:
+        """Keep what was made here as a blob. Returns its digest."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        await self._blobs.put_if_absent(layout.blob(project, sha256), content)
+        await self._restore(project, {sha256: len(content)})
         return sha256
 
     async def adopt(self, project: str, content: Content) -> None:
@@ -189,20 +204,32 @@ class Contents:
             await self._db.write(write)
 
     async def _tree(self, project: str, sha256: str, field: str = "") -> "Tree":
-        from aios.trees.tree import Tree, TreeInvalid
+        from aios.trees.tree import Tree
 
         key = f"{project}/{sha256}"
         kept = self._trees.get(key)
         if kept is None:
-            stored = await self._blobs.get(layout.blob(project, sha256), INDEX_BYTES_MAX)
-            try:
-                kept = await asyncio.to_thread(Tree.decode, stored)
-            except TreeInvalid as error:
-                if field:
-                    raise InvalidArgument.of(field, f"must be a table of files, but {error}") from None
-                raise DataLoss(f"Index {sha256} is damaged: {error}.", sha256=sha256) from None
+            kept = await self._index(project, sha256, Tree.decode, field)
             self._trees.put(key, kept, kept.table.nbytes)
         return kept
+
+    async def _index(self, project: str, sha256: str, read: Callable[[bytes], T], field: str = "") -> T:
+        """Read an index of the bucket. A caller who named it in `field` hears that it is none."""
+        from aios.trees.tree import TreeInvalid
+
+        stored = await self._blobs.get(layout.blob(project, sha256), INDEX_BYTES_MAX)
+
+        def checked() -> T:
+            if hashlib.sha256(stored).hexdigest() != sha256:
+                raise DataLoss(f"Index {sha256} is damaged.", sha256=sha256)
+            return read(stored)
+
+        try:
+            return await asyncio.to_thread(checked)
+        except TreeInvalid as error:
+            if field:
+                raise InvalidArgument.of(field, f"must be a table of files, but {error}") from None
+            raise DataLoss(f"Index {sha256} is damaged: {error}.", sha256=sha256) from None
 
     async def _require(self, project: str, manifest: Manifest) -> frozenset[str]:
         """Refuse a manifest that names content which the project does not have, and say what it needs."""

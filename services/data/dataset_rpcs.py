@@ -177,8 +177,7 @@ class DatasetRpcs(Rpcs):
                     f"{version.name} is named by {named}: move or delete that first.", refs=named
                 )
             require_unlabelled(tx, [version.name])
-            gone = blob_store.unneeded(tx, name.project, [version.manifest_sha256])
-            told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, gone)))
+            told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, [version.manifest_sha256])))
             draft = Draft(Change.VERSION_DELETED, {"version": version.name.version})
             return told if request.validate_only else draft
 
@@ -191,8 +190,8 @@ class DatasetRpcs(Rpcs):
         def decide(tx: Tx) -> Draft | pb.Deletion:
             dataset_store.get_dataset(tx, name)
             require_unlabelled(tx, dataset_store.version_names(tx, name))
-            gone = blob_store.unneeded(tx, name.project, dataset_store.manifests_of(tx, name))
-            told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, gone)))
+            going = dataset_store.manifests_of(tx, name)
+            told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, going)))
             return told if request.validate_only else Draft(Change.DELETED)
 
         return await self._ledger.change(Log.of(name), decide, lambda tx: told, pb.Deletion)

@@ -38,6 +38,7 @@ VERIFY_WAIT_SECONDS = (
 )
 REAP_SECONDS = 30.0  # so that a blob is gone within a minute of its grace's end
 REAP_AT_ONCE = 500
+COLLECTED_AT_ONCE = 8  # as many requests as the object store gets at once
 GRACE = timedelta(days=1)
 """How long a blob that nothing needs is kept: longer than any push takes, and a day to notice a mistake."""
 
@@ -193,19 +194,18 @@ class Ingest:
                     await self._blobs.delete(entry.key)
 
     async def collect_once(self) -> None:
-        """Delete blobs that no version has needed for as long as the grace."""
+        """Delete all blobs that no version has needed for as long as the grace."""
         before = self._clock.now() - self._grace
-        for project, sha256 in await self._db.read(
-            lambda tx: blob_store.unpinned_before(tx, before, REAP_AT_ONCE)
-        ):
+        slots = asyncio.Semaphore(COLLECTED_AT_ONCE)
+
+        async def collect(project: str, sha256: str) -> None:
             # The same content may be on its way in again: its check waits until the old object is gone.
-            async with self._lock(project, sha256):
-                if await self._db.write(
-                    lambda tx, project=project, sha256=sha256: blob_store.forget_blob(  # type: ignore[misc]
-                        tx, project, sha256, before
-                    )
-                ):
+            async with slots, self._lock(project, sha256):
+                if await self._db.write(lambda tx: blob_store.forget_blob(tx, project, sha256, before)):
                     await self._blobs.delete(layout.blob(project, sha256))
+
+        while found := await self._db.read(lambda tx: blob_store.unpinned_before(tx, before, REAP_AT_ONCE)):
+            await asyncio.gather(*(collect(project, sha256) for project, sha256 in found))
 
     def _lock(self, project: str, sha256: str) -> asyncio.Lock:
         return self._locks.setdefault(f"{project}/{sha256}", asyncio.Lock())

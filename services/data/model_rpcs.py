@@ -165,8 +165,7 @@ class ModelRpcs(Rpcs):
             if aliases:
                 named = ", ".join(f"@{alias}" for alias in sorted(aliases))
                 raise ModelVersionInUse(f"{name} is {named}: move that first.", users=named)
-            gone = blob_store.unneeded(tx, name.project, [version.manifest_sha256])
-            told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, gone)))
+            told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, [version.manifest_sha256])))
             return told if request.validate_only else Draft(Change.VERSION_DELETED, {"number": number})
 
         return await self._ledger.change(Log.of(model), decide, lambda tx: told, pb.Deletion)

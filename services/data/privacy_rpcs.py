@@ -54,9 +54,8 @@ class PrivacyServicer(Rpcs, privacy_service_pb2_grpc.PrivacyServiceServicer):
             if not gone:
                 return told
             require_unlabelled(tx, [DatasetVersionName(name.project, name.dataset, each) for each in gone])
-            going = blob_store.unneeded(tx, name.project, manifests)
             told.CopyFrom(self._erasure(tx, name, gone, blobs, manifests))
-            told.deletion.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, going)))
+            told.deletion.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, manifests)))
             body = {
                 "versions": gone,
                 "refs": moved,

@@ -25,7 +25,7 @@ from aios.errors import (
     NotFound,
 )
 from aios.trees.tree import Leaf, Part, Tree
-from services.data import layout, reindex, tables
+from services.data import ingest, layout, reindex, tables
 from services.data.logs import Entry
 from tests.servers import S3Server, s3_server
 from tests.service.data_service import PROJECT, Caller, Platform, digest, file, running, settings_at
@@ -298,6 +298,30 @@ async def test_a_deletion_says_what_it_frees_and_keeps_what_is_shared(platform: 
         await platform.ingest.collect_once()
         assert (await platform.blobs.stat(old) is not None) == there
     assert await alice.read(f"{NAME}/versions/latest") == {"a": b"new" * 10, "b": b"both"}
+
+
+async def test_all_that_is_due_is_collected_at_once_however_much_it_is(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "REAP_AT_ONCE", 2)
+    alice = platform.caller()
+    await alice.dataset("d")
+    await alice.commit(NAME, await alice.store_all({f"{number}": b"%d" % number for number in range(5)}))
+    await alice.api.DeleteDataset(pb.DeleteDatasetRequest(name=NAME))
+    platform.clock.offset = timedelta(hours=25)
+    await platform.ingest.collect_once()
+    assert await platform.blobs.entries(layout.blobs("demo")) == []
+
+
+async def test_a_deletion_counts_what_another_dataset_holds_as_shared(platform: Platform) -> None:
+    alice = platform.caller()
+    files = await alice.store_all({"a": b"both" * 10})
+    for name in ("d", "copy"):
+        await alice.dataset(name)
+        await alice.commit(f"{alice.project}/datasets/{name}", files)
+    request = pb.DeleteDatasetRequest(name=NAME, validate_only=True)
+    dry = await alice.api.DeleteDataset(request)
+    assert (dry.freed_bytes, dry.freed_blobs, dry.shared_bytes) == (0, 0, 40)
     assert not (await alice.begin(b"old" * 10)).exists
 
 
