@@ -59,6 +59,8 @@ class Settings:
     calls_per_second: int = 2000
     """Of one token through the door, predictions included. What is beyond is refused: RESOURCE_EXHAUSTED, 429."""
     cors_origins: str = ""
+    webhooks_inside: bool = False
+    """Whether webhooks of alerts may lead to addresses that are not public, and over `http://`."""
     """Web pages that may call the door, as origins with a space between: `https://console.example.org`."""
 
     nats_url: str = "nats://127.0.0.1:4222"

@@ -45,6 +45,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "deploy": ("serve", "Serve a model version under a name."),
     "deployment": ("serve", "Deployments: list, status, watch, logs, history, scale, promote, rollback."),
     "predict": ("predict", "Ask a deployment."),
+    "drift": ("drift", "What a deployment is asked, beside what its model was trained on."),
+    "alert": ("alert", "Rules on deployments that tell when they are broken: create, list, delete."),
     "trace": ("trace", "Traces: the newest ones, or one as a waterfall."),
     "data": ("data", "Upkeep of the data service: reindex, encrypt."),
     "audit": ("audit", "Who read and changed data, and who was refused."),
@@ -55,7 +57,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 """Command to its module in this package and its line in the help."""
 LISTS: Mapping[str, str] = {
     "runs": "run", "sweeps": "sweep", "transforms": "transform", "jobs": "job", "datasets": "dataset", "models": "model",
-    "deployments": "deployment", "labelProjects": "label", "tokens": "token", "traces": "trace",
+    "ingestSources": "ingest mqtt",
+    "deployments": "deployment", "alerts": "alert", "labelProjects": "label", "tokens": "token", "traces": "trace",
 }  # fmt: skip
 """Collection of resources to the command that lists it."""
 

@@ -56,6 +56,7 @@ FIGURES: Columns = {
     "COMPUTE MS": lambda f: f"{f.compute_millis:.3g}",
     "BATCH": lambda f: f"{f.batch_rows:.1f}" if f.batch_rows else "",
     "TOKENS/S": lambda f: f"{f.completion_tokens_per_second:.1f}" if f.completion_tokens_per_second else "",
+    "RIGHT": lambda f: right(f),
 }
 PAYLOADS: Columns = {
     "DEPLOYMENT": lambda s: leaf(s.deployment),
@@ -294,6 +295,26 @@ def payloads(name: str) -> None:
 
 @deployment.command()
 @click.argument("name")
+@click.argument("truths", nargs=-1, required=True, metavar="PREDICTION=TRUTH...")
+@click.option("--instance", default=0, help="Which instance of each request, from 0.")
+@common
+def feedback(name: str, truths: tuple[str, ...], instance: int) -> None:
+    """Say what predictions should have been, by trace id or the request's own: the right class, or the right number."""
+    said: dict[str, str | float] = {}
+    for each in truths:
+        prediction, sign, truth = each.rpartition("=")
+        if not sign or not prediction or not truth:
+            raise click.UsageError(f"{each!r} is no PREDICTION=TRUTH.")
+        said[prediction] = truth
+    with connected() as client:
+        answer = client.monitoring.feedback(name, said, instance=instance)
+    output.emit_data(
+        output.to_data(answer), [("compared", answer.joined), ("waiting for their answers", answer.waiting)]
+    )
+
+
+@deployment.command()
+@click.argument("name")
 @common
 def delete(name: str) -> None:
     """Take a deployment down: routes first, then its servers."""
@@ -303,6 +324,13 @@ def delete(name: str) -> None:
 
 
 deployment.add_command(deploy, "create")
+
+
+def right(found: Any) -> str:
+    """Live quality: `97.5% of 200`, or `off by 0.31 of 200` where answers are numbers."""
+    if found.HasField("live_accuracy"):
+        return f"{100 * found.live_accuracy:.1f}% of {found.feedback}"
+    return f"off by {found.live_mae:.3g} of {found.feedback}" if found.HasField("live_mae") else ""
 
 
 def shares(found: Iterable[Any]) -> str:

@@ -63,7 +63,7 @@ class AsyncClient:
 
     @cached_property
     def monitoring(self) -> Monitoring:
-        """Predictions that are kept, and explanations of them."""
+        """Predictions that are kept and explained, drift, feedback, alerts."""
         return Monitoring(self._connection)
 
     @cached_property

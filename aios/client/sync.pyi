@@ -24,7 +24,7 @@ from aios.data.v1 import (
     transform_pb2,
 )
 from aios.identity.v1 import identity_pb2, identity_service_pb2
-from aios.inference.v1 import deployment_pb2, inference_service_pb2, monitoring_pb2
+from aios.inference.v1 import deployment_pb2, inference_service_pb2, monitoring_pb2, monitoring_service_pb2
 from aios.labels import Kind, Label
 from aios.labels.records import Labelled, Record
 from aios.names import DatasetVersionName
@@ -171,6 +171,30 @@ class Monitoring:
 
 class Transforms:
     def submit(
+    def feedback(
+        self, deployment: str, truths: Mapping[str, str | float], *, instance: int = ...
+    ) -> monitoring_service_pb2.ReportFeedbackResponse: ...
+    def report_drift(
+        self, deployment: str, *, since: datetime | None = ..., against: str = ..., psi_limit: float = ...
+    ) -> monitoring_pb2.DriftReport: ...
+    def drift_report(self, name: str, *, wait: bool = ...) -> monitoring_pb2.DriftReport: ...
+    def drift_reports(
+        self, deployment: str, limit: int | None = ...
+    ) -> Iterator[monitoring_pb2.DriftReport]: ...
+    def create_alert(
+        self,
+        name: str,
+        deployment: str,
+        metric: str,
+        threshold: float = ...,
+        *,
+        for_seconds: int = ...,
+        every_seconds: int = ...,
+        webhook: str = ...,
+    ) -> monitoring_pb2.Alert: ...
+    def alert(self, name: str) -> monitoring_pb2.Alert: ...
+    def alerts(self, limit: int | None = ...) -> Iterator[monitoring_pb2.Alert]: ...
+    def delete_alert(self, name: str) -> None: ...
         self,
         type: str,
         input: str,

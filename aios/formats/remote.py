@@ -219,29 +219,41 @@ class Fetcher:
         raise _refused(url, f"redirects more than {REDIRECTS_MAX} times")
 
     def _pinned(self, url: str) -> tuple[httpx.URL, dict[str, Any]]:
-        """The same request to an address that was looked at: a name that means another one a moment later does not
-        matter.
-        """
-        parts = _split(url)
-        if parts.scheme not in self._schemes:
-            raise _refused(url, f"has a scheme that is not taken: {', '.join(self._schemes)} and s3 are")
-        try:
-            host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-        except ValueError:
-            raise _refused(url, "names no port") from None
-        if not host or parts.username is not None:
-            raise _refused(url, "must name a host, and no user")
-        try:
-            addresses = self._resolve(host, port)
-        except (OSError, UnicodeError):
-            raise _refused(url, "names a host that is not known") from None
-        if not addresses or not all(map(self._allow, addresses)):
-            raise _refused(url, "names a host with an address that is not public")
-        address = addresses[0]
-        literal = f"[{address}]" if ":" in address else address
-        target = httpx.URL(url).copy_with(netloc=f"{literal}:{port}".encode(), fragment=None)
-        headers = {"host": parts.netloc, "accept-encoding": "identity", "user-agent": "aios-import"}
-        return target, {"headers": headers, "extensions": {"sni_hostname": host}}
+        target, headers, extensions = pinned(url, self._schemes, self._resolve, self._allow)
+        headers |= {"accept-encoding": "identity", "user-agent": "aios-import"}
+        return target, {"headers": headers, "extensions": extensions}
+
+
+def pinned(
+    url: str, schemes: Sequence[str], resolve: Resolve = resolve, allow: Allow = is_public
+) -> tuple[httpx.URL, dict[str, str], dict[str, Any]]:
+    """The same request to an address that was looked at: a name that means another one a moment later does not matter.
+
+    Returns:
+        What to connect to, with headers and extensions that have the host's name. Redirects are the caller's to follow.
+
+    Raises:
+        InvalidArgument: the URL is refused.
+    """
+    parts = _split(url)
+    if parts.scheme not in schemes:
+        raise _refused(url, f"has a scheme that is not taken: only {', '.join(schemes)}")
+    try:
+        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    except ValueError:
+        raise _refused(url, "names no port") from None
+    if not host or parts.username is not None:
+        raise _refused(url, "must name a host, and no user")
+    try:
+        addresses = resolve(host, port)
+    except (OSError, UnicodeError):
+        raise _refused(url, "names a host that is not known") from None
+    if not addresses or not all(map(allow, addresses)):
+        raise _refused(url, "names a host with an address that is not public")
+    address = addresses[0]
+    literal = f"[{address}]" if ":" in address else address
+    target = httpx.URL(url).copy_with(netloc=f"{literal}:{port}".encode(), fragment=None)
+    return target, {"host": parts.netloc}, {"sni_hostname": host}
 
 
 _PORTS = {"https": 443, "http": 80}

@@ -11,13 +11,13 @@ from aios.common.v1 import resources_pb2
 from aios.data.v1 import data_service_pb2, dataset_pb2, transform_pb2, transform_service_pb2_grpc
 from aios.data.v1 import transform_service_pb2 as pb
 from aios.errors import AlreadyExists, InvalidArgument, NotFound, StaleEpoch
-from aios.names import DatasetName, JobName, TransformName, check_id, new_id
+from aios.names import DatasetName, DatasetVersionName, JobName, TransformName, check_id, new_id
 from aios.records import Tx
 from aios.runtime import telemetry
 from aios.runtime.context import require_job
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2
 from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
-from services.data import dataset_store, lineage_store, mapping, transform_mapping, transforms
+from services.data import dataset_store, layout, lineage_store, mapping, transform_mapping, transforms
 from services.data.datasets import MAIN
 from services.data.keys import ProjectKeys
 from services.data.ledger import Draft
@@ -27,10 +27,12 @@ from services.data.manifests import Origin
 from services.data.rpcs import Context, Parts, Rpcs, project_of
 from services.data.transform_mapping import Accepted
 from services.data.transform_types import TYPES
-from services.data.transforms import NotATransform, Spec, TransformNotFound
+from services.data.transforms import NotATransform, ReportMissing, Spec, TransformNotFound
 
 COMMAND = ("python", "-m", "services.data.job")
 CPU_MILLIS = 1000
+REPORT = "report.json"
+REPORT_BYTES_MAX = 1 << 20  # of one answer
 MAX_RESTARTS = (
     0  # what fails is the data or the parameters; an attempt that a node lost is followed by another anyway
 )
@@ -113,6 +115,27 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         return pb.ListTransformTypesResponse(
             types=[transform_mapping.type_to_proto(name, each) for name, each in TYPES.items()]
         )
+
+    async def GetTransformReport(
+        self, request: pb.GetTransformReportRequest, context: Context
+    ) -> pb.GetTransformReportResponse:
+        name = TransformName.parse(request.name)
+        made = (await self._shown(await self._get(name))).output_version
+        if not made:
+            raise ReportMissing(f"{name} has made nothing, or not yet.", name=str(name))
+        version = DatasetVersionName.parse(made)
+        digest = (await self._db.read(lambda tx: dataset_store.get_version(tx, version))).manifest_sha256
+        manifest = await self._contents.manifest(name.project, digest)
+        found = next((each for each in manifest.files if each.path == REPORT), None)
+        if found is None or found.size_bytes > REPORT_BYTES_MAX:
+            raise ReportMissing(
+                f"Pull {REPORT} of {made}: it has too many files, or is too large.", name=str(name)
+            )
+        await self._blobs.ready(name.project)
+        stored = await self._blobs.get(layout.blob(name.project, found.sha256), REPORT_BYTES_MAX)
+        answer = pb.GetTransformReportResponse()
+        answer.report.update(json.loads(stored))
+        return answer
 
     async def CompleteTransform(
         self, request: pb.CompleteTransformRequest, context: Context

@@ -126,10 +126,9 @@ TYPES: Mapping[str, Type] = MappingProxyType(
                 ),
                 "psi_limit": Parameter(0.2, "From which a column has drifted.", low=0, high=100),
                 "sample": Parameter(500, "Rows that are compared by MMD.", low=20, high=5_000),
-                "features": Parameter(
-                    (), "Of kept predictions: what their vector holds, in order: age, town=Bern."
+                "model": Parameter(
+                    "", "Of kept predictions: the model version, which knows the names of its features."
                 ),
-                "labels": Parameter((), "Of kept predictions: the model's classes, in order."),
                 "seed": _SEED,
             },
             inputs=("baseline",),

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from aios.errors import FailedPrecondition, InvalidArgument, NotFound
-from aios.names import TransformName
+from aios.names import ModelVersionName, TransformName
 from services.data.transform_parameters import Value, shown
 from services.data.transform_types import TYPES, Type
 
@@ -18,6 +18,12 @@ class TransformNotFound(NotFound):
     """The project has no such transform. Retrying cannot help."""
 
     reason = "TRANSFORM_NOT_FOUND"
+
+
+class ReportMissing(FailedPrecondition):
+    """The transform has made nothing yet, or its report must be pulled with its result."""
+
+    reason = "REPORT_MISSING"
 
 
 class NotATransform(FailedPrecondition):
@@ -152,4 +158,9 @@ def _check_split(parameters: Mapping[str, Value], field: str) -> None:
         raise InvalidArgument.of(f"{field}.column", f"is required where it is divided by {parameters['by']}")
 
 
-_CHECKS = {"split": _check_split}
+def _check_drift(parameters: Mapping[str, Value], field: str) -> None:
+    if parameters["model"]:
+        ModelVersionName.parse(str(parameters["model"]), f"{field}.model")
+
+
+_CHECKS = {"split": _check_split, "drift": _check_drift}

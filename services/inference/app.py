@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aios.bus import Bus, Consumer, Relay, cloudevents
 from aios.config import Settings
-from aios.data.v1 import data_service_pb2_grpc
+from aios.data.v1 import data_service_pb2_grpc, transform_service_pb2_grpc
 from aios.inference.v1 import inference_service_pb2_grpc, monitoring_service_pb2_grpc
 from aios.names import JobName
 from aios.records import Database
@@ -21,10 +21,14 @@ from services.inference.releases import Releases
 from services.inference.service import Deployments
 from services.inference.servicer import InferenceServicer
 from services.inference.stopwatches import Stopwatches
+from services.inference.watch.alerts import Alerts
+from services.inference.watch.drift import DriftReports
 from services.inference.watch.explanations import Explanations
+from services.inference.watch.feedback import FeedbackDesk
 from services.inference.watch.loop import Loop
 from services.inference.watch.payloads import PayloadLogs
 from services.inference.watch.servicer import MonitoringServicer
+from services.inference.watch.webhooks import Webhooks
 from services.inference.watching import Watching
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -52,7 +56,10 @@ async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None =
     predictor = await Predictor.open(settings, db, stack)
     payloads = PayloadLogs(db, data, clock)
     explanations = Explanations(db, data, scheduler, clock)
-    monitoring = MonitoringServicer(payloads, explanations)
+    drift = DriftReports(db, data, transform_service_pb2_grpc.TransformServiceStub(to_data))
+    webhooks = Webhooks(db, clock, inside=settings.webhooks_inside)
+    alerts = Alerts(db, watching, drift, webhooks, clock)
+    monitoring = MonitoringServicer(payloads, explanations, FeedbackDesk(db), drift, alerts)
     add = inference_service_pb2_grpc.add_InferenceServiceServicer_to_server
     add_monitoring = monitoring_service_pb2_grpc.add_MonitoringServiceServicer_to_server
     return App(
@@ -63,7 +70,8 @@ async def build(settings: Settings, stack: AsyncExitStack, clock: Clock | None =
         loops=[
             reconciler.run,
             jobs.run,
-            Loop(payloads, explanations).run,
+            Loop(payloads, explanations, drift, alerts).run,
+            webhooks.run,
             Relay(db, bus).run,
             *(level.run for level in meters.levels(db, watching)),
         ],

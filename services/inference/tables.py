@@ -4,12 +4,14 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     Index,
     Integer,
     MetaData,
     PrimaryKeyConstraint,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 
@@ -60,4 +62,75 @@ explanations = Table(
     Column("body", Proto(monitoring_pb2.Explanation), nullable=False),
     UniqueConstraint("project", "deployment", "id"),
     Index("explanations_running", "running"),
+)
+# What was answered lately, for feedback to be compared with: the newest of each deployment.
+answers = Table(
+    "answers",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("trace_id", String(32), nullable=False),
+    Column("request_id", String(255), nullable=False),
+    Column("instance", Integer, nullable=False),
+    Column("label", Text),
+    Column("value", Float),
+    Index("answers_trace", "project", "deployment", "trace_id"),
+    Index("answers_request", "project", "deployment", "request_id"),
+)
+# What predictions should have been. `revision` is who answered, NULL until the answer is there.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("trace_id", String(32), nullable=False),
+    Column("request_id", String(255), nullable=False),
+    Column("instance", Integer, nullable=False),
+    Column("label", Text),
+    Column("value", Float),
+    Column("revision", Integer),
+    Column("correct", Boolean),
+    Column("off", Float),
+    UniqueConstraint("project", "deployment", "trace_id", "request_id", "instance"),
+    Index("feedback_revision", "project", "deployment", "revision", "number"),
+)
+drift_reports = Table(
+    "drift_reports",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("id", String(63), nullable=False),
+    Column("running", Boolean, nullable=False),
+    Column("body", Proto(monitoring_pb2.DriftReport), nullable=False),
+    UniqueConstraint("project", "deployment", "id"),
+    Index("drift_reports_running", "running"),
+)
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("id", String(63), nullable=False),
+    Column("secret", String(64), nullable=False),
+    # Since when what is seen speaks against the state; NULL while it speaks for it.
+    Column("doubted_since", UtcTime),
+    Column("body", Proto(monitoring_pb2.Alert), nullable=False),
+    UniqueConstraint("project", "id"),
+)
+# Calls of webhooks that are still to be made.
+alert_calls = Table(
+    "alert_calls",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("project", String(63), nullable=False),
+    Column("alert", String(63), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_time", UtcTime, nullable=False),
+    Index("alert_calls_next", "next_time"),
+    Index("alert_calls_alert", "project", "alert", "number"),
 )

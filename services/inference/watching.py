@@ -6,7 +6,7 @@ from functools import partial
 
 from aios.inference.v1 import deployment_pb2
 from aios.names import ANY_PROJECT, JobName, RevisionName
-from aios.records import Database
+from aios.records import Database, Tx
 from aios.runtime.clock import Clock
 from services.inference import mapping, monitor, scaling, store
 from services.inference.gates import Figures, Trial
@@ -15,6 +15,8 @@ from services.inference.policies import Scaling
 from services.inference.revisions import Revision
 from services.inference.rollout import Rollout
 from services.inference.scaling import Load
+from services.inference.watch import feedback_store
+from services.inference.watch.truth import Quality
 from services.inference.work import Work, Works
 
 LATELY_SECONDS = 10.0
@@ -66,6 +68,17 @@ class Watching:
             candidate.quality,
         )
 
+    def lately(self, seen: Rollout, seconds: float) -> Figures:
+        """What all revisions of a deployment did in the last while; of percentiles the worst."""
+        since = self._clock.monotonic() - seconds
+        found = [self._monitor.since(each.name, since) for each in seen.revisions if each.weight is not None]
+        slowest = [each.p99_millis for each in found if not math.isnan(each.p99_millis)]
+        return Figures(
+            sum(each.requests for each in found),
+            sum(each.errors for each in found),
+            max(slowest, default=math.nan),
+        )
+
     def wanted(self, revision: Revision, rule: Scaling) -> int:
         """How many replicas a revision should have, by the rule and its load."""
         now = self._clock.monotonic()
@@ -85,16 +98,19 @@ class Watching:
 
     async def figures(self, project: str) -> list[deployment_pb2.RevisionFigures]:
         """What each revision in the routing table did lately."""
-        found = await self._db.read(store.rollouts)
-        return [
-            self._figures(revision)
-            for each in found
-            if project in (each.deployment.name.project, ANY_PROJECT)
-            for revision in each.revisions
-            if revision.weight is not None
-        ]
 
-    def _figures(self, revision: Revision) -> deployment_pb2.RevisionFigures:
+        def read(tx: Tx) -> list[tuple[Revision, Quality]]:
+            return [
+                (revision, feedback_store.quality(tx, revision.name))
+                for each in store.rollouts(tx)
+                if project in (each.deployment.name.project, ANY_PROJECT)
+                for revision in each.revisions
+                if revision.weight is not None
+            ]
+
+        return [self._figures(revision, quality) for revision, quality in await self._db.read(read)]
+
+    def _figures(self, revision: Revision, quality: Quality) -> deployment_pb2.RevisionFigures:
         now = self._clock.monotonic()
         first, last = self._monitor.window(revision.name, now - LATELY_SECONDS)
         done, seconds = monitor.grown(first.counts, last.counts), last.at - first.at
@@ -121,6 +137,9 @@ class Watching:
             batch_rows=work.rows / max(1, work.batches),
             prompt_tokens_per_second=work.prompt_tokens / work_seconds if work_seconds else 0.0,
             completion_tokens_per_second=work.completion_tokens / work_seconds if work_seconds else 0.0,
+            feedback=quality.count,
+            live_accuracy=quality.accuracy,
+            live_mae=quality.mae,
         )
 
     async def _wake(self, names: frozenset[RevisionName]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -208,15 +208,18 @@ async def world(tmp_path: Path, database_url: str = "") -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def neighbours(tmp_path: Path, database_url: str = "") -> AsyncIterator[World]:
+async def neighbours(
+    tmp_path: Path, database_url: str = "", data: Data | None = None, beside: Sequence[Service] = ()
+) -> AsyncIterator[World]:
+    """All neighbours; of the data service also what is given in `beside`."""
     async with AsyncExitStack() as stack:
         nats = stack.enter_context(nats_server(tmp_path / "nats"))
         settings = nats.settings(settings_in(tmp_path / "home", database_url))
-        made = World(settings, Scheduler(), Data(), FastClock())
+        made = World(settings, Scheduler(), data or Data(), FastClock())
         add_jobs = scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server
         add_data = data_service_pb2_grpc.add_DataServiceServicer_to_server
         await stack.enter_async_context(neighbour(settings, "scheduler", [Service(add_jobs, made.scheduler)]))
-        await stack.enter_async_context(neighbour(settings, "data", [Service(add_data, made.data)]))
+        await stack.enter_async_context(neighbour(settings, "data", [Service(add_data, made.data), *beside]))
         yield made
 
 

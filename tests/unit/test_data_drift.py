@@ -8,10 +8,10 @@ import pyarrow as pa
 from services.data import transforms
 from services.data.job.parts import Form, Source, with_column
 from services.data.job.transforms import drift
-from services.data.job.work import Result, Work
+from services.data.job.work import Model, Result, Work
 
 TOWNS = np.array(["Basel", "Bern", "Chur"])
-FEATURES = ("age", "town=Basel", "town=Bern", "town=Chur")
+SHOP = Model(["age", "town=Basel", "town=Bern", "town=Chur"], ["no", "yes"])
 
 
 def kept(**columns: Any) -> pa.Table:
@@ -31,12 +31,11 @@ def vector(age: Any, town: Any) -> np.ndarray[Any, Any]:
     return np.column_stack([age, *(town == each for each in TOWNS)]).astype(np.float32)
 
 
-def report(now: pa.Table, before: pa.Table | dict[str, pa.Table], **given: Any) -> Result:
+def report(now: pa.Table, before: pa.Table | dict[str, pa.Table], model: Model | None = None) -> Result:
     baseline = Source(before if isinstance(before, dict) else {"data": before}, Form.TABLE)
-    work = Work(
-        transforms.parameters_of("drift", given), Source({"data": now}, Form.TABLE), {"baseline": baseline}
-    )
-    return drift.run(work)
+    source = Source({"data": now}, Form.TABLE)
+    given = transforms.parameters_of("drift", {})
+    return drift.run(Work(given, source, {"baseline": baseline}, model=model or Model()))
 
 
 def test_a_vector_is_compared_as_the_columns_that_it_was_made_of() -> None:
@@ -46,12 +45,10 @@ def test_a_vector_is_compared_as_the_columns_that_it_was_made_of() -> None:
     age, town = people(random, 500)
     labels = pa.array(random.choice(["no", "yes"], 500, p=[0.1, 0.9]))
     same = kept(input__features=vector(age, town), label=labels)
-    found = report(same, {"train": train, "test": train.slice(0, 0)}, features=list(FEATURES)).summary
+    found = report(same, {"train": train, "test": train.slice(0, 0)}, SHOP).summary
     assert found["drifted"] == ["predicted"]
     assert found["rows"] == {"baseline": 2000, "input": 500}
-    moved = report(
-        kept(input__features=vector(age + 15, np.full(500, "Chur"))), train, features=list(FEATURES)
-    )
+    moved = report(kept(input__features=vector(age + 15, np.full(500, "Chur"))), train, SHOP)
     assert moved.summary["drifted"] == ["age", "town"]
     assert moved.summary["drift"]["age"]["ks"] > 0.4
     assert "<svg" in moved.page()
@@ -74,7 +71,7 @@ def test_images_are_compared_whatever_the_scale_of_their_pixels() -> None:
     again = random.integers(0, 256, (200, 12, 12), dtype=np.uint8)
     given = (again[:, None] / 255).astype(np.float32)
     cats = pa.array(random.choice(["cat", "dog"], 200))
-    found = report(kept(input__image=given, label=cats), train, labels=["cat", "dog"]).summary
+    found = report(kept(input__image=given, label=cats), train, Model(labels=["cat", "dog"])).summary
     assert found["drifted"] == []
     assert found["drift"]["predicted"]["psi"] < 0.1
     given[:, :, 3:9] = 0.0

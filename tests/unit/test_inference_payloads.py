@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -64,6 +65,20 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     assert stored is not None
     table: list[dict[str, Any]] = pq.read_table(stored.path).to_pylist()
     return table
+
+
+def test_what_was_answered_is_told_beside_the_file_for_feedback_to_be_compared_with(tmp_path: Path) -> None:
+    kept = keeper(tmp_path)
+    kept.keep(Request(), inputs(), OUTPUTS, 1_700_000_000 * 10**9)
+    kept.turn(1_700_000_000)
+    kept.end()
+    [file] = tmp_path.glob("*.kept")
+    stored = payload_table.write(file, SPEC)
+    assert stored is not None
+    assert stored.answers == [(TRACE, "r-1", 0, "dog"), (TRACE, "r-1", 1, "cat")]
+    number = pa.table({"trace_id": ["t"], "request_id": [""], "instance": [0], "output.value": [2.5]})
+    assert payload_table.answers_of(number) == [("t", "", 0, 2.5)]
+    assert payload_table.answers_of(number.append_column("output.other", pa.array([1.0]))) == []
 
 
 def test_each_instance_of_a_kept_request_is_a_row(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ from aios.data.v1 import dataset_pb2 as aios_dot_data_dot_v1_dot_dataset__pb2
 from aios.data.v1 import transform_pb2 as aios_dot_data_dot_v1_dot_transform__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$aios/data/v1/transform_service.proto\x12\x0c\x61ios.data.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x1a\x61ios/data/v1/dataset.proto\x1a\x1c\x61ios/data/v1/transform.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"\x96\x01\n\x16\x43reateTransformRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0ctransform_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x30\n\ttransform\x18\x03 \x01(\x0b\x32\x17.aios.data.v1.TransformB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\")\n\x13GetTransformRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"`\n\x15ListTransformsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x16ListTransformsResponse\x12+\n\ntransforms\x18\x01 \x03(\x0b\x32\x17.aios.data.v1.Transform\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1b\n\x19ListTransformTypesRequest\"H\n\x1aListTransformTypesResponse\x12*\n\x05types\x18\x01 \x03(\x0b\x32\x1b.aios.data.v1.TransformType\"\x80\x01\n\x18\x43ompleteTransformRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12;\n\x0f\x64\x61taset_version\x18\x03 \x01(\x0b\x32\x1c.aios.data.v1.DatasetVersionB\x04\xe2\x41\x01\x02\"A\n\x16GetTransformKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"&\n\x17GetTransformKeyResponse\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x32\xd6\x07\n\x10TransformService\x12\x9c\x01\n\x0f\x43reateTransform\x12$.aios.data.v1.CreateTransformRequest\x1a\x17.aios.data.v1.Transform\"J\xa2\xbb\x18\x11transforms.create\x82\xd3\xe4\x93\x02/\"\"/v1/{parent=projects/*}/transforms:\ttransform\x12\x8b\x01\n\x0cGetTransform\x12!.aios.data.v1.GetTransformRequest\x1a\x17.aios.data.v1.Transform\"?\x90\x02\x01\xa2\xbb\x18\x0etransforms.get\x82\xd3\xe4\x93\x02$\x12\"/v1/{name=projects/*/transforms/*}\x12\x9d\x01\n\x0eListTransforms\x12#.aios.data.v1.ListTransformsRequest\x1a$.aios.data.v1.ListTransformsResponse\"@\x90\x02\x01\xa2\xbb\x18\x0ftransforms.list\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/transforms\x12\x99\x01\n\x12ListTransformTypes\x12\'.aios.data.v1.ListTransformTypesRequest\x1a(.aios.data.v1.ListTransformTypesResponse\"0\x90\x02\x01\xa2\xbb\x18\x0ftransforms.list\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/transformTypes\x12\xab\x01\n\x11\x43ompleteTransform\x12&.aios.data.v1.CompleteTransformRequest\x1a\x1c.aios.data.v1.DatasetVersion\"P\x90\x02\x02\xa2\xbb\x18\x13transforms.complete\x82\xd3\xe4\x93\x02\x30\"+/v1/{name=projects/*/transforms/*}:complete:\x01*\x12\xaa\x01\n\x0fGetTransformKey\x12$.aios.data.v1.GetTransformKeyRequest\x1a%.aios.data.v1.GetTransformKeyResponse\"J\x90\x02\x01\xa2\xbb\x18\x12transforms.get_key\x82\xd3\xe4\x93\x02+\"&/v1/{name=projects/*/transforms/*}:key:\x01*BE\n\x10\x64\x65v.aios.data.v1P\x01Z aios.dev/gen/aios/data/v1;datav1\xaa\x02\x0c\x41ios.Data.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$aios/data/v1/transform_service.proto\x12\x0c\x61ios.data.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x1a\x61ios/data/v1/dataset.proto\x1a\x1c\x61ios/data/v1/transform.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x96\x01\n\x16\x43reateTransformRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0ctransform_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x30\n\ttransform\x18\x03 \x01(\x0b\x32\x17.aios.data.v1.TransformB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\")\n\x13GetTransformRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"/\n\x19GetTransformReportRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"E\n\x1aGetTransformReportResponse\x12\'\n\x06report\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"`\n\x15ListTransformsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x16ListTransformsResponse\x12+\n\ntransforms\x18\x01 \x03(\x0b\x32\x17.aios.data.v1.Transform\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1b\n\x19ListTransformTypesRequest\"H\n\x1aListTransformTypesResponse\x12*\n\x05types\x18\x01 \x03(\x0b\x32\x1b.aios.data.v1.TransformType\"\x80\x01\n\x18\x43ompleteTransformRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12;\n\x0f\x64\x61taset_version\x18\x03 \x01(\x0b\x32\x1c.aios.data.v1.DatasetVersionB\x04\xe2\x41\x01\x02\"A\n\x16GetTransformKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"&\n\x17GetTransformKeyResponse\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x32\x88\t\n\x10TransformService\x12\x9c\x01\n\x0f\x43reateTransform\x12$.aios.data.v1.CreateTransformRequest\x1a\x17.aios.data.v1.Transform\"J\xa2\xbb\x18\x11transforms.create\x82\xd3\xe4\x93\x02/\"\"/v1/{parent=projects/*}/transforms:\ttransform\x12\x8b\x01\n\x0cGetTransform\x12!.aios.data.v1.GetTransformRequest\x1a\x17.aios.data.v1.Transform\"?\x90\x02\x01\xa2\xbb\x18\x0etransforms.get\x82\xd3\xe4\x93\x02$\x12\"/v1/{name=projects/*/transforms/*}\x12\x9d\x01\n\x0eListTransforms\x12#.aios.data.v1.ListTransformsRequest\x1a$.aios.data.v1.ListTransformsResponse\"@\x90\x02\x01\xa2\xbb\x18\x0ftransforms.list\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/transforms\x12\x99\x01\n\x12ListTransformTypes\x12\'.aios.data.v1.ListTransformTypesRequest\x1a(.aios.data.v1.ListTransformTypesResponse\"0\x90\x02\x01\xa2\xbb\x18\x0ftransforms.list\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/transformTypes\x12\xaf\x01\n\x12GetTransformReport\x12\'.aios.data.v1.GetTransformReportRequest\x1a(.aios.data.v1.GetTransformReportResponse\"F\x90\x02\x01\xa2\xbb\x18\x0e\x64ownloads.list\x82\xd3\xe4\x93\x02+\x12)/v1/{name=projects/*/transforms/*}/report\x12\xab\x01\n\x11\x43ompleteTransform\x12&.aios.data.v1.CompleteTransformRequest\x1a\x1c.aios.data.v1.DatasetVersion\"P\x90\x02\x02\xa2\xbb\x18\x13transforms.complete\x82\xd3\xe4\x93\x02\x30\"+/v1/{name=projects/*/transforms/*}:complete:\x01*\x12\xaa\x01\n\x0fGetTransformKey\x12$.aios.data.v1.GetTransformKeyRequest\x1a%.aios.data.v1.GetTransformKeyResponse\"J\x90\x02\x01\xa2\xbb\x18\x12transforms.get_key\x82\xd3\xe4\x93\x02+\"&/v1/{name=projects/*/transforms/*}:key:\x01*BE\n\x10\x64\x65v.aios.data.v1P\x01Z aios.dev/gen/aios/data/v1;datav1\xaa\x02\x0c\x41ios.Data.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +48,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETRANSFORMREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_GETTRANSFORMREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETTRANSFORMREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_GETTRANSFORMREPORTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETTRANSFORMREPORTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTTRANSFORMSREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_LISTTRANSFORMSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_LISTTRANSFORMSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -71,28 +74,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRANSFORMSERVICE'].methods_by_name['ListTransforms']._serialized_options = b'\220\002\001\242\273\030\017transforms.list\202\323\344\223\002$\022\"/v1/{parent=projects/*}/transforms'
   _globals['_TRANSFORMSERVICE'].methods_by_name['ListTransformTypes']._loaded_options = None
   _globals['_TRANSFORMSERVICE'].methods_by_name['ListTransformTypes']._serialized_options = b'\220\002\001\242\273\030\017transforms.list\202\323\344\223\002\024\022\022/v1/transformTypes'
+  _globals['_TRANSFORMSERVICE'].methods_by_name['GetTransformReport']._loaded_options = None
+  _globals['_TRANSFORMSERVICE'].methods_by_name['GetTransformReport']._serialized_options = b'\220\002\001\242\273\030\016downloads.list\202\323\344\223\002+\022)/v1/{name=projects/*/transforms/*}/report'
   _globals['_TRANSFORMSERVICE'].methods_by_name['CompleteTransform']._loaded_options = None
   _globals['_TRANSFORMSERVICE'].methods_by_name['CompleteTransform']._serialized_options = b'\220\002\002\242\273\030\023transforms.complete\202\323\344\223\0020\"+/v1/{name=projects/*/transforms/*}:complete:\001*'
   _globals['_TRANSFORMSERVICE'].methods_by_name['GetTransformKey']._loaded_options = None
   _globals['_TRANSFORMSERVICE'].methods_by_name['GetTransformKey']._serialized_options = b'\220\002\001\242\273\030\022transforms.get_key\202\323\344\223\002+\"&/v1/{name=projects/*/transforms/*}:key:\001*'
-  _globals['_CREATETRANSFORMREQUEST']._serialized_start=206
-  _globals['_CREATETRANSFORMREQUEST']._serialized_end=356
-  _globals['_GETTRANSFORMREQUEST']._serialized_start=358
-  _globals['_GETTRANSFORMREQUEST']._serialized_end=399
-  _globals['_LISTTRANSFORMSREQUEST']._serialized_start=401
-  _globals['_LISTTRANSFORMSREQUEST']._serialized_end=497
-  _globals['_LISTTRANSFORMSRESPONSE']._serialized_start=499
-  _globals['_LISTTRANSFORMSRESPONSE']._serialized_end=593
-  _globals['_LISTTRANSFORMTYPESREQUEST']._serialized_start=595
-  _globals['_LISTTRANSFORMTYPESREQUEST']._serialized_end=622
-  _globals['_LISTTRANSFORMTYPESRESPONSE']._serialized_start=624
-  _globals['_LISTTRANSFORMTYPESRESPONSE']._serialized_end=696
-  _globals['_COMPLETETRANSFORMREQUEST']._serialized_start=699
-  _globals['_COMPLETETRANSFORMREQUEST']._serialized_end=827
-  _globals['_GETTRANSFORMKEYREQUEST']._serialized_start=829
-  _globals['_GETTRANSFORMKEYREQUEST']._serialized_end=894
-  _globals['_GETTRANSFORMKEYRESPONSE']._serialized_start=896
-  _globals['_GETTRANSFORMKEYRESPONSE']._serialized_end=934
-  _globals['_TRANSFORMSERVICE']._serialized_start=937
-  _globals['_TRANSFORMSERVICE']._serialized_end=1919
+  _globals['_CREATETRANSFORMREQUEST']._serialized_start=236
+  _globals['_CREATETRANSFORMREQUEST']._serialized_end=386
+  _globals['_GETTRANSFORMREQUEST']._serialized_start=388
+  _globals['_GETTRANSFORMREQUEST']._serialized_end=429
+  _globals['_GETTRANSFORMREPORTREQUEST']._serialized_start=431
+  _globals['_GETTRANSFORMREPORTREQUEST']._serialized_end=478
+  _globals['_GETTRANSFORMREPORTRESPONSE']._serialized_start=480
+  _globals['_GETTRANSFORMREPORTRESPONSE']._serialized_end=549
+  _globals['_LISTTRANSFORMSREQUEST']._serialized_start=551
+  _globals['_LISTTRANSFORMSREQUEST']._serialized_end=647
+  _globals['_LISTTRANSFORMSRESPONSE']._serialized_start=649
+  _globals['_LISTTRANSFORMSRESPONSE']._serialized_end=743
+  _globals['_LISTTRANSFORMTYPESREQUEST']._serialized_start=745
+  _globals['_LISTTRANSFORMTYPESREQUEST']._serialized_end=772
+  _globals['_LISTTRANSFORMTYPESRESPONSE']._serialized_start=774
+  _globals['_LISTTRANSFORMTYPESRESPONSE']._serialized_end=846
+  _globals['_COMPLETETRANSFORMREQUEST']._serialized_start=849
+  _globals['_COMPLETETRANSFORMREQUEST']._serialized_end=977
+  _globals['_GETTRANSFORMKEYREQUEST']._serialized_start=979
+  _globals['_GETTRANSFORMKEYREQUEST']._serialized_end=1044
+  _globals['_GETTRANSFORMKEYRESPONSE']._serialized_start=1046
+  _globals['_GETTRANSFORMKEYRESPONSE']._serialized_end=1084
+  _globals['_TRANSFORMSERVICE']._serialized_start=1087
+  _globals['_TRANSFORMSERVICE']._serialized_end=2247
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,11 @@ class TransformServiceStub:
                 request_serializer=aios_dot_data_dot_v1_dot_transform__service__pb2.ListTransformTypesRequest.SerializeToString,
                 response_deserializer=aios_dot_data_dot_v1_dot_transform__service__pb2.ListTransformTypesResponse.FromString,
                 _registered_method=True)
+        self.GetTransformReport = channel.unary_unary(
+                '/aios.data.v1.TransformService/GetTransformReport',
+                request_serializer=aios_dot_data_dot_v1_dot_transform__service__pb2.GetTransformReportRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_transform__service__pb2.GetTransformReportResponse.FromString,
+                _registered_method=True)
         self.CompleteTransform = channel.unary_unary(
                 '/aios.data.v1.TransformService/CompleteTransform',
                 request_serializer=aios_dot_data_dot_v1_dot_transform__service__pb2.CompleteTransformRequest.SerializeToString,
@@ -102,6 +107,14 @@ class TransformServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTransformReport(self, request, context):
+        """What a transform that has succeeded says of its result: its `report.json`, of 1 MiB at most. FAILED_PRECONDITION
+        until then, and for a result with so many files that the report must be pulled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CompleteTransform(self, request, context):
         """Hands over what a transform made, by its own job: it becomes a version whose origin says type, parameters, code and
         inputs. ABORTED with reason STALE_EPOCH for an attempt that a newer one has followed. Repeating it gives the same
@@ -141,6 +154,11 @@ def add_TransformServiceServicer_to_server(servicer, server):
                     servicer.ListTransformTypes,
                     request_deserializer=aios_dot_data_dot_v1_dot_transform__service__pb2.ListTransformTypesRequest.FromString,
                     response_serializer=aios_dot_data_dot_v1_dot_transform__service__pb2.ListTransformTypesResponse.SerializeToString,
+            ),
+            'GetTransformReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTransformReport,
+                    request_deserializer=aios_dot_data_dot_v1_dot_transform__service__pb2.GetTransformReportRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_transform__service__pb2.GetTransformReportResponse.SerializeToString,
             ),
             'CompleteTransform': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteTransform,
@@ -262,6 +280,33 @@ class TransformService:
             '/aios.data.v1.TransformService/ListTransformTypes',
             aios_dot_data_dot_v1_dot_transform__service__pb2.ListTransformTypesRequest.SerializeToString,
             aios_dot_data_dot_v1_dot_transform__service__pb2.ListTransformTypesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTransformReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.TransformService/GetTransformReport',
+            aios_dot_data_dot_v1_dot_transform__service__pb2.GetTransformReportRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_transform__service__pb2.GetTransformReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,10 @@ class TransformServiceStub:
     """The project's transforms, newest first. A page may hold fewer than asked for, and none, while others follow."""
     ListTransformTypes: _aio.UnaryUnaryMultiCallable[_transform_service_pb2.ListTransformTypesRequest, _transform_service_pb2.ListTransformTypesResponse]
     """What this release can do to data."""
+    GetTransformReport: _aio.UnaryUnaryMultiCallable[_transform_service_pb2.GetTransformReportRequest, _transform_service_pb2.GetTransformReportResponse]
+    """What a transform that has succeeded says of its result: its `report.json`, of 1 MiB at most. FAILED_PRECONDITION
+    until then, and for a result with so many files that the report must be pulled.
+    """
     CompleteTransform: _aio.UnaryUnaryMultiCallable[_transform_service_pb2.CompleteTransformRequest, _dataset_pb2.DatasetVersion]
     """Hands over what a transform made, by its own job: it becomes a version whose origin says type, parameters, code and
     inputs. ABORTED with reason STALE_EPOCH for an attempt that a newer one has followed. Repeating it gives the same
@@ -74,6 +78,16 @@ class TransformServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_transform_service_pb2.ListTransformTypesRequest, _abc.Awaitable[_transform_service_pb2.ListTransformTypesResponse]],
     ) -> _abc.Awaitable[_transform_service_pb2.ListTransformTypesResponse]:
         """What this release can do to data."""
+
+    @_abc_1.abstractmethod
+    def GetTransformReport(
+        self,
+        request: _transform_service_pb2.GetTransformReportRequest,
+        context: _aio.ServicerContext[_transform_service_pb2.GetTransformReportRequest, _abc.Awaitable[_transform_service_pb2.GetTransformReportResponse]],
+    ) -> _abc.Awaitable[_transform_service_pb2.GetTransformReportResponse]:
+        """What a transform that has succeeded says of its result: its `report.json`, of 1 MiB at most. FAILED_PRECONDITION
+        until then, and for a result with so many files that the report must be pulled.
+        """
 
     @_abc_1.abstractmethod
     def CompleteTransform(

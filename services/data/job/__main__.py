@@ -19,7 +19,7 @@ from aios.runtime import telemetry
 from aios.runtime.token_files import token_file
 from services.data.job import parts
 from services.data.job.platform import Platform, spec_of
-from services.data.job.work import Result, Work, folder_of
+from services.data.job.work import Model, Result, Work, folder_of
 from services.data.transforms import Spec, type_of
 
 
@@ -49,9 +49,13 @@ async def _do(settings: Settings, spec: Spec) -> None:
             for name, version in named.items():
                 await platform.download(version, scratch / f"input-{name}")
         key = await platform.key() if type_of(spec.type).keyed else b""
+        named_model = str(spec.parameters.get("model", ""))
+        model = await platform.model(named_model, scratch / "model") if named_model else Model()
         with telemetry.span(spec.type, attributes={"aios.input": spec.input}):
             # The loop stays free for the connection's keepalive.
-            result, form = await asyncio.to_thread(_transform, spec, scratch, key, frozenset(origin.privacy))
+            result, form = await asyncio.to_thread(
+                _transform, spec, scratch, key, frozenset(origin.privacy), model
+            )
         with telemetry.span("push"):
             await asyncio.to_thread(folder_of, result, scratch / "output", form)
             privacy = origin.privacy if result.privacy is None else sorted(result.privacy)
@@ -61,14 +65,16 @@ async def _do(settings: Settings, spec: Spec) -> None:
         await platform.close()
 
 
-def _transform(spec: Spec, scratch: Path, key: bytes, privacy: frozenset[str]) -> tuple[Result, parts.Form]:
+def _transform(
+    spec: Spec, scratch: Path, key: bytes, privacy: frozenset[str], model: Model
+) -> tuple[Result, parts.Form]:
     source = parts.read(scratch / "input-")
     inputs = {name: parts.read(scratch / f"input-{name}") for name in spec.inputs}
     print(f"read {source.rows} rows in {', '.join(source.parts)}", flush=True)
     for left in source.left_out:
         print(f"left out {left}: no table and no image", flush=True)
     module = import_module(f"services.data.job.transforms.{spec.type}")
-    result: Result = module.run(Work(spec.parameters, source, inputs, lambda: key, privacy))
+    result: Result = module.run(Work(spec.parameters, source, inputs, lambda: key, privacy, model))
     print(json.dumps(result.summary, sort_keys=True)[:2000], flush=True)
     return result, source.form
 

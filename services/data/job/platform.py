@@ -1,6 +1,7 @@
 """The platform as one attempt of a transform sees it: over the public door, with the attempt's own token."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from aios.data.v1 import transform_service_pb2 as pb
 from aios.names import JobName, TransformName
 from aios.runtime.channel import door_channel
 from aios.runtime.token_files import TokenSource
+from services.data.job.work import Model
 from services.data.transforms import Spec
 
+FEATURES = "features.json"
+"""Of a model over a table: the names of its features, in order."""
 COMPLETE_SECONDS = 60.0  # a version of many files is checked meanwhile
 _CODE = Path(__file__).resolve().parents[3]
 _CODE_OF = (
@@ -53,6 +57,15 @@ class Platform:
     async def download(self, version: str, folder: Path) -> None:
         """Fetch every file of a version, each checked."""
         await pull(self._store, version, folder)
+
+    async def model(self, version: str, folder: Path) -> Model:
+        """What a model version says of its features and classes."""
+        found = await self._data.GetModelVersion(data_service_pb2.GetModelVersionRequest(name=version))
+        features: list[str] = []
+        if any(each.path == FEATURES for each in found.files):
+            await pull(self._store, version, folder, paths=[FEATURES])
+            features = json.loads((folder / FEATURES).read_text())
+        return Model([str(each) for each in features], list(found.signature.labels))
 
     async def key(self) -> bytes:
         """The secret that pseudonyms of this transform are made with."""

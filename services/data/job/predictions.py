@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from services.data.job.columns import Kind, class_names, kind_of, texts
 from services.data.job.parts import Array, array_of, column_of
+from services.data.job.work import Model
 
 INPUT, OUTPUT = "input.", "output."
 ABOUT = ("time", "trace_id", "request_id", "revision", "instance")
@@ -24,17 +25,13 @@ def are_predictions(table: "pa.Table") -> bool:
     return {"trace_id", "instance"} <= set(table.column_names)
 
 
-def aligned(
-    now: "pa.Table", before: "pa.Table", features: Sequence[str], labels: Sequence[str]
-) -> tuple["pa.Table", "pa.Table"]:
+def aligned(now: "pa.Table", before: "pa.Table", model: Model) -> tuple["pa.Table", "pa.Table"]:
     """Both with columns that mean the same and are called the same; what has no counterpart is left out.
 
     Args:
         now: Kept predictions.
         before: Others of them, or what the model was trained on.
-        features: Of the model's one vector, in order: a column, or `column=value`. Where there are none, the columns but
-            for the last are taken for them, if as many are numbers.
-        labels: Of the model's classes, in order.
+        model: Where it names no features, the columns but for the last are taken for them, if as many are numbers.
     """
     if are_predictions(before):
         return now.drop_columns(_of(now, ABOUT)), before.drop_columns(_of(before, ABOUT))
@@ -44,14 +41,14 @@ def aligned(
     for name in now.column_names:
         if not name.startswith(INPUT) or name.endswith(".shape"):
             continue
-        for column, field, values in _columns(now, name, before, features):
+        for column, field, values in _columns(now, name, before, model.features):
             used.add(column)
             mine[column] = field, values
             theirs[column] = before.schema.field(column), before[column]
-    target = _target(before, used, features)
+    target = _target(before, used, model.features)
     if target and LABEL in now.column_names:
         mine["predicted"] = now.schema.field(LABEL), now[LABEL]
-        classes = pa.array(_classes(before, target, labels), pa.string())
+        classes = pa.array(_classes(before, target, model.labels), pa.string())
         theirs["predicted"] = pa.field("", pa.string()), classes
     elif target and kind_of(before, target) is Kind.NUMBER:
         for name in now.column_names:

@@ -15,6 +15,15 @@ from services.data.job.parts import Form, Source
 
 
 @dataclass(frozen=True)
+class Model:
+    """What a model says of the vector that it takes and of the classes that it tells apart, in order."""
+
+    features: Sequence[str] = ()
+    """A column, or `column=value`."""
+    labels: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Work:
     """One transform to be done.
 
@@ -28,6 +37,8 @@ class Work:
     key: Callable[[], bytes] = bytes
     privacy: frozenset[str] = frozenset()
     """What is known of people in the input."""
+    model: Model = Model()
+    """That whose predictions the input holds."""
 
     @property
     def seed(self) -> int:

@@ -24,7 +24,7 @@ from aios.inference.v1 import (
 from aios.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aios.inference.v1.monitoring_service_pb2_grpc import MonitoringServiceStub
 from aios.names import JobName, check_id
-from services.inference.replica.payloads import Stored
+from services.inference.replica.payloads import Answer, Stored
 from services.inference.replica.server import Ports
 from services.inference.replica.spec import Download, PayloadLog, ReplicaSpec, Signature, State, Tensor
 from services.inference.work import Work
@@ -97,6 +97,7 @@ class GrpcControlPlane:
             start_time=_timestamp(stored.start),
             end_time=_timestamp(stored.end),
             dropped=stored.dropped,
+            answers=map(_answer, stored.answers),
         )
         await self._monitoring.ReportPayloads(
             monitoring_service_pb2.ReportPayloadsRequest(job=self._job, epoch=self._epoch, file=file)
@@ -149,6 +150,15 @@ def spec_from_proto(proto: inference_service_pb2.ReplicaSpec) -> ReplicaSpec:
 
 def _tensor(proto: TensorSpec) -> Tensor:
     return Tensor(proto.name, proto.datatype, tuple(proto.shape))
+
+
+def _answer(each: Answer) -> monitoring_pb2.Answer:
+    made = monitoring_pb2.Answer(trace_id=each.trace_id, request_id=each.request_id, instance=each.instance)
+    if isinstance(each.said, str):
+        made.label = each.said
+    else:
+        made.value = each.said
+    return made
 
 
 def _timestamp(moment: datetime) -> Timestamp:

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from services.inference.predict import likeliest
 from services.inference.replica.keep import SIZES
-from services.inference.replica.payloads import Stored
+from services.inference.replica.payloads import Answer, Stored
 from services.inference.replica.spec import ReplicaSpec, Tensor
 
 SHAPE = b"shape"
 """Metadata of a column of arrays, as data jobs read it: their dimensions."""
+
+ANSWERS_MAX = 20_000  # that one report tells of: 2 MB
 
 Array = NDArray[Any]
 
@@ -61,7 +63,18 @@ def write(path: Path, spec: ReplicaSpec) -> Stored | None:
     pa.parquet.write_table(table, target, compression="zstd")
     times = table["time"].to_pylist()
     dropped = int(path.stem.split("-")[2])
-    return Stored(target, table.num_rows, min(times), max(times), dropped)
+    return Stored(target, table.num_rows, min(times), max(times), dropped, answers_of(table))
+
+
+def answers_of(table: "pa.Table") -> list[Answer]:
+    """The class of each row, or its number where the model gives one and nothing else; none of other models."""
+    outputs = [each for each in table.column_names if each.startswith("output.")]
+    number = len(outputs) == 1 and pa.types.is_floating(table.schema.field(outputs[0]).type)
+    column = "label" if "label" in table.column_names else outputs[0] if number else ""
+    if not column:
+        return []
+    rows = table.slice(0, ANSWERS_MAX).select(["trace_id", "request_id", "instance", column]).to_pylist()
+    return [Answer(*row.values()) for row in rows if row[column] not in ("", None)]
 
 
 def table_of(records: Sequence[Record], spec: ReplicaSpec) -> "pa.Table":

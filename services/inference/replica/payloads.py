@@ -6,10 +6,11 @@ What cannot be stored now stays on disk, and `keep` drops what is too much: no p
 import asyncio
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aios.errors import AiosError, InvalidArgument
 from services.inference.replica.spec import ReplicaSpec
@@ -25,6 +26,15 @@ LAST_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
+class Answer(NamedTuple):
+    """What the model answered to one instance of a request: its class or its number."""
+
+    trace_id: str
+    request_id: str
+    instance: int
+    said: str | float
+
+
 @dataclass(frozen=True)
 class Stored:
     """A file of kept predictions, as it is reported."""
@@ -34,6 +44,7 @@ class Stored:
     start: datetime
     end: datetime
     dropped: int
+    answers: Sequence[Answer] = ()
 
 
 class Sink(Protocol):

@@ -1,7 +1,9 @@
-"""What is done now and then: windows that are over become versions, what was accepted becomes jobs."""
+"""What is done now and then: windows that are over become versions, what was accepted becomes jobs, rules are looked at."""
 
 import asyncio
 
+from services.inference.watch.alerts import Alerts
+from services.inference.watch.drift import DriftReports
 from services.inference.watch.explanations import Explanations
 from services.inference.watch.payloads import PayloadLogs
 
@@ -11,13 +13,14 @@ EVERY_SECONDS = 1.0
 class Loop:
     """One round every few seconds."""
 
-    def __init__(self, payloads: PayloadLogs, explanations: Explanations) -> None:
-        self._payloads = payloads
-        self._explanations = explanations
+    def __init__(
+        self, payloads: PayloadLogs, explanations: Explanations, drift: DriftReports, alerts: Alerts
+    ) -> None:
+        self._rounds = (payloads.round, explanations.round, drift.round, alerts.round)
 
     async def run(self) -> None:
         """Go round until cancelled."""
         while True:
-            await self._payloads.round()
-            await self._explanations.round()
+            for each in self._rounds:
+                await each()
             await asyncio.sleep(EVERY_SECONDS)

@@ -15,7 +15,7 @@ from aios.names import DatasetName, DeploymentName, JobName, RevisionName
 from aios.records import Database, Tx
 from aios.runtime.clock import Clock
 from services.inference import store as deployments
-from services.inference.watch import store
+from services.inference.watch import feedback, feedback_store, store
 from services.inference.watch.files import File, dataset_of
 
 GRACE = timedelta(seconds=5)
@@ -63,7 +63,8 @@ class PayloadLogs:
             file = File(
                 path, said.sha256, said.size_bytes, said.rows, start, end, window + timedelta(seconds=seconds)
             )
-            store.add_file(tx, revision.name, file, said.dropped)
+            if store.add_file(tx, revision.name, file, said.dropped):
+                feedback_store.add_answers(tx, revision.name, feedback.answered(said))
 
         await self._db.write(write)
 

@@ -26,12 +26,12 @@ class ExplanationNotFound(NotFound):
 AT_ONCE_MAX = 1_000  # files that one round makes versions of
 
 
-def add_file(tx: Tx, revision: RevisionName, file: File, dropped: int) -> None:
-    """Add a file to a deployment's log, once."""
+def add_file(tx: Tx, revision: RevisionName, file: File, dropped: int) -> bool:
+    """Add a file to a deployment's log, once. Whether it was not there yet."""
     name = DeploymentName(revision.project, revision.deployment)
     known = select(payload_files.c.number).where(*of(payload_files, name), payload_files.c.path == file.path)
     if tx.execute(known).first() is not None:
-        return
+        return False
     key = {"project": name.project, "deployment": name.deployment}
     tx.execute(
         insert(payload_files).values(
@@ -50,6 +50,7 @@ def add_file(tx: Tx, revision: RevisionName, file: File, dropped: int) -> None:
     changed = tx.execute(update(payload_logs).where(*of(payload_logs, name)).values(grown))
     if changed.rowcount == 0:
         tx.execute(insert(payload_logs).values(**key, rows=file.rows, dropped=dropped))
+    return True
 
 
 def payload_status(tx: Tx, name: DeploymentName) -> monitoring_pb2.PayloadLogStatus:

@@ -36,8 +36,7 @@ def run(work: Work) -> Result:
     if predictions.are_predictions(now):
         learnt = {parts.TRAINING: baseline.parts[parts.TRAINING]} if parts.TRAINING in baseline.parts else {}
         before = together(list((learnt or baseline.parts).values()))
-        names, labels = (work.parameters.get(each, ()) for each in ("features", "labels"))
-        now, before = predictions.aligned(now, before, names, labels)
+        now, before = predictions.aligned(now, before, work.model)
         asked = work.parameters["columns"] or now.column_names
     else:
         before = together(list(baseline.parts.values()))
