@@ -22,6 +22,13 @@ def attempts(tx: Tx, name: JobName) -> list[Attempt]:
     return _attempts(tx, [store.get(tx, name)])[name]
 
 
+def starts(tx: Tx, names: Sequence[JobName]) -> dict[JobName, list[datetime]]:
+    """When each of these jobs started, each time, if it is still known."""
+    found = [job for name in names if (job := store.find(tx, name)) is not None]
+    tries = _attempts(tx, found)
+    return {name: [each.assign_time for each in tries[name] if each.assign_time] for name in tries}
+
+
 def page(
     tx: Tx, request: ListRequest, project: str, since: datetime | None
 ) -> tuple[list[tuple[Job, list[Attempt]]], str]:

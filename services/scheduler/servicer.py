@@ -28,6 +28,7 @@ from services.scheduler.explain_mapping import explanation_to_proto
 from services.scheduler.logs import Logs
 from services.scheduler.nodes import Node, edit
 from services.scheduler.plan import check_placeable
+from services.scheduler.predictions import Predictions
 from services.scheduler.queues import check_limit, require_use
 from services.scheduler.reconciler import Reconciler
 from services.scheduler.resources import Resources
@@ -47,6 +48,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         self._logs = logs
         self._clock = clock
         self._explaining = asyncio.Lock()
+        self._predictions = Predictions()
 
     async def CreateJob(
         self, request: scheduler_service_pb2.CreateJobRequest, context: Context
@@ -115,6 +117,10 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
                 may_see=lambda other: caller.everywhere or other.project == caller.project,
                 enough=lambda: self._clock.monotonic() > until,
             )
+            policy = snapshot.policy.algorithm
+            told = self._predictions.open(policy)
+            self._predictions.started(policy, await self._db.read(lambda tx: past.starts(tx, told)))
+            found = self._predictions.widened(policy, found, now)
         return explanation_to_proto(found)
 
     async def ListJobHistory(
