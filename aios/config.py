@@ -104,6 +104,8 @@ class Settings:
     """Cores that jobs may use, in thousandths; 0 offers all."""
     node_memory_bytes: int = 0
     """Memory that jobs may use; 0 offers nine tenths of what the machine has."""
+    node_devices: str = ""
+    """Accelerators of this machine that no driver of ours shows: `gpu/T4=2x16GiB,fpga=1`."""
     node_labels: str = ""
     """What jobs may select this machine by, beside `os` and `arch`: `zone=a,disk=ssd`."""
     sandbox: str = "auto"

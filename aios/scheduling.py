@@ -18,8 +18,14 @@ SPEEDS_MAX = 32
 TAINT = "taint/"
 """A label that begins so keeps jobs away."""
 
+DEVICE_MILLIS = 1000
+"""A whole device: shares of one are counted in thousandths."""
+PLAIN = frozenset({"cpu", "memory"})
+"""What is no accelerator, and has fields of its own."""
+
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _TYPE = re.compile(r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ACCELERATOR = re.compile(r"[a-z][a-z0-9_-]{0,31}(/[A-Za-z0-9][A-Za-z0-9._-]{0,62})?")
 V = TypeVar("V")
 
 
@@ -98,6 +104,47 @@ def check(said: Scheduling, field: str) -> Scheduling:
     if wrong:
         raise InvalidArgument.of_all(wrong)
     return said
+
+
+def accelerator_problems(
+    whole: Mapping[str, int], millis: Mapping[str, int], memory: Mapping[str, int], replicas: int = 1
+) -> list[tuple[str, str]]:
+    """What is wrong with the accelerators that a job asks for: whole devices, or a share of one.
+
+    Args:
+        millis: Thousandths of one device, by type.
+        memory: Bytes of that device's memory.
+        replicas: Of its gang.
+    """
+    found = []
+    for field_name, amounts in (("accelerators", whole), ("accelerator_millis", millis)):
+        for kind, count in amounts.items():
+            path = f"{field_name}[{kind[:80]!r}]"
+            if kind in PLAIN:
+                found.append((path, "is no accelerator: `cpu` and `memory` have fields of their own"))
+            elif not _ACCELERATOR.fullmatch(kind):
+                found.append((path, "must be a type such as `gpu` or `gpu/H100`"))
+            elif count < 0:
+                found.append((path, "must not be negative"))
+            elif field_name == "accelerator_millis" and not 0 < count < DEVICE_MILLIS:
+                found.append((path, "must be 1 to 999: a share of one device; whole ones are `accelerators`"))
+    if millis and len({*whole, *millis}) > 1:
+        problem = "must be of one type alone: a job has whole devices, or a share of one"
+        found.append(("accelerator_millis", problem))
+    elif millis and whole:
+        up = sum(whole.values()) + 1
+        problem = f"is part of a device beside whole ones: ask for {up} whole ones, or for a share of one"
+        found.append(("accelerator_millis", problem))
+    if millis and replicas > 1:
+        problem = "goes with 1 replica: processes on one device cannot reach each other through NCCL"
+        found.append(("accelerator_millis", problem))
+    for kind, amount in memory.items():
+        if kind not in millis:
+            problem = "goes with a share of that type; who has a device whole has all of its memory"
+            found.append(("accelerator_memory_bytes", problem))
+        elif amount < 0:
+            found.append(("accelerator_memory_bytes", "must not be negative"))
+    return found
 
 
 def problems(said: Scheduling) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aios.cli import output
+from aios.scheduling import DEVICE_MILLIS
 
 BAR_CELLS = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -22,10 +23,14 @@ def bar(part: float, owed: float = 0.0, cells: int = BAR_CELLS) -> str:
     return (drawn + hatched).ljust(cells, "·")
 
 
-def named(resources: Any) -> dict[str, int]:
-    """A Resources message by name, in the order that people read: accelerators, cpu, memory."""
+def named(resources: Any) -> dict[str, float]:
+    """A Resources message by name, in the order that people read: accelerators, cpu, memory. A share of a device is a
+    part of one, such as 0.5."""
     plain = {"cpu": resources.cpu_millis, "memory": resources.memory_bytes}
-    return dict(sorted(resources.accelerators.items())) | {name: n for name, n in plain.items() if n}
+    devices: dict[str, float] = dict(resources.accelerators)
+    for kind, millis in resources.accelerator_millis.items():
+        devices[kind] = devices.get(kind, 0) + millis / DEVICE_MILLIS
+    return dict(sorted(devices.items())) | {name: n for name, n in plain.items() if n}
 
 
 def figure(name: str, amount: float) -> str:
@@ -35,11 +40,11 @@ def figure(name: str, amount: float) -> str:
     return output.size(amount) if name == "memory" else f"{amount:g}"
 
 
-def listed(amounts: Mapping[str, int]) -> str:
+def listed(amounts: Mapping[str, float]) -> str:
     """All of them in one line: `gpu/H100:4 cpu:8 memory:16 GiB`."""
     return " ".join(f"{name}:{figure(name, amount)}" for name, amount in amounts.items())
 
 
-def family(amounts: Mapping[str, int], name: str) -> int:
+def family(amounts: Mapping[str, float], name: str) -> float:
     """So much there is of a resource, or of all types of a family such as `gpu`."""
     return sum(amount for kind, amount in amounts.items() if kind == name or kind.startswith(f"{name}/"))

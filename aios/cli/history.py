@@ -55,7 +55,7 @@ def entry(job: Any) -> dict[str, Any]:
         for each in job.attempts
         if each.HasField("assign_time") and each.HasField("end_time")
     ]
-    kinds = [kind for kind, count in job.granted.accelerators.items() if count]
+    kinds = [kind for kind in bars.named(job.granted) if kind not in ("cpu", "memory")]
     return {
         "name": job.job.removeprefix("projects/").replace("/jobs/", "/"),
         "owner": job.owner,

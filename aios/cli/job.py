@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import click
 
-from aios.cli import output
+from aios.cli import bars, output
 from aios.cli.explain import explain_job
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size, span, state
 from aios.cli.progress import Bar
@@ -33,7 +33,7 @@ NODE: Columns = {
     "CPU": lambda n: f"{n.allocated.cpu_millis / 1000:g}/{n.capacity.cpu_millis / 1000:g}",
     "MEMORY": lambda n: f"{size(n.allocated.memory_bytes)}/{size(n.capacity.memory_bytes)}",
     "ACCELERATORS": lambda n: " ".join(
-        f"{kind}:{n.allocated.accelerators.get(kind, 0)}/{count}"
+        f"{kind}:{bars.named(n.allocated).get(kind, 0):g}/{count}"
         for kind, count in sorted(n.capacity.accelerators.items())
     ),
     "SANDBOX": lambda n: n.labels.get("sandbox", ""),

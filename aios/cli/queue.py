@@ -9,6 +9,7 @@ from aios.cli import bars, output
 from aios.cli.output import Columns, Noun, common, connected, leaf
 from aios.common.v1 import resources_pb2
 from aios.scheduler.v1 import queue_pb2
+from aios.scheduling import DEVICE_MILLIS
 
 QUEUE: Columns = {
     "NAME": lambda q: leaf(q.name),
@@ -140,7 +141,7 @@ def show_tree(**_: Any) -> None:
     """The queues as a tree: what each uses, owns, borrows and waits for, and of the pool how much that is."""
     with connected() as client:
         found = list(client.queues.list())
-        total: dict[str, int] = {}
+        total: dict[str, float] = {}
         for node in client.jobs.nodes():
             if node.state == node.STATE_READY:
                 for name, amount in bars.named(node.capacity).items():
@@ -151,7 +152,7 @@ def show_tree(**_: Any) -> None:
     output.emit_data([output.to_data(each) for each in found], list(tree_rows(found, total)), TREE)
 
 
-def tree_rows(queues: Iterable[queue_pb2.Queue], total: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+def tree_rows(queues: Iterable[queue_pb2.Queue], total: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
     """A line for each queue and resource that something is to be said of."""
     below: dict[str, list[queue_pb2.Queue]] = {}
     known = {each.name: each for each in queues}
@@ -171,7 +172,7 @@ def tree_rows(queues: Iterable[queue_pb2.Queue], total: Mapping[str, int]) -> It
 
 
 def _lines(
-    each: queue_pb2.Queue, lead: str, carry: str, total: Mapping[str, int]
+    each: queue_pb2.Queue, lead: str, carry: str, total: Mapping[str, float]
 ) -> Iterator[tuple[str, ...]]:
     usage = each.usage
     parts = [usage.used, each.nominal, usage.borrowed, each.limit, usage.pending]
@@ -224,5 +225,8 @@ def _amounts(option: str, texts: Iterable[str]) -> resources_pb2.Resources:
         elif name == "memory":
             found.memory_bytes = amount(value, option)
         else:
-            found.accelerators[name] = amount(value, option)
+            whole, millis = divmod(amount(value, option, DEVICE_MILLIS), DEVICE_MILLIS)
+            found.accelerators[name] = whole
+            if millis:
+                found.accelerator_millis[name] = millis
     return found

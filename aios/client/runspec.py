@@ -16,6 +16,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 
 from aios.common.v1 import resources_pb2, scheduling_pb2
 from aios.errors import InvalidArgument
+from aios.scheduling import DEVICE_MILLIS, PLAIN
 from aios.trainer.v1 import run_pb2
 
 KEYS = (
@@ -32,7 +33,9 @@ SCHEDULING_KEYS = (
     "weight", "expected_duration", "max_run_time", "preemptible", "min_run_time", "deadline", "node_selector", "node_preference",
     "tolerations", "speeds", "topology",
 )  # fmt: skip
-RESOURCE_KEYS = ("cpu", "memory", "accelerators")
+COUNT_MAX = 2**31
+"""Of devices: more than any pool has."""
+RESOURCE_KEYS = ("cpu", "memory", "accelerators", "accelerator_memory")
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -292,7 +295,7 @@ def _texts(given: Mapping[str, Any], key: str, problems: dict[str, str]) -> dict
 
 def _resources(given: object, problems: dict[str, str]) -> resources_pb2.Resources | None:
     if not isinstance(given, Mapping):
-        problems["resources"] = "must be keys with values: cpu, memory, accelerators"
+        problems["resources"] = "must be keys with values: cpu, memory, accelerators, accelerator_memory"
         return None
     if not given:
         return None
@@ -305,12 +308,46 @@ def _resources(given: object, problems: dict[str, str]) -> resources_pb2.Resourc
             resources.memory_bytes = amount(given["memory"], "resources.memory")
     except InvalidArgument as error:
         problems.update(error.fields)
-    accelerators = given.get("accelerators") or {}
-    if isinstance(accelerators, Mapping) and all(isinstance(count, int) for count in accelerators.values()):
-        resources.accelerators.update({str(kind): count for kind, count in accelerators.items()})
-    else:
-        problems["resources.accelerators"] = "must be types with counts, such as {gpu: 1}"
+    _accelerators(given, resources, problems)
     return resources
+
+
+def _accelerators(
+    given: Mapping[str, Any], resources: resources_pb2.Resources, problems: dict[str, str]
+) -> None:
+    """Whole devices, or a share of one and what it takes of the device's memory."""
+    accelerators, memory = given.get("accelerators") or {}, given.get("accelerator_memory")
+    if not isinstance(accelerators, Mapping):
+        problems["resources.accelerators"] = "must be types with counts, such as {gpu: 1}"
+        return
+    for kind, count in accelerators.items():
+        field = f"resources.accelerators.{kind}"
+        if kind in PLAIN:
+            problems[field] = f"is no accelerator: say `{kind}` beside `accelerators`"
+        elif isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count < COUNT_MAX:
+            problems[field] = (
+                f"must be a number of devices, such as 2, or a share of one such as 0.5, not {count!r}"
+            )
+        elif count != int(count) and count > 1:
+            problems[field] = (
+                f"must be a share of one device or whole ones, not {count}: say {int(count) + 1}, or less than 1"
+            )
+        elif count == int(count):
+            resources.accelerators[kind] = int(count)
+        elif not (millis := round(count * DEVICE_MILLIS)):
+            problems[field] = f"must be at least {1 / DEVICE_MILLIS} of a device"
+        else:
+            resources.accelerator_millis[kind] = min(millis, DEVICE_MILLIS - 1)
+    if memory is None:
+        return
+    if len(resources.accelerator_millis) != 1:
+        problems["resources.accelerator_memory"] = "goes with a share of a device: `accelerators: {gpu: 0.5}`"
+        return
+    try:
+        [kind] = resources.accelerator_millis
+        resources.accelerator_memory_bytes[kind] = amount(memory, "resources.accelerator_memory")
+    except InvalidArgument as error:
+        problems.update(error.fields)
 
 
 def unknown(given: Mapping[str, Any], known: tuple[str, ...], prefix: str, problems: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ from aios.errors import FailedPrecondition, InvalidArgument
 from aios.names import JobName, RunName
 from aios.runtime import telemetry
 from aios.runtime.token_files import token_file
+from aios.train.devices import keep_to_share
 from aios.train.home import Checkpoint, Home
 from aios.train.local import Local
 from aios.train.ranks import ALONE, Beats, Follower, Ranks, spec_told
@@ -62,6 +63,7 @@ def init(
             home = _remote(job, int(epoch), stop)
         else:
             home = _local(folder or LOCAL_FOLDER, seed)
+        keep_to_share()
         before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
         beats = Beats.of_environment(ranks.rank)
         try:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from aios.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from aios.names import DeploymentName, ModelVersionName, RevisionName
+from aios.scheduling import accelerator_problems
 from services.inference import policies
 from services.inference.policies import PayloadLog, Rollout, Scaling
 
@@ -68,11 +69,14 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one replica. Thousandths of a core, bytes, whole devices by type; 0 is the default amount."""
+    """Of one replica. Thousandths of a core, bytes, whole devices by type or thousandths of one, and bytes of its memory;
+    0 is the default amount."""
 
     cpu_millis: int = 0
     memory_bytes: int = 0
     accelerators: Mapping[str, int] = field(default_factory=dict)
+    accelerator_millis: Mapping[str, int] = field(default_factory=dict)
+    accelerator_memory_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,13 @@ def complete(spec: Spec) -> Spec:
     amounts = {
         "cpu_millis": spec.resources.cpu_millis,
         "memory_bytes": spec.resources.memory_bytes,
-        **{f"accelerators[{kind}]": count for kind, count in spec.resources.accelerators.items()},
     }
     wrong |= {f"resources.{name}": "must not be negative" for name, amount in amounts.items() if amount < 0}
+    asked = spec.resources
+    devices = accelerator_problems(
+        asked.accelerators, asked.accelerator_millis, asked.accelerator_memory_bytes
+    )
+    wrong |= {f"resources.{name}": what for name, what in devices}
     wrong |= {f"rollout.{name}": what for name, what in policies.rollout_problems(spec.rollout)}
     wrong |= {f"scaling.{name}": what for name, what in policies.scaling_problems(spec.scaling, REPLICAS_MAX)}
     wrong |= {f"payload_log.{name}": what for name, what in policies.payload_log_problems(spec.payload_log)}
@@ -289,6 +297,8 @@ _EDITS: Mapping[str, Callable[[Spec, Spec], Spec]] = MappingProxyType(
         "spec.model_version": _field("model_version"),
         "spec.replicas": _field("replicas"),
         "spec.resources": _field("resources"),
+        "spec.resources.accelerator_memory_bytes": _resource("accelerator_memory_bytes"),
+        "spec.resources.accelerator_millis": _resource("accelerator_millis"),
         "spec.resources.accelerators": _resource("accelerators"),
         "spec.resources.cpu_millis": _resource("cpu_millis"),
         "spec.resources.memory_bytes": _resource("memory_bytes"),

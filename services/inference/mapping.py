@@ -55,7 +55,11 @@ def spec_from_proto(spec: deployment_pb2.DeploymentSpec) -> Spec:
         model_version=spec.model_version,
         replicas=spec.replicas,
         resources=Resources(
-            spec.resources.cpu_millis, spec.resources.memory_bytes, dict(spec.resources.accelerators)
+            spec.resources.cpu_millis,
+            spec.resources.memory_bytes,
+            dict(spec.resources.accelerators),
+            dict(spec.resources.accelerator_millis),
+            dict(spec.resources.accelerator_memory_bytes),
         ),
         batch_delay_micros=spec.batch_delay_micros,
         rollout=policies_mapping.rollout_from_proto(spec.rollout),
@@ -271,6 +275,8 @@ def _resources_to_proto(resources: Resources) -> resources_pb2.Resources:
         cpu_millis=resources.cpu_millis,
         memory_bytes=resources.memory_bytes,
         accelerators=resources.accelerators,
+        accelerator_millis=resources.accelerator_millis,
+        accelerator_memory_bytes=resources.accelerator_memory_bytes,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aios.names import JobName, RevisionName
+from aios.scheduling import DEVICE_MILLIS
 from services.inference import replicas
 from services.inference.deployments import Resources
 from services.inference.replicas import Replica
@@ -58,13 +59,13 @@ def make(
         freed = made.get(replica.job, ())
         if replica.job not in cramped or (freed and on_the_way) or _covered(revision.spec.resources, freed):
             continue
-        kinds = revision.spec.resources.accelerators.keys()
+        kinds = _kinds(revision.spec.resources)
         able = [
             each
             for each in found
             if (live := _sleepy(each)) is not None
             and live.name != revision.name
-            and kinds <= live.spec.resources.accelerators.keys()
+            and kinds <= _kinds(live.spec.resources)
             and idle(live.name) >= IDLE_SECONDS
         ]
         chosen = max(able, key=lambda each: (idle(_live(each).name), str(each.deployment.name)), default=None)
@@ -76,6 +77,14 @@ def make(
             )
             return Choice(chosen, live, replica.job, reason)
     return None
+
+
+def _kinds(asked: Resources) -> set[str]:
+    return {*asked.accelerators, *asked.accelerator_millis}
+
+
+def _millis(asked: Resources, kind: str) -> int:
+    return DEVICE_MILLIS * asked.accelerators.get(kind, 0) + asked.accelerator_millis.get(kind, 0)
 
 
 def _falls_asleep(revision: Revision) -> bool:
@@ -101,8 +110,5 @@ def _covered(asked: Resources, freed: Sequence[Resources]) -> bool:
     return (
         sum(each.cpu_millis for each in freed) >= asked.cpu_millis
         and sum(each.memory_bytes for each in freed) >= asked.memory_bytes
-        and all(
-            sum(each.accelerators.get(kind, 0) for each in freed) >= count
-            for kind, count in asked.accelerators.items()
-        )
+        and all(sum(_millis(each, kind) for each in freed) >= _millis(asked, kind) for kind in _kinds(asked))
     )

@@ -1,16 +1,20 @@
 """What the scheduler tells of itself over time."""
 
-from collections.abc import Iterable
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Generic, TypeVar
 
 from aios.records import Database
 from aios.records.counts import by_state
-from aios.runtime.meters import Labels, Levels
+from aios.runtime.meters import EVERY_SECONDS, Labels, Levels
 from services.scheduler import store
 from services.scheduler.jobs import State
 from services.scheduler.nodes import Node, NodeState
 from services.scheduler.reconciler import Reconciler
 from services.scheduler.resources import Resources
 
+T = TypeVar("T")
 Found = Iterable[tuple[float, Labels]]
 
 
@@ -20,23 +24,25 @@ def levels(db: Database, reconciler: Reconciler) -> list[Levels]:
     async def jobs() -> Found:
         return await db.read(lambda tx: by_state(tx, store.jobs.c.state, State))
 
+    all_nodes = _Shared(lambda: db.read(store.all_nodes))
+    usages = _Shared(reconciler.usages)
+
     async def nodes() -> Found:
-        found = await db.read(store.all_nodes)
+        found = await all_nodes.get()
         return [
             (sum(node.state is state for node in found), {"state": state.value.lower()})
             for state in NodeState
         ]
 
     async def capacity() -> Found:
-        ready = [node for node in await db.read(store.all_nodes) if node.state is NodeState.READY]
+        ready = [node for node in await all_nodes.get() if node.state is NodeState.READY]
         return [figure for node in ready for figure in _by_resource(node, node.capacity)]
 
     async def held() -> Found:
         holds = await db.read(store.held)
-        nodes = {node.name: node for node in await db.read(store.all_nodes)}
         return [
-            (holds.get(name, Resources()).named().get(labels["resource"], 0), labels)
-            for name, node in nodes.items()
+            (holds.get(node.name, Resources()).named().get(labels["resource"], 0), labels)
+            for node in await all_nodes.get()
             if node.state is NodeState.READY
             for _, labels in _by_resource(node, node.capacity)
         ]
@@ -44,7 +50,7 @@ def levels(db: Database, reconciler: Reconciler) -> list[Levels]:
     async def queues() -> Found:
         return [
             (count, {"queue": queue, "state": state})
-            for queue, usage in (await reconciler.usages()).items()
+            for queue, usage in (await usages.get()).items()
             for state, count in (("running", usage.running_jobs), ("queued", usage.pending_jobs))
             if queue
         ]
@@ -52,7 +58,7 @@ def levels(db: Database, reconciler: Reconciler) -> list[Levels]:
     async def used() -> Found:
         return [
             (amount, {"queue": queue, "resource": resource})
-            for queue, usage in (await reconciler.usages()).items()
+            for queue, usage in (await usages.get()).items()
             for resource, amount in usage.used.items()
             if queue
         ]
@@ -68,6 +74,23 @@ def levels(db: Database, reconciler: Reconciler) -> list[Levels]:
         ),
         Levels("aios.queue.used", "", f"What jobs of a queue hold: {about}.", used),
     ]
+
+
+class _Shared(Generic[T]):
+    """What several figures of one moment are made of, read once for all of them."""
+
+    def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
+        self._read = read
+        self._reading = asyncio.Lock()
+        self._found: T | None = None
+        self._at = -EVERY_SECONDS
+
+    async def get(self) -> T:
+        """As it was less than half a period ago."""
+        async with self._reading:
+            if self._found is None or time.monotonic() - self._at > EVERY_SECONDS / 2:
+                self._found, self._at = await self._read(), time.monotonic()
+            return self._found
 
 
 def _by_resource(node: Node, amounts: Resources) -> list[tuple[float, Labels]]:

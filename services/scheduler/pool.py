@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from aios.names import JobName
-from aios.scheduling import taints
+from aios.scheduling import DEVICE_MILLIS, taints
 from services.scheduler.engine import model
 from services.scheduler.engine.plan import Decide, startable
 from services.scheduler.engine.snapshot import Snapshot
@@ -16,7 +16,7 @@ from services.scheduler.nodes import Node
 from services.scheduler.policies import Policy, compose
 from services.scheduler.progress import Progress
 from services.scheduler.queues import Queue
-from services.scheduler.resources import DEVICE, NOTHING, Resources
+from services.scheduler.resources import NOTHING, Resources
 from services.scheduler.specs import Kind
 
 
@@ -250,6 +250,6 @@ def _resources(amounts: model.Amounts, job: model.Job, placement: model.Placemen
     plain = int(amounts.get("cpu", 0)), int(amounts.get("memory", 0))
     if not placement.device:
         return Resources(*plain, {name: int(amount) for name, amount in devices.items()})
-    share = {name: round(amount * DEVICE) for name, amount in devices.items()}
+    share = {name: round(amount * DEVICE_MILLIS) for name, amount in devices.items()}
     memory = {placement.kind: job.device_memory}
     return Resources(*plain, NOTHING, share, memory, placement.device)

@@ -7,8 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aios.common.v1 import resources_pb2
 from aios.names import ProjectName, QueueName
 from aios.scheduler.v1 import queue_pb2
+from aios.scheduling import DEVICE_MILLIS as DEVICE
 from services.scheduler.queues import Amounts, Queue
-from services.scheduler.resources import DEVICE
 from services.scheduler.usage import Usage
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from aios.scheduling import DEVICE_MILLIS as DEVICE
+
 NOTHING: Mapping[str, int] = MappingProxyType({})
-DEVICE = 1000
-"""Thousandths of a device."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from aios import scheduling
 from aios.errors import InvalidArgument
 from aios.scheduling import NOTHING_SAID, PRIORITY_MAX, Scheduling
 from services.scheduler.attempts import RENDEZVOUS
-from services.scheduler.resources import DEVICE, Resources
+from services.scheduler.resources import Resources
 
 STOP_GRACE = timedelta(seconds=10)
 """Between SIGTERM and SIGKILL where the spec says nothing: enough to write a checkpoint of a small model."""
@@ -27,8 +27,6 @@ REPLICAS_MAX = 1024
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PORT = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_ACCELERATOR = re.compile(r"[a-z][a-z0-9_-]{0,31}(/[A-Za-z0-9][A-Za-z0-9._-]{0,62})?")
-_PLAIN = frozenset({"cpu", "memory"})
 
 
 class Kind(StrEnum):
@@ -81,7 +79,13 @@ def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:
 
 def _problems(spec: JobSpec) -> list[tuple[str, str]]:
     said = [(f"scheduling.{path}", problem) for path, problem in scheduling.problems(spec.scheduling)]
-    return [*_command(spec), *_environment(spec), *_resources(spec.resources), *_rest(spec), *said]
+    return [
+        *_command(spec),
+        *_environment(spec),
+        *_resources(spec.resources, spec.replicas),
+        *_rest(spec),
+        *said,
+    ]
 
 
 def _command(spec: JobSpec) -> list[tuple[str, str]]:
@@ -114,51 +118,19 @@ def _environment(spec: JobSpec) -> list[tuple[str, str]]:
     return found
 
 
-def _resources(asked: Resources) -> list[tuple[str, str]]:
+def _resources(asked: Resources, replicas: int) -> list[tuple[str, str]]:
     found = []
     if asked.cpu_millis < 1:
         found.append(("resources.cpu_millis", "must be at least 1: thousandths of a core"))
     if asked.memory_bytes < 0:
         found.append(("resources.memory_bytes", "must not be negative"))
-    for kind, count in asked.accelerators.items():
-        path = f"resources.accelerators[{kind[:80]!r}]"
-        if not _ACCELERATOR.fullmatch(kind):
-            found.append((path, "must be a type such as `gpu` or `gpu/H100`"))
-        elif kind in _PLAIN:
-            found.append((path, "is no accelerator: say `cpu` and `memory` beside them"))
-        elif count < 0:
-            found.append((path, "must not be negative"))
+    wrong = scheduling.accelerator_problems(
+        asked.accelerators, asked.accelerator_millis, asked.device_memory, replicas
+    )
+    found += [(f"resources.{path}", problem) for path, problem in wrong]
     families = [kind for kind in asked.accelerators if "/" not in kind]
     if len(families) > 1:
         found.append(("resources.accelerators", f"name at most one family without its type, not {families}"))
-    return found + _share(asked)
-
-
-def _share(asked: Resources) -> list[tuple[str, str]]:
-    """Of one device, with as much of its memory."""
-    path, found = "resources.accelerator_millis", []
-    for kind, millis in asked.accelerator_millis.items():
-        if kind in _PLAIN or not _ACCELERATOR.fullmatch(kind):
-            found.append(
-                (path, f"{kind[:80]!r} has no shares: name an accelerator such as `gpu` or `gpu/H100`")
-            )
-        elif not 0 < millis < DEVICE:
-            found.append(
-                (path, "must be 1 to 999: a share of one device, or whole devices in `accelerators`")
-            )
-    kinds = {*asked.accelerator_millis, *asked.accelerators}
-    if asked.accelerator_millis and len(kinds) > 1:
-        found.append((path, "must be of one type alone: a job has whole devices, or a share of one"))
-    elif asked.accelerator_millis and asked.accelerators:
-        whole = sum(asked.accelerators.values()) + 1
-        problem = f"is part of a device beside whole ones: ask for {whole} whole, or for a share of one"
-        found.append((path, problem))
-    for kind, memory in asked.device_memory.items():
-        if kind not in asked.accelerator_millis:
-            problem = "goes with a share of that type; who has a device whole has all of its memory"
-            found.append(("resources.accelerator_memory_bytes", problem))
-        elif memory < 0:
-            found.append(("resources.accelerator_memory_bytes", "must not be negative"))
     if asked.shared_device:
         found.append(("resources.shared_device", "is for the scheduler to choose: leave it out"))
     return found
@@ -179,9 +151,6 @@ def _rest(spec: JobSpec) -> list[tuple[str, str]]:
         found.append(("replicas", "must be 1: the replicas of a service are jobs of their own"))
     elif not 0 <= spec.min_replicas <= spec.replicas:
         found.append(("min_replicas", f"must be 0, or 1 to {spec.replicas}: no more than `replicas`"))
-    if spec.resources.accelerator_millis and spec.replicas > 1:
-        problem = "must be 1 with a share of a device: ranks on one device cannot reach each other by NCCL"
-        found.append(("replicas", problem))
     if RENDEZVOUS in spec.ports and spec.replicas > 1:
         found.append(("ports", f"must not have {RENDEZVOUS!r}: a gang has that one"))
     if not 0 <= spec.max_restarts <= RESTARTS_MAX:

@@ -141,6 +141,14 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
     resources = spec.resources
     if resources.cpu_millis < 0 or resources.memory_bytes < 0:
         raise InvalidArgument.of("spec.resources", "must not be negative")
+    wrong = scheduling.accelerator_problems(
+        resources.accelerators,
+        resources.accelerator_millis,
+        resources.accelerator_memory_bytes,
+        spec.replicas,
+    )
+    if wrong:
+        raise InvalidArgument.of_all({f"spec.resources.{path}": problem for path, problem in wrong})
     if not 0 <= spec.max_restarts <= RESTARTS_MAX:
         raise InvalidArgument.of("spec.max_restarts", f"must be between 0 and {RESTARTS_MAX}")
     if spec.checkpoint_steps < 0:
@@ -156,6 +164,8 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
         cpu_millis=resources.cpu_millis or CPU_MILLIS,
         memory_bytes=resources.memory_bytes or MEMORY_BYTES,
         accelerators=dict(resources.accelerators),
+        accelerator_millis=dict(resources.accelerator_millis),
+        accelerator_memory_bytes=dict(resources.accelerator_memory_bytes),
         seed=spec.seed,
         model=check_id(spec.model, "spec.model") if spec.model else "",
         checkpoint_steps=spec.checkpoint_steps,
@@ -214,7 +224,10 @@ def _processes(spec: run_pb2.RunSpec, resources: resources_pb2.Resources) -> int
     if spec.launcher != run_pb2.RunSpec.LAUNCHER_TORCHRUN:
         raise InvalidArgument.of("spec.launcher", f"{spec.launcher} is none")
     cores = (resources.cpu_millis or CPU_MILLIS) // 1000
-    ranks = spec.processes or sum(resources.accelerators.values()) or max(1, cores)
+    devices = sum(resources.accelerators.values()) or len(resources.accelerator_millis)
+    ranks = spec.processes or devices or max(1, cores)
+    if ranks > 1 and resources.accelerator_millis:
+        raise InvalidArgument.of("spec.processes", "must be 1 on a share of a device")
     if not 1 <= ranks <= PROCESSES_MAX:
         raise InvalidArgument.of("spec.processes", f"must be 1 to {PROCESSES_MAX}")
     return ranks
@@ -387,7 +400,11 @@ def _duration(seconds: float) -> Duration:
 
 def _resources_to_proto(spec: RunSpec) -> resources_pb2.Resources:
     return resources_pb2.Resources(
-        cpu_millis=spec.cpu_millis, memory_bytes=spec.memory_bytes, accelerators=spec.accelerators
+        cpu_millis=spec.cpu_millis,
+        memory_bytes=spec.memory_bytes,
+        accelerators=spec.accelerators,
+        accelerator_millis=spec.accelerator_millis,
+        accelerator_memory_bytes=spec.accelerator_memory_bytes,
     )
 
 

@@ -89,6 +89,10 @@ class RunSpec:
     cpu_millis: int = CPU_MILLIS
     memory_bytes: int = MEMORY_BYTES
     accelerators: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    accelerator_millis: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """A share of one device, in thousandths."""
+    accelerator_memory_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Of that device's memory."""
     seed: int = 0
     model: str = ""
     checkpoint_steps: int = 0

@@ -159,6 +159,8 @@ def _columns(run: Run) -> Mapping[str, Any]:
             **vars(run.spec),
             "hyperparameters": dict(run.spec.hyperparameters),
             "accelerators": dict(run.spec.accelerators),
+            "accelerator_millis": dict(run.spec.accelerator_millis),
+            "accelerator_memory_bytes": dict(run.spec.accelerator_memory_bytes),
             "command": list(run.spec.command),
             "dataset_versions": dict(run.spec.dataset_versions),
             "environment": dict(run.spec.environment),

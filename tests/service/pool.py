@@ -97,7 +97,7 @@ class Pool:
         self.scheduler.kill()
         self.scheduler.wait()
 
-    def start_agent(self, node: str = "a", cpu_millis: int = 2000) -> None:
+    def start_agent(self, node: str = "a", cpu_millis: int = 2000, **more: str) -> None:
         env = {
             "AIOS_NODE": node,
             "AIOS_NODE_CPU_MILLIS": str(cpu_millis),
@@ -105,6 +105,7 @@ class Pool:
             "AIOS_NODE_LABELS": "zone=earth",
             "AIOS_TOKEN_FILE": str(self.settings.secret("agent.token")),
             "AIOS_SCHEDULER_PUBLIC_KEY_FILE": str(self.settings.secret("scheduler.pub")),
+            **more,
         }
         self.agents[node] = self._spawn("services.scheduler.agent", self.home_of(node), f"agent-{node}", env)
 
@@ -128,16 +129,13 @@ class Pool:
 
     async def submit(self, *command: str, cpu_millis: int = 500, **spec: Any) -> str:
         """Create a job and return its name."""
+        spec.setdefault("resources", resources_pb2.Resources(cpu_millis=cpu_millis))
         self.made += 1
         job = await self.stub.CreateJob(
             scheduler_service_pb2.CreateJobRequest(
                 parent=PARENT,
                 job_id=f"j{self.made}",
-                job=job_pb2.Job(
-                    spec=job_pb2.JobSpec(
-                        command=command, resources=resources_pb2.Resources(cpu_millis=cpu_millis), **spec
-                    )
-                ),
+                job=job_pb2.Job(spec=job_pb2.JobSpec(command=command, **spec)),
             )
         )
         return str(job.name)

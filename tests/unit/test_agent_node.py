@@ -2,14 +2,16 @@
 
 import random
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aios.config import Settings
+from aios.errors import InvalidArgument
 from services.scheduler.agent import capacity, ports, sandbox
 from services.scheduler.agent.app import name_of
-from services.scheduler.agent.gpus import Gpu, kind_of
+from services.scheduler.agent.gpus import Gpu, declared, kind_of
 from services.scheduler.resources import Resources
 from services.scheduler.specs import JobSpec, Kind
 
@@ -87,3 +89,25 @@ def test_ports_are_free_different_and_not_given_twice() -> None:
     assert {first, first + 1}.isdisjoint(found)
     with pytest.raises(ports.NoPortFree):
         ports.pick(1, ports.RANGE, rng)
+
+
+def test_devices_that_no_driver_shows_are_declared() -> None:
+    found = declared("gpu/T4=2x16GiB, fpga=1")
+    assert [(each.kind, each.uuid) for each in found] == [
+        ("gpu/T4", "0"),
+        ("gpu/T4", "1"),
+        ("fpga", "fpga:0"),
+    ]
+    measured = capacity.measure(Settings(), found)
+    assert measured.accelerators == {"gpu/T4": 2, "fpga": 1}
+    assert measured.device_memory == {"gpu/T4": 16 << 30}
+    with pytest.raises(InvalidArgument, match="must look like"):
+        declared("gpu/T4")
+
+
+def test_a_job_is_told_of_its_share_and_of_devices_that_cuda_does_not_know(tmp_path: Path) -> None:
+    spec = JobSpec(("python",), Resources(1000))
+    here = replace(place(tmp_path, "0", "fpga:0"), memory_fraction=0.25)
+    env = sandbox.environment(spec, here, Settings(address="http://door"), OWN)
+    assert (env["CUDA_VISIBLE_DEVICES"], env["AIOS_DEVICES"]) == ("0", "fpga:0")
+    assert env["AIOS_GPU_MEMORY_FRACTION"] == "0.2500"

@@ -198,3 +198,31 @@ def test_ranks_and_the_nodes_network_are_asked_for_in_words() -> None:
     assert refused.value.fields.keys() == wrong.keys() - {"entry"}
     with pytest.raises(InvalidArgument, match="is for a command"):
         parse({"recipe": "mlp", "network": "node"})
+
+
+def test_a_share_of_a_device_is_less_than_one_and_may_say_its_memory() -> None:
+    given = {"accelerators": {"gpu/H100": 0.25}, "accelerator_memory": "10GiB"}
+    read = parse({**GOOD, "resources": given}).spec.resources
+    assert dict(read.accelerators) == {}
+    assert dict(read.accelerator_millis) == {"gpu/H100": 250}
+    assert dict(read.accelerator_memory_bytes) == {"gpu/H100": 10 << 30}
+
+
+@pytest.mark.parametrize(
+    ("resources", "field", "problem"),
+    [
+        ({"accelerators": {"gpu": 1.5}}, "resources.accelerators.gpu", "say 2, or less than 1"),
+        ({"accelerators": {"gpu": 0}}, "resources.accelerators.gpu", "such as 0.5"),
+        ({"accelerators": {"gpu": True}}, "resources.accelerators.gpu", "such as 0.5"),
+        ({"accelerators": {"gpu": float("nan")}}, "resources.accelerators.gpu", "such as 0.5"),
+        ({"accelerators": {"gpu": 1e-9}}, "resources.accelerators.gpu", "at least 0.001"),
+        ({"accelerators": {"cpu": 0.5}}, "resources.accelerators.cpu", "beside `accelerators`"),
+        ({"accelerators": {"gpu": 1}, "accelerator_memory": "1GiB"}, "resources.accelerator_memory", "0.5"),
+    ],
+)
+def test_what_is_no_share_is_refused_with_what_to_say(
+    resources: dict[str, Any], field: str, problem: str
+) -> None:
+    with pytest.raises(InvalidArgument) as error:
+        parse({**GOOD, "resources": resources})
+    assert problem in error.value.fields[field]

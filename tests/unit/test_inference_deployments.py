@@ -48,7 +48,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
         "deployment.spec.replicas",
         "deployment.spec.batch_delay_micros",
         "deployment.spec.resources.cpu_millis",
-        "deployment.spec.resources.accelerators[gpu]",
+        "deployment.spec.resources.accelerators['gpu']",
     }
 
 

@@ -1,10 +1,14 @@
 """Resource vectors, and which device type serves a request for any."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.resources import Resources, grant, serves, shortages
+from aios.errors import InvalidArgument
+from services.scheduler.resources import Resources, free_of, grant, serves, shortages
+from services.scheduler.specs import JobSpec, check
 
 TYPES = st.sampled_from(["gpu/H100", "gpu/K80", "tpu", "fpga"])
 ASKED = st.sampled_from(["gpu", "gpu/H100", "gpu/K80", "tpu", "any"])
@@ -63,3 +67,51 @@ def test_an_exact_type_is_served_before_any() -> None:
 )
 def test_serves(kind: str, asked: str, answer: bool) -> None:
     assert serves(kind, asked) is answer
+
+
+HALF = Resources(1, accelerator_millis={"gpu": 500})
+
+
+def test_a_share_is_of_one_device_and_not_of_what_several_have_left() -> None:
+    node = Resources(4, accelerators={"gpu/A": 2}, device_memory={"gpu/A": 16})
+    part = Resources(1, accelerator_millis={"gpu/A": 700})
+    left = free_of(node, [replace(part, shared_device=1), replace(part, shared_device=2)])
+    assert (left.accelerators, left.accelerator_millis) == ({}, {"gpu/A": 300})
+    assert grant(left, HALF) is None
+    [lacking] = shortages(HALF, left, node)
+    assert (lacking.figure(lacking.wanted), lacking.unit, lacking.figure(lacking.free)) == (
+        "0.5",
+        "of one gpu/A",
+        "0.3",
+    )
+    left = free_of(node, [replace(part, shared_device=1)])
+    granted = grant(left, HALF)
+    assert granted is not None
+    assert granted.named() == {"cpu": 1, "gpu/A": 0.5}
+
+
+def test_a_share_with_more_memory_than_a_device_has_is_not_granted() -> None:
+    node = Resources(4, accelerators={"gpu/A": 1}, device_memory={"gpu/A": 16 << 30})
+    asked = replace(HALF, device_memory={"gpu": 17 << 30})
+    assert grant(node, asked) is None
+    assert [(each.unit, each.figure(each.wanted)) for each in shortages(asked, node, node)] == [
+        ("of memory on one gpu/A", "17.0 GiB")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "replicas", "problem"),
+    [
+        (Resources(1, accelerator_millis={"gpu": 1500}), 1, "1 to 999"),
+        (Resources(1, accelerator_millis={"cpu": 500}), 1, "is no accelerator"),
+        (Resources(1, accelerators={"memory": 5}), 1, "is no accelerator"),
+        (Resources(1, accelerators={"gpu": 1}, accelerator_millis={"gpu": 500}), 1, "ask for 2 whole ones"),
+        (Resources(1, accelerator_millis={"gpu": 500, "tpu": 500}), 1, "of one type alone"),
+        (Resources(1, accelerator_millis={"gpu": 500}), 2, "NCCL"),
+        (Resources(1, accelerators={"gpu": 1}, device_memory={"gpu": 1}), 1, "all of its memory"),
+    ],
+)
+def test_what_is_no_share_is_refused(asked: Resources, replicas: int, problem: str) -> None:
+    with pytest.raises(InvalidArgument) as error:
+        check(JobSpec(("x",), asked, replicas=replicas))
+    assert problem in " ".join(error.value.fields.values())

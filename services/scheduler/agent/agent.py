@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -22,6 +22,7 @@ SILENCE_PER_LEASE = 0.6  # of the lease without an answer: the stream is dead, d
 REGISTER_SECONDS = 5.0
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.1, 1.0  # a scheduler is back in seconds, and the lease runs
 DRAIN_PATIENCE = timedelta(seconds=3)
+FLUSH_SECONDS = 3.0  # for the scheduler to take what was said last
 
 _log = logging.getLogger(__name__)
 Request = agent_service_pb2.ConnectRequest
@@ -33,6 +34,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Request | None] | None = None
+        self._over = asyncio.Event()
 
     def report(self, attempt: job_pb2.Attempt) -> None:
         """An attempt changed."""
@@ -45,6 +47,7 @@ class Outbox:
     def begin(self, first: Request) -> AsyncIterator[Request]:
         """A new stream's requests: `first`, then all that is said from now on, in order."""
         self._queue = asyncio.Queue()
+        self._over.clear()
         self._queue.put_nowait(first)
         return _drained(self._queue)
 
@@ -53,6 +56,13 @@ class Outbox:
         if self._queue is not None:
             self._queue.put_nowait(None)
         self._queue = None
+        self._over.set()
+
+    async def close(self) -> None:
+        """Hang up once all that was said is sent; return when the scheduler has taken it and hung up too."""
+        if self._queue is not None:
+            self._queue.put_nowait(None)
+            await self._over.wait()
 
 
 class Agent:
@@ -83,12 +93,12 @@ class Agent:
         self._lease_seconds = 0.0
         self._sent: dict[int, float] = {}
         self._answered = 0.0
-        self._leaving = False
+        self._leaving = self._left = False
 
     async def run(self) -> None:
-        """Stay connected until cancelled."""
+        """Stay connected until cancelled, or until this node has left."""
         backoff = BACKOFF_SECONDS
-        while True:
+        while not self._left:
             began = time.monotonic()
             try:
                 await self._converse()
@@ -112,6 +122,10 @@ class Agent:
         self._leaving = True
         self._outbox.say(Request(leave=agent_service_pb2.Leave()))
         await self._attempts.drain("NODE_STOPPED", DRAIN_PATIENCE)
+        self._left = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._outbox.close()
 
     async def _converse(self) -> None:
         """One stream, from registration until it breaks."""

@@ -45,7 +45,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     stack.enter_context(_sole(root))
     settings = replace(settings, node=name_of(root, settings.node, given=bool(os.environ.get("AIOS_NODE"))))
     assert settings.scheduler_public_key_file is not None
-    devices, rng, outbox = gpus.find(), random.Random(), Outbox()
+    devices = [*gpus.find(), *gpus.declared(settings.node_devices)]
+    rng, outbox = random.Random(), Outbox()
     scheduler, gateway = service_channel(settings, "scheduler"), service_channel(settings, "gateway")
     stack.push_async_callback(scheduler.close)
     stack.push_async_callback(gateway.close)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from aios.common.v1 import resources_pb2
 from aios.errors import AiosError
 from aios.names import JobName, NodeName
 from aios.runtime import peers, telemetry
 from aios.scheduler.v1 import agent_service_pb2, job_pb2
+from aios.scheduling import DEVICE_MILLIS
 from services.scheduler import mapping
 from services.scheduler.agent import isolation, ports, sandbox
 from services.scheduler.agent.directory import Directory
@@ -218,7 +220,7 @@ class Attempts:
         gang = _gang(assignment, self._settings.listen_host)
         names = (*spec.ports, RENDEZVOUS) if gang and gang.rank == 0 else spec.ports
         attempt.ports = dict(zip(names, ports.pick(len(names), taken, self._rng), strict=True))
-        attempt.devices = self._free_devices(assignment.granted.accelerators)
+        attempt.devices = self._devices(assignment.granted)
         directory.write("node", {"ports": attempt.ports, "devices": attempt.devices})
         token = await self._tokens.issue(assignment.job, assignment.epoch)
         await asyncio.to_thread(directory.write_token, token.secret)
@@ -231,6 +233,7 @@ class Attempts:
             attempt.ports,
             attempt.devices,
             gang,
+            self._memory_fraction(assignment.granted, attempt.devices),
         )
         (directory.path / "hosts").write_text(isolation.hosts(isolation.doors(self._settings)))
         if self._settings.mutual_tls:
@@ -280,10 +283,28 @@ class Attempts:
             await asyncio.to_thread(attempt.directory.write_token, token.secret)
             attempt.renew_time = token.renew_time
 
-    def _free_devices(self, granted: Mapping[str, int]) -> list[str]:
+    def _devices(self, granted: resources_pb2.Resources) -> list[str]:
+        """Devices for an attempt: who shares one has that of the others with the same number, the first of them any."""
+        for kind in granted.accelerator_millis:
+            for other in self._running.values():
+                theirs = other.assignment.granted
+                same = theirs.shared_device == granted.shared_device and kind in theirs.accelerator_millis
+                if same and other.devices:
+                    return list(other.devices)
+        return self._free_devices({**granted.accelerators, **dict.fromkeys(granted.accelerator_millis, 1)})
+
+    def _memory_fraction(self, granted: resources_pb2.Resources, devices: Sequence[str]) -> float | None:
+        """Of its device's memory that an attempt with a share may use."""
+        for kind, millis in granted.accelerator_millis.items():
+            asked = granted.accelerator_memory_bytes.get(kind, 0)
+            has = next((gpu.memory_bytes for gpu in self._gpus if gpu.uuid in devices), 0)
+            return min(1.0, asked / has) if asked and has else millis / DEVICE_MILLIS
+        return None
+
+    def _free_devices(self, counts: Mapping[str, int]) -> list[str]:
         used = {device for other in self._running.values() for device in other.devices}
         chosen: list[str] = []
-        for kind, count in granted.items():
+        for kind, count in counts.items():
             free = [gpu.uuid for gpu in self._gpus if gpu.kind == kind and gpu.uuid not in used]
             if len(free) < count:
                 raise OSError(f"{count} {kind} were granted and {len(free)} are free")

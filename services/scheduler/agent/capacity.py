@@ -38,6 +38,11 @@ def measure(settings: Settings, gpus: Sequence[Gpu]) -> Resources:
         settings.node_cpu_millis or 1000 * len(os.sched_getaffinity(0)),
         settings.node_memory_bytes or int(_memory_bytes() * MEMORY_SHARE),
         Counter(gpu.kind for gpu in gpus),
+        # A share of any device of a type has at least so much.
+        device_memory={
+            kind: min(gpu.memory_bytes for gpu in gpus if gpu.kind == kind)
+            for kind in {gpu.kind for gpu in gpus}
+        },
     )
 
 

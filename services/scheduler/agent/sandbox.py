@@ -14,6 +14,7 @@ from aios.names import JobName
 from aios.runtime import peers
 from services.scheduler.agent import isolation
 from services.scheduler.agent.bounds import PROCESSES, PROCESSES_PER_CORE, Bounds, Groups
+from services.scheduler.agent.gpus import is_gpu
 from services.scheduler.agent.isolation import NO_ISOLATION, Isolation
 from services.scheduler.attempts import RENDEZVOUS
 from services.scheduler.specs import JobSpec, Kind
@@ -69,6 +70,8 @@ class Place:
     devices: Sequence[str]
     """Ids of the GPUs granted, as CUDA takes them."""
     gang: Gang | None = None
+    memory_fraction: float | None = None
+    """Of its device's memory that it may use; None where it shares none."""
 
     @property
     def scratch(self) -> Path:
@@ -133,7 +136,7 @@ def environment(spec: JobSpec, place: Place, settings: Settings, own: Mapping[st
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin")),
         "HOME": str(place.scratch),
         "TMPDIR": str(place.scratch),
-        "CUDA_VISIBLE_DEVICES": ",".join(place.devices),
+        "CUDA_VISIBLE_DEVICES": ",".join(device for device in place.devices if is_gpu(device)),
         **spec.environment,
         **{
             variable_of(name): str(value)
@@ -146,11 +149,21 @@ def environment(spec: JobSpec, place: Place, settings: Settings, own: Mapping[st
         "AIOS_ADDRESS": settings.address,
         "AIOS_TOKEN_FILE": str(place.token_file),
         "AIOS_SCRATCH": str(place.scratch),
+        **_accelerators(place),
         **{f"AIOS_PORT_{name.upper()}": str(port) for name, port in place.ports.items()},
         **({"TRACEPARENT": place.traceparent} if place.traceparent else {}),
         **({"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(place.authority_file)} if settings.mutual_tls else {}),
         **(_rendezvous(place.gang, place.ports) if place.gang else {}),
     }
+
+
+def _accelerators(place: Place) -> dict[str, str]:
+    """Devices that CUDA does not know, and what a job may use of the memory of one that it shares."""
+    others = [device for device in place.devices if not is_gpu(device)]
+    found = {"AIOS_DEVICES": ",".join(others)} if others else {}
+    if place.memory_fraction is not None:
+        found["AIOS_GPU_MEMORY_FRACTION"] = f"{place.memory_fraction:.4f}"
+    return found
 
 
 def _rendezvous(gang: Gang, own: Mapping[str, int]) -> dict[str, str]:

@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from aios.train.devices import keep_to_share
+
 CAUSAL, EMBEDDING = "generate", "embed"
 
 
 def load(kind: str, directory: Path) -> tuple[Any, Any]:
     """Model and tokenizer, on the GPU where there is one."""
     cuda = torch.cuda.is_available()
+    keep_to_share()
     known: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(directory, **known)
     make: Any = AutoModelForCausalLM if kind == CAUSAL else AutoModel
