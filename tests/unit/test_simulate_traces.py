@@ -131,3 +131,14 @@ def test_what_is_wrong_with_a_trace_is_said(tmp_path: Path, name: str, text: str
 def test_phases_make_a_jobs_time() -> None:
     job = TraceJob("a", 0, 30, {ANY: 2.0}, phases=(Phase(10, 1.0), Phase(20, 2.0)))
     assert job.seconds() == 10
+
+
+def test_gpus_may_be_a_share_of_one(tmp_path: Path) -> None:
+    table, history = tmp_path / "a.csv", tmp_path / "b.jsonl"
+    table.write_text("arrival,duration,gpus,type\n0,10,0.5,gpu/A\n")
+    entry = {"name": "j", "submit": 0, "runs": [[0, 10]], "end": 10, "replica": {"cpu": 1000, "gpu": 0.25}}
+    history.write_text(json.dumps(entry) + "\n")
+    assert [(dict(job.replica), job.replicas) for file in (table, history) for job in read(file)] == [
+        ({"gpu/A": 0.5}, 1),
+        ({"cpu": 1000, "gpu": 0.25}, 1),
+    ]

@@ -51,7 +51,7 @@ class TraceJob:
     arrival: float
     steps: float
     speeds: Mapping[str, float]
-    replica: Mapping[str, int] = field(default_factory=lambda: {"gpu": 1})
+    replica: Mapping[str, float] = field(default_factory=lambda: {"gpu": 1})
     replicas: int = 1
     queue: str = ""
     priority: int = 0
@@ -191,18 +191,21 @@ def _csv(path: Path) -> Iterator[TraceJob]:
         else:
             raise TraceInvalid(f"{path}: the header has neither arrival nor timestamp nor submit_time")
         seconds, plain = float(row["duration"]), _plain(row)
-        if seconds < 0 or int(gpus) < (0 if plain else 1):
-            raise TraceInvalid(f"{path}, row {number + 2}: a duration below 0, or fewer than 1 GPU")
+        count = _number(gpus)
+        if seconds < 0 or not (count > 0 or (plain and count == 0)) or (count > 1 and count != int(count)):
+            raise TraceInvalid(
+                f"{path}, row {number + 2}: a duration below 0, or fewer than 1 GPU and no share of one"
+            )
         # With processors or memory beside them its GPUs are on one node, as they were; else they may be anywhere.
-        whole = plain | ({row.get("type") or "gpu": int(gpus)} if int(gpus) else {})
+        whole: dict[str, float] = {**plain, **({row.get("type") or "gpu": count} if count else {})}
         yield TraceJob(
             name=name,
             arrival=at,
             # One that ended at once still was there.
             steps=max(1.0, seconds),
             speeds={ANY: 1.0},
-            replica=whole if plain else {"gpu": 1},
-            replicas=1 if plain else int(gpus),
+            replica=whole if plain or count < 1 else {"gpu": 1},
+            replicas=1 if plain or count < 1 else int(count),
             queue=queue,
             priority=int(row.get("priority") or 0),
             weight=float(row.get("weight") or 1),
@@ -210,6 +213,12 @@ def _csv(path: Path) -> Iterator[TraceJob]:
             prefers=_labels(row, "prefers"),
             tolerates=_labels(row, "tolerates"),
         )
+
+
+def _number(text: str | float) -> float:
+    """A whole number where it is one: of devices a part is a share of one."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _labels(row: Mapping[str, str], column: str) -> dict[str, str]:
@@ -244,7 +253,7 @@ def _history(path: Path) -> Iterator[TraceJob]:
             arrival=float(entry["submit"]),
             steps=work,
             speeds={kind: work / max(1.0, seconds)},
-            replica={key: int(value) for key, value in (entry.get("replica") or {"gpu": 1}).items()},
+            replica={key: _number(value) for key, value in (entry.get("replica") or {"gpu": 1}).items()},
             replicas=int(entry.get("replicas") or 1),
             queue=str(entry.get("queue") or ""),
             priority=int(entry.get("priority") or 0),
