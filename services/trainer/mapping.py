@@ -146,7 +146,7 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
         resources.accelerator_millis,
         resources.accelerator_memory_bytes,
         spec.replicas,
-    )
+    ) + scheduling.budget_problems(resources.budgets)
     if wrong:
         raise InvalidArgument.of_all({f"spec.resources.{path}": problem for path, problem in wrong})
     if not 0 <= spec.max_restarts <= RESTARTS_MAX:
@@ -166,6 +166,7 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
         accelerators=dict(resources.accelerators),
         accelerator_millis=dict(resources.accelerator_millis),
         accelerator_memory_bytes=dict(resources.accelerator_memory_bytes),
+        budgets=dict(resources.budgets),
         seed=spec.seed,
         model=check_id(spec.model, "spec.model") if spec.model else "",
         checkpoint_steps=spec.checkpoint_steps,
@@ -405,6 +406,7 @@ def _resources_to_proto(spec: RunSpec) -> resources_pb2.Resources:
         accelerators=spec.accelerators,
         accelerator_millis=spec.accelerator_millis,
         accelerator_memory_bytes=spec.accelerator_memory_bytes,
+        budgets=spec.budgets,
     )
 
 

@@ -93,6 +93,8 @@ class RunSpec:
     """A share of one device, in thousandths."""
     accelerator_memory_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Of that device's memory."""
+    budgets: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Of what else its node has: scratch, network, counters."""
     seed: int = 0
     model: str = ""
     checkpoint_steps: int = 0

@@ -26,6 +26,8 @@ from aios.trainer.v1 import run_pb2, trainer_service_pb2
 from services.trainer import mapping, metrics, runs, store
 from services.trainer.metrics import Point
 from services.trainer.runs import FINAL, Progress, Run, RunSpec, State
+from services.trainer.tracking import artifact_store
+from services.trainer.tracking.artifact_store import File
 
 RUN_ID_LENGTH_MAX = 40  # leaves room for the prefixes of what is named after a run
 CODE_FILE = "code.tar"
@@ -155,11 +157,25 @@ class Trainer:
             raise InvalidArgument.of("model", f"the run registers {before.spec.model}: send what it made")
         runs.check_epoch(before, epoch)
         body = output.SerializeToString() if output is not None else b""
-        version = await self._keep(before, outputs) if outputs else ""
+        version = await self._left(before, outputs)
         completed = await self._change(
             name, lambda run: runs.complete(run, epoch, body, version, self._clock.now())
         )
         return await self.register(completed)
+
+    async def _left(self, run: Run, outputs: Sequence[file_pb2.File]) -> str:
+        """Keep what a run leaves: its files, and what it logged by MLflow's API. Returns their version. May repeat."""
+        known = await self._db.read(lambda tx: artifact_store.root_of(tx, run.name))
+        if known is None:
+            return await self._keep(run, outputs) if outputs else ""
+        left = [File(each.path, each.sha256, each.size_bytes) for each in outputs]
+        held = await self._db.write(lambda tx: artifact_store.join(tx, known, left, self._clock.now()))
+        version = await self._keep(
+            run,
+            [file_pb2.File(path=each.path, sha256=each.sha256, size_bytes=each.size_bytes) for each in held],
+        )
+        await self._db.write(lambda tx: artifact_store.seal(tx, known, held, version))
+        return version
 
     async def _keep(self, run: Run, outputs: Sequence[file_pb2.File]) -> str:
         """Commit what a run leaves behind as a version of the project's dataset for it. May repeat."""

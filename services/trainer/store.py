@@ -161,6 +161,7 @@ def _columns(run: Run) -> Mapping[str, Any]:
             "accelerators": dict(run.spec.accelerators),
             "accelerator_millis": dict(run.spec.accelerator_millis),
             "accelerator_memory_bytes": dict(run.spec.accelerator_memory_bytes),
+            "budgets": dict(run.spec.budgets),
             "command": list(run.spec.command),
             "dataset_versions": dict(run.spec.dataset_versions),
             "environment": dict(run.spec.environment),

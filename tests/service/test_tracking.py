@@ -11,8 +11,15 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from aios.errors import NotFound, PermissionDenied
 from aios.runtime.channel import connect
-from aios.trainer.v1 import run_pb2, trainer_service_pb2, trainer_service_pb2_grpc
+from aios.trainer.v1 import (
+    artifact_service_pb2,
+    artifact_service_pb2_grpc,
+    run_pb2,
+    trainer_service_pb2,
+    trainer_service_pb2_grpc,
+)
 from gateway.http import app as http_app
 from tests.service.neighbours import channel, token
 from tests.service.test_trainer import PARENT, World, create, world
@@ -265,8 +272,78 @@ async def test_another_project_sees_and_changes_nothing(mlflow: Mlflow) -> None:
     assert [each["name"] for each in (await mlflow.post("experiments/search"))["experiments"]] == ["Default"]
 
 
-async def test_viewers_and_jobs_track_nothing(mlflow: Mlflow) -> None:
+async def test_viewers_and_jobs_of_other_runs_track_nothing(mlflow: Mlflow) -> None:
     run = await mlflow.start()
-    for bearer in (token("viewer"), token("worker", job=f"{PARENT}/jobs/{run}", epoch=1)):
+    for bearer in (token("viewer"), token("worker", job=f"{PARENT}/jobs/other", epoch=1)):
         mlflow.http.headers["authorization"] = f"Bearer {bearer}"
-        assert await mlflow.refused("runs/log-metric", run_id=run, **metric("x", 1, 1)) == "PERMISSION_DENIED"
+        refused = await mlflow.refused("runs/log-metric", run_id=run, **metric("x", 1, 1))
+        assert refused in ("PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST")
+
+
+async def test_what_a_job_tracks_is_its_own_run_and_no_other(mlflow: Mlflow) -> None:
+    other = await mlflow.start(run_name="somebody's")
+    async with channel(mlflow.world.settings.trainer_address, token("editor")) as door:
+        await trainer_service_pb2_grpc.TrainerServiceStub(door).CreateRun(
+            create("r1", hyperparameters={"epochs": 2})
+        )
+    made = await mlflow.post("experiments/create", name="churn")
+    job = Mlflow(mlflow.http, mlflow.world)
+
+    def attempt(epoch: int) -> str:
+        return f"Bearer {token('worker', job='projects/demo/jobs/r1', epoch=epoch)}"
+
+    mlflow.http.headers["authorization"] = attempt(1)
+    assert await job.start(made["experiment_id"], run_name="script") == "r1"
+    await job.post("runs/log-metric", run_id="r1", **metric("loss", 0.5, 1))
+    await job.post("runs/log-parameter", run_id="r1", key="lr", value="0.1")
+    # It says that it has finished; whether it has, its exit code says.
+    await job.post("runs/update", run_id="r1", status="FINISHED", end_time=millis())
+    found = await job.run("r1")
+    assert (found["status"], found["metrics"]) == ("SCHEDULED", {"loss": 0.5})
+    assert (found["params"]["epochs"], found["params"]["lr"]) == ("2", "0.1")
+    child = await job.start(
+        made["experiment_id"], run_name="fold", tags=[{"key": "mlflow.parentRunId", "value": "r1"}]
+    )
+    second = await job.start(made["experiment_id"], run_name="another")
+    assert len({"r1", child, second}) == 3
+    for mine in (child, second):
+        await job.post("runs/log-metric", run_id=mine, **metric("loss", 0.1, 1))
+        await job.post("runs/update", run_id=mine, status="FINISHED", end_time=millis())
+
+    for path, body in (
+        ("runs/log-metric", metric("loss", 0.5, 1)),
+        ("runs/log-parameter", {"key": "lr", "value": "9"}),
+        ("runs/set-tag", {"key": "a", "value": "b"}),
+        ("runs/update", {"status": "FAILED"}),
+        ("runs/delete", {}),
+        ("runs/log-inputs", {"datasets": []}),
+    ):
+        assert await job.refused(path, run_id=other, **body) == "RESOURCE_DOES_NOT_EXIST", path
+    assert await job.refused("logged-models", experiment_id="0", source_run_id=other, name="m")
+    assert await job.refused("experiments/delete", experiment_id=made["experiment_id"])
+
+    mlflow.http.headers["authorization"] = attempt(2)
+    assert await job.start(made["experiment_id"], run_name="script") == "r1"
+    mlflow.http.headers["authorization"] = f"Bearer {token('editor')}"
+    assert set(await mlflow.search(experiments=(made["experiment_id"],))) == {"script", "fold", "another"}
+    assert await mlflow.refused("runs/update", run_id="r1", status="FAILED") == "INVALID_STATE"
+
+
+async def test_artifacts_of_a_job_are_outputs_of_its_run(mlflow: Mlflow) -> None:
+    address = mlflow.world.settings.trainer_address
+    async with channel(address, token("editor")) as door:
+        stub = artifact_service_pb2_grpc.ArtifactServiceStub(door)
+        await trainer_service_pb2_grpc.TrainerServiceStub(door).CreateRun(create("r1"))
+        put = artifact_service_pb2.PutArtifactRequest(
+            path="0/r1/artifacts/a.txt", sha256="0" * 64, size_bytes=3
+        )
+        with pytest.raises(PermissionDenied):
+            await stub.PutArtifact(put)
+    async with channel(address, token("worker", job="projects/demo/jobs/r1", epoch=1)) as door:
+        stub = artifact_service_pb2_grpc.ArtifactServiceStub(door)
+        await stub.PutArtifact(put)
+        listed = await stub.ListArtifacts(artifact_service_pb2.ListArtifactsRequest(path="0/r1/artifacts"))
+        assert [each.path for each in listed.files] == ["a.txt"]
+    async with channel(address, token("worker", job="projects/demo/jobs/r2", epoch=1)) as door:
+        with pytest.raises(NotFound):
+            await artifact_service_pb2_grpc.ArtifactServiceStub(door).PutArtifact(put)

@@ -6,6 +6,7 @@
     AIOS_CHECKPOINT_DIR                          what it leaves here is kept, and there again after a restart
     AIOS_METRICS_FILE                            it appends lines such as {"step": 10, "loss": 0.3}
     AIOS_OUTPUT_DIR                              what it leaves here is kept once it ends with 0
+    MLFLOW_*                                     what it logs by MLflow's client is the run's
     TRACEPARENT OTEL_*                           spans it sends join the run's trace
 
 SIGTERM means: save and leave. Exit code 0 means done, whatever was asked; all others are the run's own.
@@ -27,7 +28,7 @@ from aios.config import Settings
 from aios.errors import InvalidArgument
 from aios.runtime import telemetry
 from aios.runtime.token_files import token_file
-from aios.train import Run
+from aios.train import Run, mlflow
 from aios.train.ranks import SPEC
 from services.trainer.job import outputs
 from services.trainer.job.folders import CheckpointFolder, MetricsFile
@@ -181,13 +182,20 @@ def _identity(run: Run) -> dict[str, str]:
         "AIOS_SEED": str(run.seed),
         "AIOS_HPARAMS": json.dumps(dict(run.hparams)),
     }
-    if settings.telemetry and settings.token_file is not None:
-        token = quote(f"Bearer {token_file(settings.token_file)()}")
+    if settings.token_file is None:
+        return found
+    secret = token_file(settings.token_file)()
+    found |= {
+        "MLFLOW_TRACKING_URI": settings.address,
+        "MLFLOW_TRACKING_AUTH": mlflow.NAME,  # which reads the token anew at each call
+        "MLFLOW_TRACKING_TOKEN": secret,  # for an interpreter that does not have it
+    }
+    if settings.telemetry:
         found |= {
             "TRACEPARENT": telemetry.current_traceparent(),
             "OTEL_EXPORTER_OTLP_ENDPOINT": settings.otlp_endpoint or settings.address,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={token}",
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={quote(f'Bearer {secret}')}",
             "OTEL_SERVICE_NAME": run_id,
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",

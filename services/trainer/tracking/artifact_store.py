@@ -6,9 +6,11 @@ from datetime import datetime
 from sqlalchemy import delete, func, insert, or_, select, update
 
 from aios.errors import InvalidArgument
+from aios.names import RunName
 from aios.records import Tx
 from services.trainer.tables import artifact_roots, artifacts
-from services.trainer.tracking.paths import ArtifactNotFound, Place
+from services.trainer.tracking import store
+from services.trainer.tracking.paths import ArtifactNotFound, Kind, Place, place
 
 FILES_MAX = 10_000  # of one root: the version that they become lists them in one message
 
@@ -87,6 +89,12 @@ def root(tx: Tx, project: str, name: str) -> Root | None:
     return None if row is None else Root(project, name, row.version, row.sealed)
 
 
+def root_of(tx: Tx, run: RunName) -> Root | None:
+    """The root of what a run has logged; None where it never did."""
+    wanted = Place(Kind.RUN, store.get(tx, run).experiment, run.run)
+    return root(tx, run.project, wanted.root)
+
+
 def unsealed(tx: Tx, before: datetime) -> list[Root]:
     """Roots whose files are no version yet, and have not changed since a time."""
     query = select(artifact_roots).where(
@@ -101,6 +109,19 @@ def seal(tx: Tx, found: Root, held: list[File], version: str) -> bool:
     same = files(tx, found.project, found.root) == held
     tx.execute(update(artifact_roots).where(mine).values(version=version, sealed=same))
     return same
+
+
+def join(tx: Tx, found: Root, more: list[File], now: datetime) -> list[File]:
+    """Let a root hold more files; returns all of them. A path that both name means what it meant.
+
+    Raises:
+        InvalidArgument: a file lies where it needs a folder.
+    """
+    known = {each.path for each in files(tx, found.project, found.root)}
+    for each in more:
+        if each.path not in known:
+            put(tx, found.project, place(f"{found.root}/{each.path}"), each.sha256, each.size_bytes, now)
+    return files(tx, found.project, found.root)
 
 
 def _touch(tx: Tx, project: str, name: str, now: datetime) -> None:

@@ -22,6 +22,7 @@ from services.trainer.service import OUTPUTS
 from services.trainer.tracking import artifact_store, logged_store, store
 from services.trainer.tracking.artifact_store import File, Root
 from services.trainer.tracking.paths import ArtifactNotFound, ArtifactReadOnly, Kind, Place, place
+from services.trainer.tracking.reach import own_run, reach
 
 QUIET = timedelta(seconds=60)
 """Without a change: then a root's files become a version by themselves. Far below the grace of loose content."""
@@ -176,11 +177,16 @@ def _outputs(tx: Tx, project: str, found: Place) -> str:
 
 def _require_writable(tx: Tx, project: str, wanted: Place) -> None:
     if wanted.kind is Kind.MODEL:
-        holder = logged_store.get(tx, project, wanted.id).experiment
+        model = logged_store.get(tx, project, wanted.id)
+        holder = model.experiment
+        if own_run() is not None:
+            reach(tx, RunName(project, model.run))
     elif wanted.kind is Kind.RUN:
-        tracked = store.get(tx, RunName(project, wanted.id))
+        name = RunName(project, wanted.id)
+        reach(tx, name)
+        tracked = store.get(tx, name)
         holder = tracked.experiment
-        if tracked.ours:
+        if tracked.ours and (name != own_run() or tracked.run.completed):
             raise ArtifactReadOnly(f"{tracked.run.name} is run by the platform and keeps its outputs itself.")
     else:
         raise ArtifactReadOnly("A registered version stays as it is: register another one.")

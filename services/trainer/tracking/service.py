@@ -19,11 +19,13 @@ from services.trainer.metrics import Point
 from services.trainer.runs import FINAL, Run, RunNotFound, RunSpec, State
 from services.trainer.tracking import experiments, filters, logged_store, store
 from services.trainer.tracking.experiments import STATE, Experiment, NotTracked, Said
+from services.trainer.tracking.reach import own_run, reach
 from services.trainer.tracking.store import Tracked
 
 SEARCH_SIZE, SEARCH_SIZE_MAX = 1_000, 5_000  # of runs: what fits into a message
 HISTORY_SIZE_MAX = 25_000
 LINKS_MAX = 100
+PARENT, ATTEMPT = "mlflow.parentRunId", "aios.attempt"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ class Tracking:
     async def start(
         self, experiment_id: str, title: str, user: str, began: int, tags: Sequence[tuple[str, str]]
     ) -> Tracked:
-        """Take over a run that has begun somewhere."""
+        """Take over a run that has begun somewhere.
+
+        The first one that each attempt of a job begins is the job's own run: a script that tracks itself is one run,
+        under the name and in the experiment that it asks for.
+        """
         now = self._clock.now()
         words = dict(experiments.said(tags=tags).tags)
         title = title or words.get("mlflow.runName", "")
@@ -93,7 +99,7 @@ class Tracking:
             state=State.RUNNING,
             create_time=experiments.moment(began) if began else now,
             update_time=now,
-            creator=caller.subject,
+            creator=caller.job or caller.subject,
             traceparent=telemetry.current_traceparent(),
         )
         placed = experiment_id or experiments.DEFAULT
@@ -101,12 +107,19 @@ class Tracking:
         words["mlflow.runName"] = title
         made = Tracked(run, placed, title, user or caller.subject, tags=words, ours=False)
 
-        def write(tx: Tx) -> None:
+        def write(tx: Tx) -> Tracked:
             _require_active(store.experiment(tx, caller.project, placed, now))
+            own = own_run()
+            if own is not None and PARENT not in words:
+                begun = {ATTEMPT: str(caller.epoch)}
+                if store.get(tx, own).tags.get(ATTEMPT) != begun[ATTEMPT]:
+                    store.place(tx, own, placed, title, made.user)
+                    store.put_tags(tx, own, words | begun)
+                    return store.get(tx, own)
             store.add(tx, made)
+            return made
 
-        await self._db.write(write)
-        return made
+        return await self._db.write(write)
 
     async def get(self, run_id: str) -> Tracked:
         """One run."""
@@ -120,14 +133,15 @@ class Tracking:
             raise InvalidArgument.of("status", f"must be one of {', '.join(STATE)}, not {status[:40]!r}")
 
         def write(tx: Tx) -> Tracked:
-            tracked = _theirs(store.get(tx, name))
-            before = tracked.run
-            state = STATE[status] if status else before.state
-            end = (experiments.moment(ended) if ended else now) if state in FINAL else None
-            kept = before.end_time if state is before.state and not ended else end
-            after = replace(before, state=state, end_time=kept)
-            if after != before:
-                run_store.save(tx, before, replace(after, update_time=now))
+            before = reach(tx, name)
+            if name != own_run():  # of which the job's end says how it went
+                _theirs(store.get(tx, name))
+                state = STATE[status] if status else before.state
+                end = (experiments.moment(ended) if ended else now) if state in FINAL else None
+                kept = before.end_time if state is before.state and not ended else end
+                after = replace(before, state=state, end_time=kept)
+                if after != before:
+                    run_store.save(tx, before, replace(after, update_time=now))
             if title:
                 store.change(tx, name, title=title)
                 store.put_tags(tx, name, {"mlflow.runName": title})
@@ -140,6 +154,7 @@ class Tracking:
         name = _name(run_id)
 
         def write(tx: Tx) -> None:
+            reach(tx, name)
             _theirs(store.get(tx, name))
             store.change(tx, name, deleted=hidden)
 
@@ -151,7 +166,7 @@ class Tracking:
         points = metrics.check(list(said.points))
 
         def write(tx: Tx) -> None:
-            before = run_store.get(tx, name)
+            before = reach(tx, name)
             logged_store.measure(tx, name.project, of_models, now)
             store.put_params(tx, name, said.params)
             store.put_tags(tx, name, said.tags)
@@ -175,7 +190,7 @@ class Tracking:
             raise InvalidArgument.of("models", f"at most {LINKS_MAX} at once")
 
         def write(tx: Tx) -> None:
-            run_store.get(tx, name)
+            reach(tx, name)
             for kind, each in bodies.items():
                 for model in each if kind != logged_store.DATASET else ():
                     logged_store.get(tx, name.project, model)
@@ -188,7 +203,7 @@ class Tracking:
         name = _name(run_id)
 
         def write(tx: Tx) -> None:
-            run_store.get(tx, name)
+            reach(tx, name)
             store.remove_tag(tx, name, key)
 
         await self._db.write(write)

@@ -129,17 +129,18 @@ def add(tx: Tx, tracked: Tracked) -> None:
     """Store a run that somebody else runs."""
     name = tracked.run.name
     store.add(tx, tracked.run)
+    place(tx, name, tracked.experiment, tracked.title, tracked.user)
+    put_tags(tx, name, tracked.tags)
+
+
+def place(tx: Tx, name: RunName, experiment: str, title: str, user: str) -> None:
+    """Put a run of the platform into an experiment, under a title."""
+    tx.execute(delete(tracked_runs).where(*_of(tracked_runs, name)))
     tx.execute(
         insert(tracked_runs).values(
-            project=name.project,
-            run=name.run,
-            experiment=tracked.experiment,
-            title=tracked.title,
-            user=tracked.user,
-            deleted=False,
+            project=name.project, run=name.run, experiment=experiment, title=title, user=user, deleted=False
         )
     )
-    put_tags(tx, name, tracked.tags)
 
 
 def get(tx: Tx, name: RunName) -> Tracked:
@@ -345,10 +346,11 @@ def _with_words(tx: Tx, found: Sequence[Run]) -> list[Tracked]:
 
 
 def _tracked(run: Run, row: Row[Any] | None, params: dict[str, str], tags: dict[str, str]) -> Tracked:
+    params = {key: _text(value) for key, value in run.spec.hyperparameters.items()} | params
     if row is None:
-        settings = {key: _text(value) for key, value in run.spec.hyperparameters.items()}
-        return Tracked(run, title=run.name.run, user=run.creator, params=settings | params, tags=tags)
-    return Tracked(run, row.experiment, row.title, row.user, row.deleted, False, params, tags)
+        return Tracked(run, title=run.name.run, user=run.creator, params=params, tags=tags)
+    ours = bool(run.spec.recipe or run.spec.command)
+    return Tracked(run, row.experiment, row.title, row.user, row.deleted, ours, params, tags)
 
 
 def _text(value: Any) -> str:
