@@ -16,6 +16,7 @@ from aios.client import label_exports
 from aios.errors import InvalidArgument
 from aios.labels import Box, Keypoint, Keypoints, Kind, Label, Polygon, Size, Span, check_label, formats
 from aios.labels.records import Labelled, Record
+from tests.unit.test_formats_fuzz import ODD, variants
 
 LABELS = ("a cat", "Größe", "x", "B-y", '"q"', "1,2")
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
@@ -242,3 +243,26 @@ def test_a_directory_is_read_and_written(tmp_path: Path) -> None:
 def test_a_format_that_cannot_say_a_kind_is_refused_with_those_that_can() -> None:
     with pytest.raises(InvalidArgument, match="csv, jsonl, label-studio, conll"):
         formats.of("coco", Kind.SPANS)
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [each for each in sorted(CASES) if each[0] in ("coco", "label-studio", "jsonl")],
+    ids=str,
+)
+@settings(max_examples=4, deadline=None)
+@given(data=st.data())
+def test_any_value_in_json_is_read_or_told(form: str, kind: Kind, data: st.DataObject) -> None:
+    labelled = data.draw(projects(form, kind))
+    files = dict(formats.of(form, kind).write(labelled))
+    name = data.draw(st.sampled_from(sorted(files)))
+    # Of lines, the first: the others are read as it is.
+    lines = files[name].split(b"\n") if form == "jsonl" else [files[name]]
+    document = json.loads(lines[0] or b"null")
+    for changed in variants(document, data.draw(st.sampled_from(ODD))):
+        hostile = {**files, name: b"\n".join([json.dumps(changed).encode(), *lines[1:]])}
+        with suppress(InvalidArgument):
+            for record in formats.of(form, kind).read(hostile, labelled).records:
+                if record.label is not None:
+                    with suppress(InvalidArgument):
+                        check_label(record.label, kind, LABELS, Size(), "label")
