@@ -192,6 +192,22 @@ def test_images_that_are_nearly_the_same_are_found_and_others_are_not() -> None:
     assert "like row 4" in reasons(made)[30]
 
 
+def test_images_that_cannot_be_read_are_put_aside_and_counted() -> None:
+    grey, red = np.full((4, 6), 100, np.uint8), np.zeros((2, 2, 3), np.uint8)
+    red[..., 0] = 30
+    table = pa.table({"image": [png(grey), png(grey + 1)[:40], None, png(red)]})
+
+    described = do("profile", table).summary["columns"]["data"]["image"]
+    made = do("clean", table, near_duplicates=0.9)
+
+    assert (described["kind"], described["unreadable"], described["unreadable_rows"]) == ("image", 2, [1, 2])
+    assert described["sizes"] == {"2x2x3": 1, "4x6": 1}
+    assert (described["brightness"]["min"], described["brightness"]["max"]) == (10, 100)
+    assert list(reasons(made)) == [1, 2]
+    assert reasons(made)[2] == "image has no image"
+    assert "no image that can be read" in reasons(made)[1]
+
+
 def test_training_rows_that_the_test_has_too_are_put_aside_whatever_their_label() -> None:
     given = {
         "train": pa.table({"x": [1, 2, 3], "y": ["a", "a", "b"]}),

@@ -110,6 +110,19 @@ def images(table: "pa.Table", name: str, size: tuple[int, int] | None = None) ->
         yield scaled(opened, size) if size else np.asarray(opened)
 
 
+def unreadable(table: "pa.Table", name: str) -> dict[int, str]:
+    """Rows of a column of image files that are none, and why."""
+    found: dict[int, str] = {}
+    if pa.types.is_fixed_size_list(table.schema.field(name).type):
+        return found
+    for row, content in enumerate(table[name].to_pylist()):
+        try:
+            open_image(content, "it")
+        except InvalidArgument as error:
+            found[row] = error.message.removeprefix("input: it ")
+    return found
+
+
 def open_image(content: bytes | None, where: str) -> "Image.Image":
     """An image from its file, checked before it is unpacked.
 

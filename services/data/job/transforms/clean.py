@@ -8,19 +8,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from services.data.job import charts, duplicates, labels, poison, schema
-from services.data.job.columns import Kind, class_names, kind_of, numbers, of_kind
+from services.data.job.columns import Kind, class_names, kind_of, numbers, of_kind, unreadable
 from services.data.job.parts import TRAINING, Array
 from services.data.job.rejects import Rejects
 from services.data.job.work import Result, Work
 
 
 def run(work: Work) -> Result:
-    """Check in the order in which one finding would hide another: schema, values, duplicates, leakage, labels."""
+    """Check in the order in which one finding would hide another: images, schema, values, duplicates, leakage, labels."""
     rejects = Rejects(work.source.parts)
     parts = dict(work.source.parts)
     repaired: dict[str, dict[str, int]] = {}
     columns = set(work.columns())
     for name in list(parts):
+        for column in of_kind(parts[name], Kind.IMAGE):
+            for row, why in unreadable(parts[name], column).items():
+                rejects.add(name, [row], f"{column} {why}")
         rejects.add_all(name, schema.broken(parts[name], work.parameters["rules"]))
         parts[name], filled = _missing(work, name, parts[name], columns, rejects)
         parts[name], clipped = _outliers(work, name, parts[name], columns, rejects)

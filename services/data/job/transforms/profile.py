@@ -8,7 +8,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from services.data.job import charts
-from services.data.job.columns import Kind, class_names, histogram, images, kind_of, numbers, texts
+from services.data.job.columns import (
+    Kind,
+    class_names,
+    histogram,
+    images,
+    kind_of,
+    numbers,
+    texts,
+    unreadable,
+)
 from services.data.job.parts import Array, array_of
 from services.data.job.work import Result, Work
 
@@ -123,12 +132,19 @@ def _of_texts(values: list[str | None], bins: int) -> dict[str, Any]:
 def _of_images(table: "pa.Table", name: str, bins: int) -> dict[str, Any]:
     sizes: dict[str, int] = {}
     brightness = []
-    for pixels in images(table, name):
+    broken = unreadable(table, name)
+    readable = table.take(pa.array([row for row in range(table.num_rows) if row not in broken], pa.int64()))
+    for pixels in images(readable, name):
         shape = "x".join(map(str, pixels.shape))
         sizes[shape] = sizes.get(shape, 0) + 1
         brightness.append(float(pixels.mean()))
     common = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
-    return {"sizes": dict(common[:20]), "brightness": _of_numbers(np.array(brightness), bins)}
+    return {
+        "sizes": dict(common[:20]),
+        "brightness": _of_numbers(np.array(brightness), bins),
+        "unreadable": len(broken),
+        "unreadable_rows": list(broken)[:20],
+    }
 
 
 def _top(column: "pa.ChunkedArray", top: int) -> list[dict[str, Any]]:
