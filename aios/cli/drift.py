@@ -1,6 +1,7 @@
 """`aios drift`: how what a deployment is asked differs from what its model was trained on."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ from aios.cli import output
 from aios.cli.output import Columns, Noun, common, connected, figure, leaf, short, state
 from aios.cli.serve import stamp
 from aios.cli.serve_policies import Seconds
+
+
+def _figure(name: str, column: Any) -> str:
+    return figure(getattr(column, name)) if column.HasField(name) else ""
+
 
 REPORT: Columns = {
     "NAME": lambda r: leaf(r.name),
@@ -22,15 +28,11 @@ REPORT: Columns = {
     "MADE": lambda r: stamp(r.create_time),
     "WHY": lambda r: r.state_message,
 }
+FIGURES = ("psi", "ks", "ks_p", "mmd", "mmd_p", "outliers")
 COLUMN: Columns = {
     "COLUMN": lambda c: c.column,
     "DRIFTED": lambda c: "yes" if c.drifted else "",
-    **{
-        name.upper().replace("_", " "): lambda c, name=name: (
-            figure(getattr(c, name)) if c.HasField(name) else ""
-        )
-        for name in ("psi", "ks", "ks_p", "mmd", "mmd_p", "outliers")
-    },
+    **{name.upper().replace("_", " "): partial(_figure, name) for name in FIGURES},
 }
 
 

@@ -1,4 +1,4 @@
-"""`aios model`: list, get, versions, register, alias, log, pull, delete, assess."""
+"""`aios model`: list, get, versions, register, alias, log, pull, export, delete, assess."""
 
 import json
 from pathlib import Path
@@ -80,6 +80,25 @@ def get(name: str) -> None:
 
 
 @model.command()
+@click.argument("version")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file as a page.")
+@common
+def card(version: str, html: Path | None) -> None:
+    """What people should know before they use VERSION: what it is of, how good it is, where it fails."""
+    from aios.cli import cards
+
+    with connected() as client:
+        found = client.models.version(version)
+        assessed = client.runs.assessed(found.name)
+    text = cards.whole(found, assessed)
+    if html is None:
+        click.echo(text, nl=False)
+        return
+    html.write_text(cards.page(short(found.name), text))
+    output.notice(f"Written to {html}.")
+
+
+@model.command()
 @click.argument("name")
 @common
 def versions(name: str) -> None:
@@ -151,6 +170,40 @@ def delete(version: str, dry_run: bool) -> None:
     """Delete a version, NAME/3, that no alias names and no deployment serves."""
     with connected() as client:
         output.emit(client.models.delete(version, dry_run=dry_run), DELETION)
+
+
+@model.command()
+@click.argument("version")
+@click.option("--target", type=click.Choice(["edge"]), required=True, help="Where it is to run.")
+@click.option(
+    "--key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Your private Ed25519 key as PEM; made where there is none, with its public half in .pub.",
+)
+@click.option("--to", type=click.Path(path_type=Path), help="Folder; MODEL-VERSION-edge where not given.")
+@common
+def export(version: str, target: str, key: Path, to: Path | None) -> None:
+    """Make a signed folder that runs VERSION with numpy and onnxruntime alone, without a platform.
+
+    \b
+      aios model export buyers/3 --target edge --key edge.pem
+      python buyers-3-edge/run.py --key edge.pub --input instances.json      (on the device)
+    """
+    from tempfile import TemporaryDirectory
+
+    from aios.edge import bundle
+
+    signer = bundle.key_at(key)
+    with connected() as client, TemporaryDirectory(prefix="aios-export-") as scratch:
+        found = client.models.version(version)
+        folder = to or Path("-".join([*found.name.split("/")[3::2], target]))
+        client.models.pull(version, scratch)
+        bundle.make(found, Path(scratch), signer, folder)
+    output.emit_data(
+        {"folder": str(folder), "key": bundle.public(signer)},
+        [("folder", folder), ("its key", f"{key.with_suffix('.pub')}: {bundle.public(signer)}")],
+    )
 
 
 @model.command()

@@ -124,7 +124,9 @@ class Town:
         [found] = (await self.world.editor.ListFigures(request)).figures
         return found
 
-    async def alert(self, name: str, metric: "Alert.Metric.ValueType", **more: Any) -> monitoring_pb2.Alert:
+    async def alert(
+        self, name: str, metric: "monitoring_pb2.Alert.Metric.ValueType", **more: Any
+    ) -> monitoring_pb2.Alert:
         rule = Alert(deployment=WEB, metric=metric, **more)
         return await self.editor.CreateAlert(pb.CreateAlertRequest(parent=PARENT, alert_id=name, alert=rule))
 

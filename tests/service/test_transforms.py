@@ -9,7 +9,14 @@ import pytest
 
 from aios.data.v1 import data_service_pb2, dataset_pb2, transform_pb2, transform_service_pb2_grpc
 from aios.data.v1 import transform_service_pb2 as pb
-from aios.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, StaleEpoch
+from aios.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    StaleEpoch,
+)
 from aios.runtime.channel import connect
 from aios.runtime.server import Server, Service
 from aios.runtime.tokens import Verifier
@@ -73,15 +80,17 @@ class Preparing:
     async def submit(self, kind: str = "clean", **more: Any) -> transform_pb2.Transform:
         spec = transform_pb2.TransformSpec(type=kind, input="datasets/people", output="tidy")
         spec.parameters.update(more.pop("parameters", {}))
+        for key, version in more.pop("inputs", {}).items():
+            spec.inputs[key] = version
         request = pb.CreateTransformRequest(
             parent="projects/demo", transform=transform_pb2.Transform(spec=spec), **more
         )
         return await self.api.CreateTransform(request)
 
     async def complete(
-        self, name: str, content: bytes = b"tidy", epoch: int = 1
+        self, name: str, content: bytes = b"tidy", epoch: int = 1, path: str = "data.parquet"
     ) -> dataset_pb2.DatasetVersion:
-        files = [await self.alice.store("data.parquet", content)]
+        files = [await self.alice.store(path, content)]
         version = dataset_pb2.DatasetVersion(files=files, origin=dataset_pb2.Origin(privacy=["pii:email"]))
         request = pb.CompleteTransformRequest(name=name, epoch=epoch, dataset_version=version)
         return await self.worker(name, epoch).CompleteTransform(request)
@@ -159,6 +168,20 @@ async def test_a_repeated_request_makes_one_transform_and_a_taken_name_is_told(s
     assert len(service.scheduler.jobs) == 1
     with pytest.raises(AlreadyExists):
         await service.submit(transform_id=first.name.rpartition("/")[2])
+
+
+async def test_a_report_can_be_asked_for_once_the_transform_has_ended(service: Preparing) -> None:
+    await service.table()
+    made = await service.submit("drift", inputs={"baseline": "datasets/people"})
+    asked = pb.GetTransformReportRequest(name=made.name)
+    with pytest.raises(FailedPrecondition, match="not yet"):
+        await service.api.GetTransformReport(asked)
+    await service.complete(made.name, b'{"drifted": ["age"]}', path="report.json")
+    assert dict((await service.api.GetTransformReport(asked)).report) == {"drifted": ["age"]}
+    with pytest.raises(InvalidArgument, match="model"):
+        await service.submit(
+            "drift", inputs={"baseline": "datasets/people"}, parameters={"model": "buyers/3"}
+        )
 
 
 async def test_a_result_says_what_made_it_and_the_same_result_is_the_same_version(service: Preparing) -> None:

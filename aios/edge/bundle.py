@@ -1,0 +1,84 @@
+"""A model version as a signed folder that `run.py` in it runs.
+
+The manifest says what the model takes and gives and has the digest of every file; one Ed25519 signature is over the
+manifest. The private key is its owner's and stays with them; devices hold the public one.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from aios.data.v1.model_pb2 import ModelVersion
+from aios.edge import run
+from aios.errors import FailedPrecondition, InvalidArgument
+from aios.runtime.tokens import read_key, write_key
+
+FEATURES = "features.json"
+MODEL = "model.onnx"
+FORMAT = 1
+
+
+def key_at(path: Path) -> Ed25519PrivateKey:
+    """The private key in a file; a new one where there is no file. Its public half is beside it, as `.pub`.
+
+    Raises:
+        InvalidArgument: the file holds no such key.
+    """
+    if not path.exists():
+        write_key(Ed25519PrivateKey.generate(), path)
+    try:
+        key = read_key(path)
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument.of("key", f"{path} holds no private Ed25519 key: {error}") from None
+    path.with_suffix(".pub").write_text(public(key) + "\n")
+    return key
+
+
+def public(key: Ed25519PrivateKey) -> str:
+    """What devices know the key by: 64 hexadecimal digits."""
+    raw, form = serialization.Encoding.Raw, serialization.PublicFormat.Raw
+    return key.public_key().public_bytes(raw, form).hex()
+
+
+def make(version: ModelVersion, files: Path, key: Ed25519PrivateKey, target: Path) -> None:
+    """Write the folder of a model version, whose files are at hand.
+
+    Raises:
+        FailedPrecondition: it is no single ONNX file.
+        InvalidArgument: the folder is there.
+    """
+    if target.exists():
+        raise InvalidArgument.of("to", f"{target} is there: name another folder, or delete it")
+    found = sorted(files.rglob("*.onnx"), key=lambda each: (each.name != MODEL, each))
+    if not found or list(files.rglob("*.data")):
+        raise FailedPrecondition(
+            f"{version.name} is not one ONNX file, which is what a device runs.", reason="NOT_EXPORTABLE"
+        )
+    features = json.loads((files / FEATURES).read_text()) if (files / FEATURES).is_file() else []
+    target.mkdir(parents=True)
+    shutil.copyfile(found[0], target / MODEL)
+    shutil.copyfile(run.__file__, target / "run.py")
+    tensors = {
+        kind: [{"name": each.name, "datatype": each.datatype, "shape": list(each.shape)} for each in some]
+        for kind, some in (("inputs", version.signature.inputs), ("outputs", version.signature.outputs))
+    }
+    manifest = {
+        "format": FORMAT,
+        "model_version": version.name,
+        "manifest_sha256": version.manifest_sha256,
+        "model": MODEL,
+        **tensors,
+        "max_batch_size": version.signature.max_batch_size,
+        "labels": list(version.signature.labels),
+        "features": features,
+        "files": {
+            name: hashlib.sha256((target / name).read_bytes()).hexdigest() for name in (MODEL, "run.py")
+        },
+    }
+    stated = json.dumps(manifest, indent=1, sort_keys=True).encode()
+    (target / run.MANIFEST).write_bytes(stated)
+    (target / run.SIGNATURE).write_text(key.sign(stated).hex() + "\n")
