@@ -43,6 +43,9 @@ class Settings:
     """PEM with the certificate of that listener, its chain after it. Read when Envoy starts."""
     tls_key_file: Path | None = None
     """PEM with its private key."""
+    mqtt_address: str = ""
+    """Where Envoy listens for devices that speak MQTT: `0.0.0.0:8883`. Nowhere when empty. With the certificate above
+    it is TLS; without one it must be loopback."""
     scheduler_address: str = "127.0.0.1:7001"
     """gRPC of the scheduler."""
     data_address: str = "127.0.0.1:7002"
@@ -67,6 +70,8 @@ class Settings:
     """Event bus. When set, `aios up` starts no NATS of its own."""
     nats_credentials_file: Path | None = None
     """JSON with `user` and `password`. `secrets/nats.json` under home where unset."""
+    nats_mqtt_address: str = "127.0.0.1:1883"
+    """NATS's own MQTT listener, behind Envoy's."""
     s3_endpoint: str = "http://127.0.0.1:8333"
     """Object store. When set, `aios up` starts none of its own."""
     s3_public_endpoint: str = ""

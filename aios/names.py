@@ -158,6 +158,21 @@ class TransformName(Name):
 
 
 @dataclass(frozen=True, order=True)
+class IngestSourceName(Name):
+    PATTERN = "projects/{project}/ingestSources/{ingest_source}"
+    project: str
+    ingest_source: str
+
+
+@dataclass(frozen=True, order=True)
+class DeviceName(Name):
+    PATTERN = "projects/{project}/ingestSources/{ingest_source}/devices/{device}"
+    project: str
+    ingest_source: str
+    device: str
+
+
+@dataclass(frozen=True, order=True)
 class LabelProjectName(Name):
     PATTERN = "projects/{project}/labelProjects/{label_project}"
     project: str

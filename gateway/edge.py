@@ -27,6 +27,7 @@ from gateway.envoy.model import (
     DeploymentRoute,
     Inside,
     Mirror,
+    Mqtt,
     Pem,
     Replica,
     Services,
@@ -74,6 +75,7 @@ class Edge:
             calls_per_second=settings.calls_per_second,
             tls=_tls(settings),
             peer=_inside(settings),
+            mqtt=_mqtt(settings),
         )
         self._services = _services(settings)
         self._revoked: frozenset[str] = frozenset()
@@ -250,6 +252,14 @@ def _tls(settings: Settings) -> Tls | None:
 
 def _inside(settings: Settings) -> Inside | None:
     """Envoy finds its own certificate where we have ours: each container has its own files by the same names."""
+def _mqtt(settings: Settings) -> Mqtt | None:
+    if not settings.mqtt_address:
+        return None
+    files = settings.tls_certificate_file, settings.tls_key_file
+    pem = None if None in files else Pem(*map(str, files))
+    return Mqtt(_address(settings.mqtt_address), _address(settings.nats_mqtt_address), pem)
+
+
     peer = Peer.of(settings)
     return Inside(Pem(str(peer.certificate), str(peer.key)), str(peer.authority)) if peer else None
 

@@ -8,6 +8,19 @@ needed to answer a call: while NATS is away, events wait in the outbox.
 from aios.bus.bus import Bus, BusUnavailable
 from aios.bus.consumer import Consumer, Handler
 from aios.bus.dead import DeadEvent, DeadEvents
+from aios.bus.devices import Connections, Devices, Gap, Published
 from aios.bus.relay import Relay
 
-__all__ = ["Bus", "BusUnavailable", "Consumer", "DeadEvent", "DeadEvents", "Handler", "Relay"]
+__all__ = [
+    "Bus",
+    "BusUnavailable",
+    "Connections",
+    "Consumer",
+    "DeadEvent",
+    "DeadEvents",
+    "Devices",
+    "Gap",
+    "Handler",
+    "Published",
+    "Relay",
+]

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Self
 
@@ -110,6 +110,17 @@ class Bus:
         except TimeoutError as error:
             raise BusUnavailable("NATS was connected anew", retry_after=_RETRY) from error
 
+    @asynccontextmanager
+    async def listening(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> AsyncIterator[None]:
+        """Hear a subject while a block runs, as one of all who do: each message goes to one of them. Use it within
+        `one_connection`."""
+        heard = await self._client.subscribe(subject, queue="aios", cb=hear)
+        try:
+            yield
+        finally:
+            with suppress(nats.errors.Error):  # the connection may be gone, and the subscription with it
+                await heard.unsubscribe()
+
     async def publish(self, event: Event) -> None:
         """Return once the event is on the server's disk. Publishing the same event again changes nothing.
 
@@ -162,8 +173,8 @@ class Bus:
         """
         async with self.asking() as js:
             for stream in (DEAD, ADVISORIES):
-                await _ensure(js, stream)
-            created = (await _ensure(js, EVENTS)).created
+                await ensure(js, stream)
+            created = (await ensure(js, EVENTS)).created
         assert created is not None
         return created.isoformat()
 
@@ -212,7 +223,8 @@ def leave_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-async def _ensure(js: JetStreamContext, stream: StreamConfig) -> StreamInfo:
+async def ensure(js: JetStreamContext, stream: StreamConfig) -> StreamInfo:
+    """Make a stream, or bring the one of its name up to date."""
     try:
         return await js.add_stream(stream)
     except BadRequestError as error:

@@ -10,6 +10,8 @@ DAY_SECONDS = 24 * 3600.0
 MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
 EVENTS_NAME, DEAD_NAME, ADVISORIES_NAME = "AIOS_EVENTS", "AIOS_DEAD", "AIOS_ADVISORIES"
 
+DEVICES_NAME, DEVICES_SUBJECTS = "$MQTT_msgs", "$MQTT.msgs."
+
 EVENTS = StreamConfig(
     name=EVENTS_NAME,
     description="Every event of AIOS.",
@@ -46,4 +48,15 @@ ADVISORIES = StreamConfig(
     discard=DiscardPolicy.OLD,
     max_age=7 * DAY_SECONDS,
     max_bytes=16 * 1024 * 1024,
+)
+# The stream in which the server itself keeps what MQTT clients publish with QoS 1 or 2, before it acknowledges that. It
+# would drop what no other MQTT client asks for; made by us, it keeps all, and when it is full nothing is acknowledged.
+DEVICES = StreamConfig(
+    name=DEVICES_NAME,
+    description="What devices publish, until it is taken in.",
+    subjects=[f"{DEVICES_SUBJECTS}>"],
+    retention=RetentionPolicy.LIMITS,
+    storage=StorageType.FILE,
+    discard=DiscardPolicy.NEW,
+    max_bytes=256 * 1024 * 1024,
 )

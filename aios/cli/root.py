@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "project": ("identity", "Projects and their members."),
     "token": ("identity", "Tokens: create, list, revoke."),
     "dataset": ("dataset", "Datasets: push, pull, checkout, diff, log, tag, delete."),
+    "ingest": ("ingest", "Data of devices over MQTT: sources, devices, dead messages."),
     "transform": ("transform", "Prepare data: submit, types, list, show, logs, cancel."),
     "label": ("annotate", "Labels by people: create, add, next, review, report, export."),
     "run": ("run", "Training runs: submit, list, watch, logs, cancel."),

@@ -13,6 +13,7 @@ from aios.client.datasets import Datasets
 from aios.client.deployments import Deployments
 from aios.client.events import Events
 from aios.client.identity import Projects, Tokens
+from aios.client.ingest import Ingest
 from aios.client.jobs import Jobs
 from aios.client.models import Lineage, Models
 from aios.client.monitoring import Monitoring
@@ -69,6 +70,11 @@ class AsyncClient:
     @cached_property
     def transforms(self) -> Transforms:
         return Transforms(self._connection)
+
+    @cached_property
+    def ingest(self) -> Ingest:
+        """What devices publish, as datasets."""
+        return Ingest(self._connection)
 
     @cached_property
     def labels(self) -> Labels:

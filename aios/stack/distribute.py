@@ -48,6 +48,8 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
             "data.token",
             "nats.json",
             "s3.json",
+            "nats-system.json",
+            "devices.pem",
             "pseudonyms.key",
             "data.key",
             "pgpass",
@@ -58,7 +60,7 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
         "worker": ("scheduler.pub", "agent.token", *PEER),
         "envoy": PEER,
         "door": ("tls.crt", "tls.key"),
-        "nats": ("nats.json", "nats.conf", "health", *PEER),
+        "nats": ("nats.json", "nats-system.json", "nats.conf", "health", *PEER),
         "postgres": ("password", "pg_hba.conf", *PEER),
         "object-store": ("user", "password", "s3.json"),
         "operator": ("operator.token", peers.AUTHORITY),
@@ -68,6 +70,7 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
 """What each container reads; the names that official images take from files are theirs."""
 
 NATS_HEALTH_PORT = 8222
+NATS_MQTT_PORT = 1883
 NATS_PEER = Peer(*(Path("/secrets") / file for file in PEER))
 DATABASE_CALLERS = """\
 local all all trust
@@ -118,6 +121,11 @@ def _content(settings: Settings, layout: Layout, service: str, file: str) -> str
                 credentials_file=layout.secrets / "nats.json",
                 health_port=NATS_HEALTH_PORT,
                 peer=NATS_PEER if settings.mutual_tls else None,
+                devices=nats.Devices(
+                    NATS_MQTT_PORT, layout.secrets / "devices.pem", layout.secrets / "nats-system.json"
+                )
+                if settings.mqtt_address
+                else None,
             )
         case "postgres", "pg_hba.conf":
             return DATABASE_CALLERS

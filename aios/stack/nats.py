@@ -6,16 +6,31 @@ It imports no client of NATS: the supervisor needs this text and nothing of what
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from aios.runtime import nkeys
 from aios.runtime.peers import Peer
+from aios.runtime.tokens import read_key
 
 MAX_PAYLOAD_BYTES = 1024 * 1024  # NATS' own default: larger messages belong into the object store
 CONNECTIONS_MAX = 256  # services and jobs' helpers of one machine; each costs the server some 50 KiB
+DEVICES_MAX = 4096  # connected at once; Envoy lets in no more
 # Not left to the server: it would take three quarters of what is free when it starts, and one that starts on a full
 # disk would refuse every event until it is restarted. The streams' own bounds are below this (aios/bus/streams.py).
 FILE_STORE_BYTES = 1024 * 1024 * 1024
 MEMORY_STORE_BYTES = 64 * 1024 * 1024  # our streams are files; this bounds what a mistake could take
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The listener for devices, and what it takes to know them."""
+
+    port: int
+    key_file: Path
+    """Private key of whoever answers for devices: the data service. The server gets the public half."""
+    system_credentials_file: Path
+    """JSON with `user` and `password` of the account that may close connections."""
 
 
 def server_config(
@@ -27,6 +42,7 @@ def server_config(
     host: str = "127.0.0.1",
     health_port: int = 0,
     peer: Peer | None = None,
+    devices: Devices | None = None,
 ) -> str:
     """The text of the server's configuration.
 
@@ -35,8 +51,12 @@ def server_config(
         credentials_file: JSON with `user` and `password`. The server reads it, so that the secret is in one file only.
         health_port: Where it answers `GET {health_path(credentials_file)}`; nowhere when 0.
         peer: Who the server is, where only peers may connect, over TLS.
+        devices: Where devices speak MQTT to it. None closes that.
     """
     credentials = os.path.relpath(credentials_file, config_file.parent)
+    known = (
+        _known(devices, config_file, credentials_file) if devices else f"include {json.dumps(credentials)}"
+    )
     monitor = f"""
 http: {json.dumps(f"{host}:{health_port}")}
 http_base_path: {json.dumps(_monitor_path(credentials_file))}
@@ -46,7 +66,7 @@ server_name: aios
 host: {json.dumps(host)}
 port: {port}
 max_payload: {MAX_PAYLOAD_BYTES}
-max_connections: {CONNECTIONS_MAX}
+max_connections: {CONNECTIONS_MAX + (DEVICES_MAX if devices else 0)}
 
 jetstream {{
   store_dir: {json.dumps(str(store_dir))}
@@ -57,9 +77,32 @@ jetstream {{
 }}
 
 authorization {{
-  include {json.dumps(credentials)}
+  {known}
 }}
-{_tls(peer) if peer else ""}{monitor if health_port else ""}"""
+{_mqtt(devices, config_file, host, peer) if devices else ""}{_tls(peer) if peer else ""}{monitor if health_port else ""}"""
+
+
+def _known(devices: Devices, config_file: Path, credentials_file: Path) -> str:
+    """Who is known by a password in a file; of everybody else the data service is asked."""
+    credentials = os.path.relpath(credentials_file, config_file.parent)
+    named = [
+        json.loads(file.read_text())["user"] for file in (credentials_file, devices.system_credentials_file)
+    ]
+    issuer = nkeys.account(read_key(devices.key_file).public_key())
+    return f"""users: [ {{ include {json.dumps(credentials)} }} ]
+  auth_callout {{ issuer: {json.dumps(issuer)}, auth_users: {json.dumps(named)}, account: "$G" }}"""
+
+
+def _mqtt(devices: Devices, config_file: Path, host: str, peer: Peer | None) -> str:
+    system = os.path.relpath(devices.system_credentials_file, config_file.parent)
+    return f"""
+accounts {{ SYS {{ users: [ {{ include {json.dumps(system)} }} ] }} }}
+system_account: SYS
+mqtt {{
+  host: {json.dumps(host)}
+  port: {devices.port}{_tls(peer) if peer else ""}
+}}
+"""
 
 
 def _tls(peer: Peer) -> str:

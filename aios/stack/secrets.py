@@ -28,10 +28,15 @@ def prepare(layout: Layout) -> None:
     directory = layout.secrets
     _key(directory / "identity.pem")
     _key(directory / "scheduler.pem")
+    _key(directory / "devices.pem")
     identity, scheduler = read_key(directory / "identity.pem"), read_key(directory / "scheduler.pem")
     _once(directory / "jwks.json", json.dumps(jwks(identity.public_key()), indent=2))
     _once(directory / "scheduler.pub", public_pem(scheduler))
     _once(directory / "nats.json", json.dumps({"user": "aios", "password": secrets.token_urlsafe(32)}))
+    _once(
+        directory / "nats-system.json",
+        json.dumps({"user": "system", "password": secrets.token_urlsafe(32)}),
+    )
     _once(
         directory / "s3.json",
         json.dumps({"access_key": f"aios{secrets.token_hex(8)}", "secret_key": secrets.token_urlsafe(32)}),

@@ -21,6 +21,7 @@ from aios.stack.probes import Probe
 PORTS: Mapping[str, int] = {
     **USUAL_PORTS,
     "nats_health": 0,
+    "nats_mqtt": 0,
     **{f"seaweed_{part}": 0 for part in seaweed.PORTS if part != "s3"},
 }
 """Every listener: nobody but SeaweedFS itself dials its inner parts, nobody but the supervisor asks for health."""
@@ -104,6 +105,7 @@ def settings_of(ports: Mapping[str, int], home: Path, given: Mapping[str, str]) 
         env[f"AIOS_{name.upper()}_ADDRESS"] = f"{HOST}:{ports[name]}"
     if not env.get("AIOS_NATS_URL"):
         env["AIOS_NATS_URL"] = f"nats://{HOST}:{ports['nats']}"
+        env["AIOS_NATS_MQTT_ADDRESS"] = f"{HOST}:{ports['nats_mqtt']}"
     if not env.get("AIOS_S3_ENDPOINT"):
         env["AIOS_S3_ENDPOINT"] = f"http://{HOST}:{ports['s3']}"
         env["AIOS_S3_DIRECTORY"] = str(seaweed.data_directory(Layout(home).data("s3")))
@@ -135,6 +137,11 @@ def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Servi
         store_dir=layout.data("nats") / "store",
         credentials_file=settings.nats_credentials_file,
         health_port=ports["nats_health"],
+        devices=nats.Devices(
+            ports["nats_mqtt"], layout.secrets / "devices.pem", layout.secrets / "nats-system.json"
+        )
+        if settings.mqtt_address
+        else None,
     )
     write_secret(config, text)
     return Service(

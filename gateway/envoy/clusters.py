@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from gateway.envoy import limits
-from gateway.envoy.model import Address, Backend, Inside, Services
+from gateway.envoy.model import Address, Backend, Inside, Mqtt, Services
 
 Json = dict[str, Any]
 
@@ -16,6 +16,8 @@ GATEWAY_HTTP = "gateway-http"
 TELEMETRY = "telemetry"
 ACTIVATOR = "activator"
 """The gateway, asked by Envoy itself."""
+MQTT = "mqtt"
+"""NATS's listener for devices."""
 NOBODY = Address("127.0.0.1", 1)
 """Where nobody listens, and a connection is refused at once."""
 TELEMETRY_TOKEN = "telemetry-token"  # noqa: S105  # the secret's name, not its value
@@ -31,6 +33,7 @@ def clusters(
     endpoints_dir: str,
     token_path: str,
     peer: Inside | None = None,
+    mqtt: Mqtt | None = None,
 ) -> list[Json]:
     """All clusters, services first.
 
@@ -53,6 +56,7 @@ def clusters(
         # A collector that an operator names is none of ours.
         _service(TELEMETRY, telemetry, as_envoy, None if services.collector else peer),
         _service(ACTIVATOR, services.gateway_grpc, as_envoy, peer),
+        *([_devices(mqtt.upstream, peer)] if mqtt else []),
         *(
             _asleep(name, replicas[name])
             if name in asleep
@@ -97,6 +101,23 @@ def _service(name: str, address: Address, http_options: Json, peer: Inside | Non
         },
         "typed_extension_protocol_options": {_HTTP_OPTIONS.rsplit("/")[-1]: http_options},
         "circuit_breakers": _circuit_breakers(limits.CALLS_AT_ONCE, limits.HELD_MAX),
+    }
+
+
+def _devices(address: Address, peer: Inside | None) -> Json:
+    thresholds = [{"max_connections": limits.DEVICES_MAX}]
+    return {
+        **({"transport_socket": _as_peer(peer, address.host)} if peer else {}),
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": MQTT,
+        "dns_lookup_family": "V4_PREFERRED",
+        "type": "STATIC" if is_ip(address.host) else "STRICT_DNS",
+        "connect_timeout": f"{limits.CONNECT_SECONDS}s",
+        "load_assignment": {
+            "cluster_name": MQTT,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address)}}]}],
+        },
+        "circuit_breakers": {"thresholds": thresholds},
     }
 
 

@@ -21,6 +21,9 @@ HTTP2_STREAMS_MAX = 1024  # concurrent requests of one client connection.
 HEADERS_KIB_MAX = 32  # a JWT is about 1 KiB; gRPC metadata is 8 KiB by default.
 HEADERS_MAX = 100  # number of headers.
 CONNECTIONS_MAX = 10_000  # file descriptors: each may need one upstream, and 2^16 is a common hard limit.
+DEVICES_MAX = 4096  # connections of devices: what NATS takes of them beside the services' own.
+# Between two packets of a device: NATS closes one that misses its own keep-alive long before.
+DEVICE_IDLE_SECONDS = 24 * 3600
 UPSTREAM_CONNECTIONS_MAX = 4096  # to one cluster, HTTP/1.1 included: one request each.
 UPSTREAM_REQUESTS_MAX = 8192  # of one cluster, watches included: eight full client connections.
 CALLS_AT_ONCE = (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf import descriptor_pb2
 
 from gateway.envoy import limits, replies, routes, scripts
-from gateway.envoy.clusters import ACTIVATOR, TELEMETRY, is_ip
-from gateway.envoy.model import Address, Inside, Pem, Tls
+from gateway.envoy.clusters import ACTIVATOR, MQTT, TELEMETRY, is_ip
+from gateway.envoy.model import Address, Inside, Mqtt, Pem, Tls
 
 Json = dict[str, Any]
 
@@ -27,6 +28,7 @@ def listeners(
     calls_per_second: int = limits.CALLS_PER_SECOND,
     tls: Tls | None = None,
     peer: Inside | None = None,
+    mqtt: Mqtt | None = None,
 ) -> list[Json]:
     """The door, and where there is a certificate the same again over TLS: jobs use the first, the outside the second.
 
@@ -37,7 +39,8 @@ def listeners(
         peer: With it the first door speaks TLS as well. It asks for no certificate: jobs have a token and no more.
 
     Raises:
-        ValueError: `address` is neither a name nor loopback, without TLS: tokens would travel in the clear.
+        ValueError: `address` is neither a name nor loopback, without TLS: tokens would travel in the clear. So would
+            passwords of devices, at an address of `mqtt` that is not loopback.
     """
     host = address.host if is_ip(address.host) else ALL_ADDRESSES
     if peer is None and is_ip(address.host) and not ipaddress.ip_address(host).is_loopback:
@@ -50,7 +53,40 @@ def listeners(
     doors = [_listener(NAME, Address(host, address.port), chain | inside)]
     if tls is not None:
         doors.append(_listener(f"{NAME}-tls", tls.address, chain | {"transport_socket": _tls(tls.pem)}))
+    if mqtt is not None:
+        doors.append(_for_devices(mqtt))
     return doors
+
+
+def _for_devices(mqtt: Mqtt) -> Json:
+    if mqtt.pem is None and not (
+        is_ip(mqtt.address.host) and ipaddress.ip_address(mqtt.address.host).is_loopback
+    ):
+        raise ValueError(
+            f"listening for devices on {mqtt.address.host} needs TLS: set AIOS_TLS_CERTIFICATE_FILE and "
+            "AIOS_TLS_KEY_FILE, or AIOS_MQTT_ADDRESS=127.0.0.1:1883"
+        )
+    network = "type.googleapis.com/envoy.extensions.filters.network"
+    bounded = {
+        "@type": f"{network}.connection_limit.v3.ConnectionLimit",
+        "stat_prefix": MQTT,
+        "max_connections": limits.DEVICES_MAX,
+    }
+    proxy = {
+        "@type": f"{network}.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": MQTT,
+        "cluster": MQTT,
+        "idle_timeout": f"{limits.DEVICE_IDLE_SECONDS}s",
+    }
+    chain: Json = {
+        "filters": [
+            {"name": "connection_limit", "typed_config": bounded},
+            {"name": "tcp_proxy", "typed_config": proxy},
+        ]
+    }
+    if mqtt.pem is not None:
+        chain["transport_socket"] = _tls(mqtt.pem, protocols=())
+    return _listener(MQTT, mqtt.address, chain)
 
 
 def _listener(name: str, address: Address, chain: Json) -> Json:
@@ -97,11 +133,8 @@ def _connection_manager(routes_path: str, filters: list[Json]) -> Json:
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
                 "pack_trace_reason": False,
-                "use_request_id_for_trace_sampling": False,
             }
         },
-        "preserve_external_request_id": True,
-        "always_set_request_id_in_response": True,
     }
 
 
@@ -137,9 +170,9 @@ def _filter(name: str, message: str, **config: Any) -> Json:
 
 def _name_the_trace() -> Json:
     """First in the chain, so that refusals of later filters carry the trace's id too."""
-    header = {"header": {"key": routes.TRACE_HEADER, "value": "%TRACE_ID%"}}
-    mutation = {"append": header | {"append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-    return {"mutations": {"response_mutations": [mutation]}}
+    named = _write(routes.TRACE_HEADER, "%TRACE_ID%")
+    asked = _write(routes.REQUEST_ID_HEADER, routes.REQUEST_ID)
+    return {"mutations": {"response_mutations": [named, asked]}}
 
 
 def _jwt(jwks: str) -> Json:
@@ -243,7 +276,8 @@ def predict_descriptors() -> descriptor_pb2.FileDescriptorSet:
 def _drop_internal_headers() -> Json:
     """Clients say neither who they are nor how Envoy retries. `_` is how some frameworks spell `-`.
 
-    How long they wait they may say: that header is carried past the others' end.
+    How long they wait they may say: that header is carried past the others' end. A request's id they may choose, too,
+    but Envoy goes by one of its own: it decides whether a request is traced, and theirs need not be a UUID.
     """
     prefixes = ("x-aios-", "x_aios_", "x-envoy-")
     mutations: list[Json] = [
@@ -251,6 +285,9 @@ def _drop_internal_headers() -> Json:
         *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes),
         _copy("x-said-timeout", routes.TIMEOUT_HEADER),
         {"remove": "x-said-timeout"},
+        {"remove": routes.SAID_REQUEST_ID_HEADER},
+        _copy(routes.REQUEST_ID_HEADER, routes.SAID_REQUEST_ID_HEADER),
+        {"remove": routes.REQUEST_ID_HEADER},
     ]
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
@@ -262,8 +299,12 @@ def _drop_internal_headers() -> Json:
 
 
 def _copy(header: str, to: str) -> Json:
-    copied = {"key": to, "value": f"%REQ({header})%"}
-    return {"append": {"header": copied, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    return _write(to, f"%REQ({header})%")
+
+
+def _write(header: str, value: str) -> Json:
+    written = {"header": {"key": header, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {"append": written}
 
 
 def _tracing() -> Json:
@@ -297,7 +338,7 @@ def _tracing() -> Json:
     }
 
 
-def _tls(pem: Pem) -> Json:
+def _tls(pem: Pem, protocols: Sequence[str] = ("h2", "http/1.1")) -> Json:
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -305,7 +346,7 @@ def _tls(pem: Pem) -> Json:
             "common_tls_context": {
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
                 "tls_certificates": [pem.as_json()],
-                "alpn_protocols": ["h2", "http/1.1"],
+                "alpn_protocols": list(protocols),
             },
         },
     }

@@ -133,6 +133,16 @@ class Tls:
 
 
 @dataclass(frozen=True)
+class Mqtt:
+    """The door for devices: bytes go through to NATS's own listener, which knows who they are."""
+
+    address: Address
+    upstream: Address
+    pem: Pem | None = None
+    """None: in plain text, on loopback alone."""
+
+
+@dataclass(frozen=True)
 class Inside:
     """TLS between Envoy and the services, which take calls of peers alone; and at the door that jobs use."""
 

@@ -11,6 +11,7 @@ from aios.config import Settings
 from aios.data.v1 import (
     annotation_service_pb2_grpc,
     data_service_pb2_grpc,
+    ingest_service_pb2_grpc,
     privacy_service_pb2_grpc,
     transform_service_pb2_grpc,
 )
@@ -22,9 +23,14 @@ from aios.runtime.app import App
 from aios.runtime.channel import service_channel
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
+from aios.runtime.tokens import read_key
 from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from services.data import adopt, reindex, store
 from services.data.annotation.servicer import AnnotationServicer
+from services.data.intake.consumer import Intake
+from services.data.intake.door import Door
+from services.data.intake.servicer import IngestServicer
+from services.data.intake.windows import Windows
 from services.data.keys import ProjectKeys
 from services.data.privacy_rpcs import PrivacyServicer
 from services.data.rpcs import Deployments, Parts
@@ -56,6 +62,10 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     await parts.ledger.settle_once()
     keys = ProjectKeys(settings.secret("pseudonyms.key"))
     preparing = TransformServicer(parts, SchedulerServiceStub(to_scheduler), keys)
+    intake = [Windows(parts).run]
+    if settings.mqtt_address:
+        door = Door(settings, db, read_key(settings.secret("devices.pem")))
+        intake += [Intake(bus, db, door).run, door.shut_out]
     return App(
         services=[
             Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, DataServicer(parts)),
@@ -64,8 +74,9 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
             Service(
                 annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, AnnotationServicer(parts)
             ),
+            Service(ingest_service_pb2_grpc.add_IngestServiceServicer_to_server, IngestServicer(parts)),
         ],
-        loops=[parts.ingest.reap, parts.ledger.settle, parts.audit.run, Relay(db, bus).run],
+        loops=[parts.ingest.reap, parts.ledger.settle, parts.audit.run, Relay(db, bus).run, *intake],
         heard=parts.audit.hear,
         healthy=db.answers,
     )

@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from aios.client import Client
+from aios.stack.authority import Authority
 from tests.collector import Receiver, receiving
 from tests.e2e import digits, stack
 from tests.e2e.stack import Stack
+from tests.servers import free_port
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +35,24 @@ def collector() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
-def aios(tmp_path_factory: pytest.TempPathFactory, collector: Receiver) -> Iterator[Stack]:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who signs the certificates of doors."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def aios(
+    tmp_path_factory: pytest.TempPathFactory, collector: Receiver, authority: Authority
+) -> Iterator[Stack]:
     """The running stack."""
-    with stack.stack(
-        tmp_path_factory.mktemp("aios"), {"AIOS_COLLECTOR_ADDRESS": collector.address}
-    ) as running:
+    certificate, key = authority.issue("door")
+    variables = {
+        "AIOS_COLLECTOR_ADDRESS": collector.address,
+        "AIOS_MQTT_ADDRESS": f"127.0.0.1:{free_port()}",
+        "AIOS_TLS_CERTIFICATE_FILE": str(certificate),
+        "AIOS_TLS_KEY_FILE": str(key),
+    }
+    with stack.stack(tmp_path_factory.mktemp("aios"), variables) as running:
         yield running
 
 

@@ -29,10 +29,14 @@ def walk() -> list[tuple[str, ...]]:
     group = root
     assert isinstance(group, Root)
     for name in COMMANDS:
-        command = group.get_command(None, name)  # type: ignore[arg-type]
-        verbs = getattr(command, "commands", {})
-        found += [(name, verb) for verb in verbs] or [(name,)]
+        found += below((name,), group.get_command(None, name))  # type: ignore[arg-type]
     return found
+
+
+def below(path: tuple[str, ...], command: click.Command | None) -> list[tuple[str, ...]]:
+    """The commands of a group, and of the groups in it; the command where it is none."""
+    verbs: dict[str, click.Command] = getattr(command, "commands", {})
+    return [each for verb, one in verbs.items() for each in below((*path, verb), one)] or [path]
 
 
 def test_help_answers_at_once_and_names_every_command() -> None:

@@ -21,6 +21,7 @@ from gateway.envoy.model import (
     Backend,
     DeploymentRoute,
     Mirror,
+    Mqtt,
     Pem,
     Replica,
     Services,
@@ -117,6 +118,18 @@ def test_only_loopback_is_served_without_tls() -> None:
     inner, outer = listeners(address=Address("127.0.0.1", 80), jwks="{}", routes_path="/r", tls=outside)
     assert "transport_socket" not in inner["filter_chains"][0]
     assert outer["filter_chains"][0]["transport_socket"]
+
+
+def test_passwords_of_devices_leave_the_machine_only_over_tls() -> None:
+    def door(host: str, pem: Pem | None = None) -> Any:
+        mqtt = Mqtt(Address(host, 8883), Address("127.0.0.1", 1883), pem)
+        return listeners(address=Address("127.0.0.1", 80), jwks="{}", routes_path="/r", mqtt=mqtt)[-1]
+
+    for host in ("0.0.0.0", "192.0.2.1", "envoy"):
+        with pytest.raises(ValueError, match="needs TLS"):
+            door(host)
+        assert door(host, Pem("c.pem", "k.pem"))["filter_chains"][0]["transport_socket"]
+    assert "transport_socket" not in door("127.0.0.1")["filter_chains"][0]
 
 
 def test_in_a_container_envoy_listens_on_all_addresses() -> None:

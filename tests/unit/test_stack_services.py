@@ -46,6 +46,16 @@ def test_a_backing_server_with_an_address_is_not_started(layout: Layout) -> None
     assert all(not {"nats", "s3"} & service.after for service in found.values())
 
 
+def test_nats_takes_devices_where_they_have_a_door_and_nowhere_else(layout: Layout) -> None:
+    def config(given: dict[str, str]) -> str:
+        services(layout, given)
+        return (layout.data("nats") / "nats.conf").read_text()
+
+    layout.data("nats").mkdir()
+    assert "mqtt" not in config({})
+    assert f"port: {NUMBERED['nats_mqtt']}" in config({"AIOS_MQTT_ADDRESS": "127.0.0.1:1883"})
+
+
 def test_services_are_told_each_others_addresses_and_not_who_the_caller_is(layout: Layout) -> None:
     given = {"AIOS_TOKEN": "secret", "AIOS_PROJECT": "mine", "AIOS_LOG_LEVEL": "DEBUG"}
     told = settings_of(NUMBERED, layout.home, given)
