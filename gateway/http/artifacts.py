@@ -19,7 +19,7 @@ import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from aios import transfer
+from aios import seal, sse, transfer
 from aios.client.transfer import Store, put_blob
 from aios.data.v1.data_service_pb2_grpc import DataServiceStub
 from aios.errors import AiosError, DataLoss, InvalidArgument, ResourceExhausted, Unavailable, Unimplemented
@@ -104,7 +104,9 @@ class Artifacts:
         found = await self._artifacts.GetArtifact(asked, metadata=metadata)
         stack = AsyncExitStack()
         try:
-            sending = self._http.stream("GET", found.url, headers={"accept-encoding": "identity"})
+            key = found.encryption_key
+            wanted = {"accept-encoding": "identity", **sse.headers(key)}
+            sending = self._http.stream("GET", found.url, headers=wanted)
             answer = await stack.enter_async_context(sending)
             answer.raise_for_status()
         except httpx.HTTPError as error:
@@ -112,11 +114,12 @@ class Artifacts:
             raise Unavailable("The object store does not deliver: try again.") from error
 
         async def pieces() -> AsyncIterator[bytes]:
-            sha256 = hashlib.sha256()
+            sha256, opened = hashlib.sha256(), seal.cipher(key)
             async with stack:
                 async for piece in answer.aiter_raw(PIECE_BYTES):
-                    sha256.update(piece)
-                    yield piece
+                    plain = opened(piece)
+                    sha256.update(plain)
+                    yield plain
             if sha256.hexdigest() != found.sha256:
                 raise DataLoss(f"{asked.path!r} is not what was stored.")
 

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aios/trainer/v1/artifact_service.proto\x12\x0f\x61ios.trainer.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"*\n\x14ListArtifactsRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\"E\n\x15ListArtifactsResponse\x12,\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.aios.trainer.v1.ArtifactInfo\"b\n\x0c\x41rtifactInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x13\n\x06is_dir\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x16\n\tfile_size\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07_is_dirB\x0c\n\n_file_size\"(\n\x12GetArtifactRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xcc\x01\n\x13GetArtifactResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x42\n\x07headers\x18\x02 \x03(\x0b\x32\x31.aios.trainer.v1.GetArtifactResponse.HeadersEntry\x12\x16\n\tfile_size\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_file_size\"u\n\x12PutArtifactRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x15\n\x13PutArtifactResponse\"+\n\x15\x44\x65leteArtifactRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x18\n\x16\x44\x65leteArtifactResponse2\xae\x05\n\x0f\x41rtifactService\x12\x9a\x01\n\rListArtifacts\x12%.aios.trainer.v1.ListArtifactsRequest\x1a&.aios.trainer.v1.ListArtifactsResponse\":\x90\x02\x01\xa2\xbb\x18\x08runs.get\x82\xd3\xe4\x93\x02%\x12#/api/2.0/mlflow-artifacts/artifacts\x12\xa4\x01\n\x0bGetArtifact\x12#.aios.trainer.v1.GetArtifactRequest\x1a$.aios.trainer.v1.GetArtifactResponse\"J\x90\x02\x01\xa2\xbb\x18\x0e\x64ownloads.list\x82\xd3\xe4\x93\x02/\x12-/api/2.0/mlflow-artifacts/presigned/{path=**}\x12\xa1\x01\n\x0bPutArtifact\x12#.aios.trainer.v1.PutArtifactRequest\x1a$.aios.trainer.v1.PutArtifactResponse\"G\x90\x02\x02\xa2\xbb\x18\nruns.track\x82\xd3\xe4\x93\x02\x30\x1a+/api/2.0/mlflow-artifacts/digests/{path=**}:\x01*\x12\xa6\x01\n\x0e\x44\x65leteArtifact\x12&.aios.trainer.v1.DeleteArtifactRequest\x1a\'.aios.trainer.v1.DeleteArtifactResponse\"C\xa2\xbb\x18\nruns.track\x82\xd3\xe4\x93\x02/*-/api/2.0/mlflow-artifacts/artifacts/{path=**}\x1a\n\xb2\xbb\x18\x06mlflowBQ\n\x13\x64\x65v.aios.trainer.v1P\x01Z&aios.dev/gen/aios/trainer/v1;trainerv1\xaa\x02\x0f\x41ios.Trainer.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aios/trainer/v1/artifact_service.proto\x12\x0f\x61ios.trainer.v1\x1a\x1c\x61ios/common/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"*\n\x14ListArtifactsRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\"E\n\x15ListArtifactsResponse\x12,\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.aios.trainer.v1.ArtifactInfo\"b\n\x0c\x41rtifactInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x13\n\x06is_dir\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x16\n\tfile_size\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07_is_dirB\x0c\n\n_file_size\"(\n\x12GetArtifactRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xe4\x01\n\x13GetArtifactResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x42\n\x07headers\x18\x02 \x03(\x0b\x32\x31.aios.trainer.v1.GetArtifactResponse.HeadersEntry\x12\x16\n\tfile_size\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x16\n\x0e\x65ncryption_key\x18\x05 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_file_size\"u\n\x12PutArtifactRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x15\n\x13PutArtifactResponse\"+\n\x15\x44\x65leteArtifactRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x18\n\x16\x44\x65leteArtifactResponse2\xae\x05\n\x0f\x41rtifactService\x12\x9a\x01\n\rListArtifacts\x12%.aios.trainer.v1.ListArtifactsRequest\x1a&.aios.trainer.v1.ListArtifactsResponse\":\x90\x02\x01\xa2\xbb\x18\x08runs.get\x82\xd3\xe4\x93\x02%\x12#/api/2.0/mlflow-artifacts/artifacts\x12\xa4\x01\n\x0bGetArtifact\x12#.aios.trainer.v1.GetArtifactRequest\x1a$.aios.trainer.v1.GetArtifactResponse\"J\x90\x02\x01\xa2\xbb\x18\x0e\x64ownloads.list\x82\xd3\xe4\x93\x02/\x12-/api/2.0/mlflow-artifacts/presigned/{path=**}\x12\xa1\x01\n\x0bPutArtifact\x12#.aios.trainer.v1.PutArtifactRequest\x1a$.aios.trainer.v1.PutArtifactResponse\"G\x90\x02\x02\xa2\xbb\x18\nruns.track\x82\xd3\xe4\x93\x02\x30\x1a+/api/2.0/mlflow-artifacts/digests/{path=**}:\x01*\x12\xa6\x01\n\x0e\x44\x65leteArtifact\x12&.aios.trainer.v1.DeleteArtifactRequest\x1a\'.aios.trainer.v1.DeleteArtifactResponse\"C\xa2\xbb\x18\nruns.track\x82\xd3\xe4\x93\x02/*-/api/2.0/mlflow-artifacts/artifacts/{path=**}\x1a\n\xb2\xbb\x18\x06mlflowBQ\n\x13\x64\x65v.aios.trainer.v1P\x01Z&aios.dev/gen/aios/trainer/v1;trainerv1\xaa\x02\x0f\x41ios.Trainer.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -70,17 +70,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETARTIFACTREQUEST']._serialized_start=367
   _globals['_GETARTIFACTREQUEST']._serialized_end=407
   _globals['_GETARTIFACTRESPONSE']._serialized_start=410
-  _globals['_GETARTIFACTRESPONSE']._serialized_end=614
-  _globals['_GETARTIFACTRESPONSE_HEADERSENTRY']._serialized_start=554
-  _globals['_GETARTIFACTRESPONSE_HEADERSENTRY']._serialized_end=600
-  _globals['_PUTARTIFACTREQUEST']._serialized_start=616
-  _globals['_PUTARTIFACTREQUEST']._serialized_end=733
-  _globals['_PUTARTIFACTRESPONSE']._serialized_start=735
-  _globals['_PUTARTIFACTRESPONSE']._serialized_end=756
-  _globals['_DELETEARTIFACTREQUEST']._serialized_start=758
-  _globals['_DELETEARTIFACTREQUEST']._serialized_end=801
-  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=803
-  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=827
-  _globals['_ARTIFACTSERVICE']._serialized_start=830
-  _globals['_ARTIFACTSERVICE']._serialized_end=1516
+  _globals['_GETARTIFACTRESPONSE']._serialized_end=638
+  _globals['_GETARTIFACTRESPONSE_HEADERSENTRY']._serialized_start=578
+  _globals['_GETARTIFACTRESPONSE_HEADERSENTRY']._serialized_end=624
+  _globals['_PUTARTIFACTREQUEST']._serialized_start=640
+  _globals['_PUTARTIFACTREQUEST']._serialized_end=757
+  _globals['_PUTARTIFACTRESPONSE']._serialized_start=759
+  _globals['_PUTARTIFACTRESPONSE']._serialized_end=780
+  _globals['_DELETEARTIFACTREQUEST']._serialized_start=782
+  _globals['_DELETEARTIFACTREQUEST']._serialized_end=825
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=827
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=851
+  _globals['_ARTIFACTSERVICE']._serialized_start=854
+  _globals['_ARTIFACTSERVICE']._serialized_end=1540
 # @@protoc_insertion_point(module_scope)

@@ -140,11 +140,14 @@ class GetArtifactResponse(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     FILE_SIZE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Presigned GET, 15 minutes. A secret: do not log it."""
     file_size: _builtins.int
     """In bytes."""
     sha256: _builtins.str
+    encryption_key: _builtins.bytes
+    """As that of `aios.data.v1.Download`. A secret."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """To send with it."""
@@ -156,10 +159,11 @@ class GetArtifactResponse(_message.Message):
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         file_size: _builtins.int | None = ...,
         sha256: _builtins.str = ...,
+        encryption_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_file_size", b"_file_size", "file_size", b"file_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_file_size", b"_file_size", "file_size", b"file_size", "headers", b"headers", "sha256", b"sha256", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_file_size", b"_file_size", "encryption_key", b"encryption_key", "file_size", b"file_size", "headers", b"headers", "sha256", b"sha256", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__file_size: _TypeAlias = _typing.Literal["file_size"]  # noqa: Y015
     _WhichOneofArgType__file_size: _TypeAlias = _typing.Literal["_file_size", b"_file_size"]  # noqa: Y015

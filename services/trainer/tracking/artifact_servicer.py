@@ -29,7 +29,10 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
     async def GetArtifact(self, request: pb.GetArtifactRequest, context: Any) -> pb.GetArtifactResponse:
         found = await self._artifacts.download(request.path)
         return pb.GetArtifactResponse(
-            url=found.url, file_size=found.file.size_bytes, sha256=found.file.sha256
+            url=found.url,
+            file_size=found.file.size_bytes,
+            sha256=found.file.sha256,
+            encryption_key=found.encryption_key,
         )
 
     async def PutArtifact(self, request: pb.PutArtifactRequest, context: Any) -> pb.PutArtifactResponse:
