@@ -81,7 +81,9 @@ def get(name: str) -> None:
 
 @model.command()
 @click.argument("version")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file as a page.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file as a page."
+)
 @common
 def card(version: str, html: Path | None) -> None:
     """What people should know before they use VERSION: what it is of, how good it is, where it fails."""

@@ -8,6 +8,7 @@ from aios.errors import InvalidArgument
 from aios.names import ModelVersionName
 
 PLAN_KEYS = ("steps", "limits", "search", "threads", "measure_seconds", "attack_samples")
+ASSESS = "assess"  # the recipe
 RUN_KEYS = ("name", "dataset", "model", "seed", "resources", "description", "priority", "queue", "scheduling")
 RESOURCES = {"cpu": 1, "memory": "2Gi"}
 """Of a plan that says nothing: the original, the variant and their two servers are in memory at once."""
@@ -46,7 +47,7 @@ def assessment(base: str, dataset: str, settings: Mapping[str, Any]) -> dict[str
         settings: Of the recipe `assess`.
     """
     return {
-        "recipe": "assess",
+        "recipe": ASSESS,
         "base_model": base,
         "dataset": dataset,
         "resources": RESOURCES,

@@ -10,7 +10,7 @@ from aios.client.connection import Connection, pages, request_id
 from aios.client.datasets import Datasets
 from aios.client.jobs import RECONNECT_SECONDS, RECONNECTS_MAX, Jobs
 from aios.client.models import Models
-from aios.client.optimizespec import assessment, optimization
+from aios.client.optimizespec import ASSESS, assessment, optimization
 from aios.client.runspec import parse
 from aios.code import ARCHIVE, pack
 from aios.data.v1 import model_pb2
@@ -22,6 +22,8 @@ from aios.trainer.v1 import trainer_service_pb2 as pb
 FINAL = frozenset({run_pb2.Run.STATE_SUCCEEDED, run_pb2.Run.STATE_FAILED, run_pb2.Run.STATE_CANCELLED})
 JOB_POLL_SECONDS = 0.2
 CODE_DATASET = "run-code"
+LOOKED_THROUGH = 500
+"""Runs, newest first, among which an assessment is looked for."""
 """The dataset of a project whose versions are what its commands run."""
 
 
@@ -88,6 +90,14 @@ class Runs:
         base = await Models(self._connection).version(model_version)
         asked = assessment(base.name, dataset or await self._trained_on(base), settings or {})
         return await self.submit(asked, request=request)
+
+    async def assessed(self, model_version: str) -> run_pb2.Run | None:
+        """The newest assessment of a model version that has succeeded, among the project's newest runs."""
+        async for run in self.list(LOOKED_THROUGH):
+            of_it = run.spec.recipe == ASSESS and run.spec.base_model == model_version
+            if of_it and run.state == run_pb2.Run.STATE_SUCCEEDED:
+                return run
+        return None
 
     async def _trained_on(self, version: model_pb2.ModelVersion) -> str:
         """The dataset version of the run that made it; empty for an uploaded model."""

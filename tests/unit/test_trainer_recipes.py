@@ -102,6 +102,9 @@ def test_a_classifier_learns_reports_and_answers_as_exported(
     report = (folder / "outputs" / "report.html").read_text()
     for part in ("Confusion", "Calibration", "ROC", "Precision-recall", "95% interval", "<svg"):
         assert part in report
+    card = json.loads((folder / "model.json").read_text())["card"]
+    for part in (f"`{recipe}`", "## Training", "| accuracy |", "### By class", "Trained without differential privacy"):
+        assert part in card
 
 
 @pytest.mark.parametrize(

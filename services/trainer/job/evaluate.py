@@ -8,7 +8,7 @@ Shapes: N samples, C classes.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class Evaluation:
 
     figures: Mapping[str, Figure]
     html: str
+    samples: int = 0
+    """On how many; 0 where there is no truth to be compared with."""
+    classes: Mapping[str, Figure] = field(default_factory=dict)
+    """Recall of each class that occurs."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -99,7 +103,12 @@ def classification(
         "<h2>Per class</h2>",
         _per_class(confusion, classes),
     ]
-    return Evaluation(figures, plots.page(title, *parts))
+    recall = {
+        name: wilson(int(confusion[c, c]), int(confusion[c].sum()))
+        for c, name in enumerate(classes)
+        if confusion[c].any()
+    }
+    return Evaluation(figures, plots.page(title, *parts), count, recall)
 
 
 def regression(title: str, guesses_N: Array, values_N: Array) -> Evaluation:
@@ -130,7 +139,7 @@ def regression(title: str, guesses_N: Array, values_N: Array) -> Evaluation:
             "Distribution of errors", "error", "samples", [("", (edges[1:] + edges[:-1]) / 2, heights)]
         ),
     ]
-    return Evaluation(figures, plots.page(title, *parts))
+    return Evaluation(figures, plots.page(title, *parts), len(values))
 
 
 def macro_f1(guesses_N: Array, labels_N: Array, classes: int) -> float:

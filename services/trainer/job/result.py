@@ -10,7 +10,7 @@ from torch import nn
 
 from aios.common.v1 import tensor_pb2
 from aios.train import Run
-from services.trainer.job import export, plots
+from services.trainer.job import card, export, plots
 from services.trainer.job.evaluate import Evaluation, Figure
 
 MAX_BATCH_SIZE = 256  # of a served model
@@ -78,7 +78,7 @@ def hand_over(
     outputs = evaluation.write(run.folder("outputs"))
     for name, content in (files or {}).items():
         (outputs / name).write_text(json.dumps(content, indent=1))
-    version = run.complete(folder, signature, evaluation.metrics, outputs)
+    version = run.complete(folder, signature, evaluation.metrics, outputs, card=card.write(run, evaluation))
     figures = ", ".join(f"{name} {figure.value:.4f}" for name, figure in evaluation.figures.items())
     print(f"{figures}; registered as {version or 'nothing: the run names no model'}", flush=True)
 
