@@ -111,6 +111,8 @@ class Settings:
     """Memory that jobs may use; 0 offers nine tenths of what the machine has."""
     node_devices: str = ""
     """Accelerators of this machine that no driver of ours shows: `gpu/T4=2x16GiB,fpga=1`."""
+    node_budgets: str = ""
+    """What else jobs may count on: `scratch=500GiB,network=1.25GB,license.solver=3`, network in bytes a second."""
     node_labels: str = ""
     """What jobs may select this machine by, beside `os` and `arch`: `zone=a,disk=ssd`."""
     sandbox: str = "auto"

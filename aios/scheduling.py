@@ -20,12 +20,13 @@ TAINT = "taint/"
 
 DEVICE_MILLIS = 1000
 """A whole device: shares of one are counted in thousandths."""
-PLAIN = frozenset({"cpu", "memory"})
-"""What is no accelerator, and has fields of its own."""
+PLAIN = frozenset({"cpu", "memory", "network", "scratch"})
+"""Resources of a machine as a whole. Whatever else it has is a device of some kind, or a counter with a dot."""
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _TYPE = re.compile(r"[a-z][a-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ACCELERATOR = re.compile(r"[a-z][a-z0-9_-]{0,31}(/[A-Za-z0-9][A-Za-z0-9._-]{0,62})?")
+_BUDGET = re.compile(r"network|scratch|[a-z][a-z0-9_-]{0,31}(\.[a-z0-9_-]{1,31}){1,3}")
 V = TypeVar("V")
 
 
@@ -106,6 +107,24 @@ def check(said: Scheduling, field: str) -> Scheduling:
     return said
 
 
+def is_device(resource: str) -> bool:
+    """Whether a resource of that name is a type of accelerator."""
+    return resource not in PLAIN and "." not in resource
+
+
+def budget_problems(budgets: Mapping[str, int]) -> list[tuple[str, str]]:
+    """What is wrong with what a job asks for of a node's budgets and counters."""
+    found = []
+    for name, amount in budgets.items():
+        if not _BUDGET.fullmatch(name):
+            found.append(
+                (f"budgets[{name[:80]!r}]", "must be network, scratch, or a counter such as `license.solver`")
+            )
+        elif amount < 1:
+            found.append((f"budgets[{name!r}]", "must be at least 1"))
+    return found
+
+
 def accelerator_problems(
     whole: Mapping[str, int], millis: Mapping[str, int], memory: Mapping[str, int], replicas: int = 1
 ) -> list[tuple[str, str]]:
@@ -121,7 +140,7 @@ def accelerator_problems(
         for kind, count in amounts.items():
             path = f"{field_name}[{kind[:80]!r}]"
             if kind in PLAIN:
-                found.append((path, "is no accelerator: `cpu` and `memory` have fields of their own"))
+                found.append((path, "is no accelerator: it has a field of its own"))
             elif not _ACCELERATOR.fullmatch(kind):
                 found.append((path, "must be a type such as `gpu` or `gpu/H100`"))
             elif count < 0:

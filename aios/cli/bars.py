@@ -30,14 +30,15 @@ def named(resources: Any) -> dict[str, float]:
     devices: dict[str, float] = dict(resources.accelerators)
     for kind, millis in resources.accelerator_millis.items():
         devices[kind] = devices.get(kind, 0) + millis / DEVICE_MILLIS
-    return dict(sorted(devices.items())) | {name: n for name, n in plain.items() if n}
+    others = dict(sorted(resources.budgets.items()))
+    return dict(sorted(devices.items())) | {name: n for name, n in plain.items() if n} | others
 
 
 def figure(name: str, amount: float) -> str:
     """An amount without its unit where that is plain: `2.5`, `16 GiB`, `4`."""
     if name == "cpu":
         return f"{amount / 1000:g}"
-    return output.size(amount) if name == "memory" else f"{amount:g}"
+    return output.size(amount) if name in ("memory", "scratch", "network") else f"{amount:g}"
 
 
 def listed(amounts: Mapping[str, float]) -> str:

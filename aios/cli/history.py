@@ -13,6 +13,7 @@ import click
 
 from aios.cli import bars, output
 from aios.cli.output import Noun, common, connected, leaf, state
+from aios.scheduling import is_device
 
 COLUMNS = (
     "name", "owner", "queue", "state", "arrival", "end", "duration", "wait", "gpus", "type", "cpu", "memory", "priority",
@@ -55,7 +56,7 @@ def entry(job: Any) -> dict[str, Any]:
         for each in job.attempts
         if each.HasField("assign_time") and each.HasField("end_time")
     ]
-    kinds = [kind for kind in bars.named(job.granted) if kind not in ("cpu", "memory")]
+    kinds = [kind for kind in bars.named(job.granted) if is_device(kind)]
     return {
         "name": job.job.removeprefix("projects/").replace("/jobs/", "/"),
         "owner": job.owner,
@@ -79,7 +80,7 @@ def entry(job: Any) -> dict[str, Any]:
 def row(found: Mapping[str, Any], first: float) -> dict[str, Any]:
     """The same in one row of a table, which knows one stretch of running."""
     ran = sum(stop - start for start, stop in found["runs"])
-    types = [name for name in found["replica"] if name not in ("cpu", "memory")]
+    types = [name for name in found["replica"] if is_device(name)]
     end = found["end"] if found["end"] is not None else None
     return {
         **{name: found[name] for name in ("name", "owner", "queue", "state", "priority", "weight")},

@@ -9,7 +9,7 @@ from aios.cli import bars, output
 from aios.cli.output import Columns, Noun, common, connected, leaf
 from aios.common.v1 import resources_pb2
 from aios.scheduler.v1 import queue_pb2
-from aios.scheduling import DEVICE_MILLIS
+from aios.scheduling import DEVICE_MILLIS, is_device
 
 QUEUE: Columns = {
     "NAME": lambda q: leaf(q.name),
@@ -224,6 +224,8 @@ def _amounts(option: str, texts: Iterable[str]) -> resources_pb2.Resources:
             found.cpu_millis = amount(value, option, 1000)
         elif name == "memory":
             found.memory_bytes = amount(value, option)
+        elif not is_device(name):
+            found.budgets[name] = amount(value, option)
         else:
             whole, millis = divmod(amount(value, option, DEVICE_MILLIS), DEVICE_MILLIS)
             found.accelerators[name] = whole

@@ -35,7 +35,7 @@ SCHEDULING_KEYS = (
 )  # fmt: skip
 COUNT_MAX = 2**31
 """Of devices: more than any pool has."""
-RESOURCE_KEYS = ("cpu", "memory", "accelerators", "accelerator_memory")
+RESOURCE_KEYS = ("cpu", "memory", "accelerators", "accelerator_memory", "scratch", "network", "counters")
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -295,7 +295,7 @@ def _texts(given: Mapping[str, Any], key: str, problems: dict[str, str]) -> dict
 
 def _resources(given: object, problems: dict[str, str]) -> resources_pb2.Resources | None:
     if not isinstance(given, Mapping):
-        problems["resources"] = "must be keys with values: cpu, memory, accelerators, accelerator_memory"
+        problems["resources"] = "must be keys with values: cpu, memory, accelerators ..."
         return None
     if not given:
         return None
@@ -306,8 +306,16 @@ def _resources(given: object, problems: dict[str, str]) -> resources_pb2.Resourc
             resources.cpu_millis = amount(given["cpu"], "resources.cpu", 1000)
         if "memory" in given:
             resources.memory_bytes = amount(given["memory"], "resources.memory")
+        for key in ("scratch", "network"):
+            if key in given:
+                resources.budgets[key] = amount(given[key], f"resources.{key}")
     except InvalidArgument as error:
         problems.update(error.fields)
+    counters = given.get("counters") or {}
+    if isinstance(counters, Mapping) and all(type(count) is int for count in counters.values()):
+        resources.budgets.update({str(name): count for name, count in counters.items()})
+    else:
+        problems["resources.counters"] = "must be names with whole numbers, such as {license.solver: 1}"
     _accelerators(given, resources, problems)
     return resources
 

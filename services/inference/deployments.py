@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from aios.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from aios.names import DeploymentName, ModelVersionName, RevisionName
-from aios.scheduling import accelerator_problems
+from aios.scheduling import accelerator_problems, budget_problems
 from services.inference import policies
 from services.inference.policies import PayloadLog, Rollout, Scaling
 
@@ -77,6 +77,8 @@ class Resources:
     accelerators: Mapping[str, int] = field(default_factory=dict)
     accelerator_millis: Mapping[str, int] = field(default_factory=dict)
     accelerator_memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    """Of what else its node has: scratch, network, counters."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def complete(spec: Spec) -> Spec:
     devices = accelerator_problems(
         asked.accelerators, asked.accelerator_millis, asked.accelerator_memory_bytes
     )
-    wrong |= {f"resources.{name}": what for name, what in devices}
+    wrong |= {f"resources.{name}": what for name, what in (*devices, *budget_problems(asked.budgets))}
     wrong |= {f"rollout.{name}": what for name, what in policies.rollout_problems(spec.rollout)}
     wrong |= {f"scaling.{name}": what for name, what in policies.scaling_problems(spec.scaling, REPLICAS_MAX)}
     wrong |= {f"payload_log.{name}": what for name, what in policies.payload_log_problems(spec.payload_log)}
@@ -300,6 +302,7 @@ _EDITS: Mapping[str, Callable[[Spec, Spec], Spec]] = MappingProxyType(
         "spec.resources.accelerator_memory_bytes": _resource("accelerator_memory_bytes"),
         "spec.resources.accelerator_millis": _resource("accelerator_millis"),
         "spec.resources.accelerators": _resource("accelerators"),
+        "spec.resources.budgets": _resource("budgets"),
         "spec.resources.cpu_millis": _resource("cpu_millis"),
         "spec.resources.memory_bytes": _resource("memory_bytes"),
         "spec.rollout": _field("rollout"),

@@ -60,6 +60,7 @@ def spec_from_proto(spec: deployment_pb2.DeploymentSpec) -> Spec:
             dict(spec.resources.accelerators),
             dict(spec.resources.accelerator_millis),
             dict(spec.resources.accelerator_memory_bytes),
+            dict(spec.resources.budgets),
         ),
         batch_delay_micros=spec.batch_delay_micros,
         rollout=policies_mapping.rollout_from_proto(spec.rollout),
@@ -277,6 +278,7 @@ def _resources_to_proto(resources: Resources) -> resources_pb2.Resources:
         accelerators=resources.accelerators,
         accelerator_millis=resources.accelerator_millis,
         accelerator_memory_bytes=resources.accelerator_memory_bytes,
+        budgets=resources.budgets,
     )
 
 

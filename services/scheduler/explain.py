@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from aios.names import JobName, QueueName
+from aios.scheduling import is_device
 from services.scheduler.attempts import Attempt, AttemptState
 from services.scheduler.engine import model
 from services.scheduler.engine.forecast import RESERVATIONS, Basis, Forecast, Known, forecast, starts_now
@@ -250,7 +251,8 @@ class _Waiting:
         """As much as starts now, of each resource that is missing."""
         mine = asked(self._job)
         for name, amount in mine.replica.items():
-            code = {"cpu": "CPU", "memory": "MEMORY"}.get(name, "ACCELERATOR")
+            other = "ACCELERATOR" if is_device(name) else "BUDGET"
+            code = {"cpu": "CPU", "memory": "MEMORY"}.get(name, other)
             if lacking and code not in lacking:
                 continue
             for less in _less(name, amount):
@@ -388,7 +390,7 @@ def _held(job: Job) -> Mapping[str, float]:
 
 
 def _devices(held: Mapping[str, float]) -> float:
-    return sum(amount for name, amount in held.items() if name not in ("cpu", "memory"))
+    return sum(amount for name, amount in held.items() if is_device(name))
 
 
 def _sum(amounts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -397,12 +399,11 @@ def _sum(amounts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _less(name: str, amount: float) -> Iterator[float]:
     """Smaller amounts to try, the largest first."""
-    is_device = name not in ("cpu", "memory")
-    if is_device and 1 <= amount <= 16:
+    if is_device(name) and 1 <= amount <= 16:
         yield from range(int(amount) - 1, 0, -1)
         return
     for part in (2, 4, 8, 16):
-        if less := round(amount / part, 3) if is_device and amount < 1 else amount // part:
+        if less := round(amount / part, 3) if is_device(name) and amount < 1 else amount // part:
             yield less
 
 

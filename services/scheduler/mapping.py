@@ -351,6 +351,7 @@ def resources_to_proto(resources: Resources) -> resources_pb2.Resources:
         accelerator_millis=dict(resources.accelerator_millis),
         accelerator_memory_bytes=dict(resources.device_memory),
         shared_device=resources.shared_device,
+        budgets=dict(resources.budgets),
     )
 
 
@@ -362,6 +363,7 @@ def resources_from_proto(proto: resources_pb2.Resources) -> Resources:
         dict(proto.accelerator_millis),
         dict(proto.accelerator_memory_bytes),
         proto.shared_device,
+        dict(proto.budgets),
     )
 
 

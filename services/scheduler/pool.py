@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from aios.names import JobName
-from aios.scheduling import DEVICE_MILLIS, taints
+from aios.scheduling import DEVICE_MILLIS, is_device, taints
 from services.scheduler.engine import model
 from services.scheduler.engine.plan import Decide, startable
 from services.scheduler.engine.snapshot import Snapshot
@@ -246,10 +246,12 @@ def asked(job: Job) -> model.Job:
 
 def _resources(amounts: model.Amounts, job: model.Job, placement: model.Placement) -> Resources:
     """What one replica of a job is granted there."""
-    devices = {name: amount for name, amount in amounts.items() if name not in ("cpu", "memory")}
+    devices = {name: amount for name, amount in amounts.items() if is_device(name)}
     plain = int(amounts.get("cpu", 0)), int(amounts.get("memory", 0))
+    others = amounts.keys() - devices.keys() - {"cpu", "memory"}
+    budgets = {name: int(amounts[name]) for name in others}
     if not placement.device:
-        return Resources(*plain, {name: int(amount) for name, amount in devices.items()})
+        return Resources(*plain, {name: int(amount) for name, amount in devices.items()}, budgets=budgets)
     share = {name: round(amount * DEVICE_MILLIS) for name, amount in devices.items()}
     memory = {placement.kind: job.device_memory}
-    return Resources(*plain, NOTHING, share, memory, placement.device)
+    return Resources(*plain, NOTHING, share, memory, placement.device, budgets)

@@ -8,6 +8,7 @@ from aios.common.v1 import resources_pb2
 from aios.names import ProjectName, QueueName
 from aios.scheduler.v1 import queue_pb2
 from aios.scheduling import DEVICE_MILLIS as DEVICE
+from aios.scheduling import is_device
 from services.scheduler.queues import Amounts, Queue
 from services.scheduler.usage import Usage
 
@@ -56,13 +57,15 @@ def usage_to_proto(usage: Usage) -> queue_pb2.QueueUsage:
 
 
 def amounts_to_proto(amounts: Amounts) -> resources_pb2.Resources:
-    devices = {kind: round(n * DEVICE) for kind, n in amounts.items() if kind not in ("cpu", "memory")}
+    devices = {kind: round(n * DEVICE) for kind, n in amounts.items() if is_device(kind)}
+    plain = ("cpu", "memory")
     return resources_pb2.Resources(
         cpu_millis=int(amounts.get("cpu", 0)),
         memory_bytes=int(amounts.get("memory", 0)),
         # One that is named with 0 stays named.
         accelerators={kind: millis // DEVICE for kind, millis in devices.items()},
         accelerator_millis={kind: millis % DEVICE for kind, millis in devices.items() if millis % DEVICE},
+        budgets={name: int(n) for name, n in amounts.items() if not is_device(name) and name not in plain},
     )
 
 
@@ -71,6 +74,7 @@ def amounts_from_proto(proto: resources_pb2.Resources) -> Amounts:
     plain = {"cpu": proto.cpu_millis, "memory": proto.memory_bytes}
     found: dict[str, float] = {name: amount for name, amount in plain.items() if amount}
     found.update(proto.accelerators)
+    found.update(proto.budgets)
     for kind, millis in proto.accelerator_millis.items():
         found[kind] = found.get(kind, 0) + millis / DEVICE
     return found

@@ -192,7 +192,9 @@ def figure(resource: str, amount: float) -> str:
     """An amount for people: `4 gpu/H100`, `2.5 cpu`, `8.0 GiB of memory`."""
     if resource == "cpu":
         return f"{amount / 1000:g} cpu"
-    return f"{amount / 2**30:.1f} GiB of memory" if resource == "memory" else f"{amount:g} {resource}"
+    if resource in ("memory", "scratch"):
+        return f"{amount / 2**30:.1f} GiB of {resource}"
+    return f"{amount:g} {resource}"
 
 
 def _limits(name: str, queues: Mapping[str, Queue]) -> Iterator[tuple[str, str, float]]:

@@ -24,6 +24,7 @@ class Resources:
         device_memory: Of a request for a share: bytes of its device's memory, by the same type; none: the same part of
             it as of the device. Of a node: memory of each of its devices, where known.
         shared_device: Of what a share was granted: which of the shared devices of its node and type.
+        budgets: `network` in bytes a second, `scratch` in bytes, and counters, whose names have a dot.
     """
 
     cpu_millis: int = 0
@@ -32,9 +33,10 @@ class Resources:
     accelerator_millis: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     device_memory: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     shared_device: int = 0
+    budgets: Mapping[str, int] = field(default_factory=lambda: NOTHING)
 
     def __post_init__(self) -> None:
-        for name in ("accelerators", "accelerator_millis", "device_memory"):
+        for name in ("accelerators", "accelerator_millis", "device_memory", "budgets"):
             kept = {kind: count for kind, count in sorted(getattr(self, name).items()) if count}
             object.__setattr__(self, name, MappingProxyType(kept))
 
@@ -51,6 +53,7 @@ class Resources:
             self.memory_bytes + sign * other.memory_bytes,
             _sum(self.accelerators, other.accelerators, sign),
             _sum(self.accelerator_millis, other.accelerator_millis, sign),
+            budgets=_sum(self.budgets, other.budgets, sign),
         )
 
     def times(self, count: int) -> "Resources":
@@ -62,11 +65,17 @@ class Resources:
             self.memory_bytes * count,
             {name: amount * count for name, amount in self.accelerators.items()},
             {name: amount * count for name, amount in self.accelerator_millis.items()},
+            budgets={name: amount * count for name, amount in self.budgets.items()},
         )
 
     def named(self) -> dict[str, float]:
         """The amounts by name: `cpu`, `memory`, and each type of accelerator in devices, 0.5 for half of one."""
-        found: dict[str, float] = {"cpu": self.cpu_millis, "memory": self.memory_bytes, **self.accelerators}
+        found: dict[str, float] = {
+            "cpu": self.cpu_millis,
+            "memory": self.memory_bytes,
+            **self.accelerators,
+            **self.budgets,
+        }
         for name, millis in self.accelerator_millis.items():
             found[name] = self.accelerators.get(name, 0) + millis / DEVICE
         return {name: amount for name, amount in found.items() if amount}
@@ -77,6 +86,7 @@ class Resources:
             self.cpu_millis >= other.cpu_millis
             and self.memory_bytes >= other.memory_bytes
             and all(self.accelerators.get(name, 0) >= count for name, count in other.accelerators.items())
+            and all(self.budgets.get(name, 0) >= amount for name, amount in other.budgets.items())
             and all(self._has_share(name, other) for name in other.accelerator_millis)
         )
 
@@ -135,7 +145,7 @@ def resolve(free: Resources, request: Resources, types: Iterable[str] = ()) -> R
         kind = min(kinds, key=lambda kind: (left[kind] < count, abs(left[kind] - count), kind), default=asked)
         left[kind] = left.get(kind, 0) - count
         chosen[kind] = chosen.get(kind, 0) + count
-    resolved = Resources(request.cpu_millis, request.memory_bytes, chosen)
+    resolved = Resources(request.cpu_millis, request.memory_bytes, chosen, budgets=request.budgets)
     for asked, millis in request.accelerator_millis.items():
         resolved = _resolve_share(free, asked, millis, request.device_memory.get(asked, 0), types, resolved)
     return resolved
@@ -157,7 +167,7 @@ class Shortage:
     """One resource that a node has too little of."""
 
     code: str
-    """`CPU`, `MEMORY` or `ACCELERATOR`."""
+    """`CPU`, `MEMORY`, `ACCELERATOR` or `BUDGET`."""
     unit: str
     wanted: float
     free: float
@@ -165,7 +175,8 @@ class Shortage:
 
     def figure(self, amount: float) -> str:
         """An amount of it, for people, without its unit."""
-        return f"{amount / 2**30:.1f} GiB" if self.code == "MEMORY" else f"{amount:.12g}"
+        in_bytes = self.code == "MEMORY" or self.unit == "scratch"
+        return f"{amount / 2**30:.1f} GiB" if in_bytes else f"{amount:.12g}"
 
     @property
     def fraction(self) -> float:
@@ -184,6 +195,10 @@ def shortages(request: Resources, free: Resources, total: Resources) -> list[Sho
                 "ACCELERATOR", kind, count, free.accelerators.get(kind, 0), total.accelerators.get(kind, 0)
             )
             for kind, count in wanted.accelerators.items()
+        ),
+        *(
+            Shortage("BUDGET", name, amount, free.budgets.get(name, 0), total.budgets.get(name, 0))
+            for name, amount in wanted.budgets.items()
         ),
     ]
     return [row for row in rows if row.free < row.wanted] + _share_shortages(wanted, free, total)

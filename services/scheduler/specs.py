@@ -128,6 +128,7 @@ def _resources(asked: Resources, replicas: int) -> list[tuple[str, str]]:
         asked.accelerators, asked.accelerator_millis, asked.device_memory, replicas
     )
     found += [(f"resources.{path}", problem) for path, problem in wrong]
+    found += [(f"resources.{path}", problem) for path, problem in scheduling.budget_problems(asked.budgets)]
     families = [kind for kind in asked.accelerators if "/" not in kind]
     if len(families) > 1:
         found.append(("resources.accelerators", f"name at most one family without its type, not {families}"))

@@ -25,7 +25,7 @@ async def node(pool: Pool) -> node_pb2.Node:
 
 async def test_two_jobs_share_a_device_and_an_idle_node_that_is_stopped_has_left(tmp_path: Path) -> None:
     async with running_pool(tmp_path, agents=()) as pool:
-        pool.start_agent("a", AIOS_NODE_DEVICES="gpu/T4=2x16GiB")
+        pool.start_agent("a", AIOS_NODE_DEVICES="gpu/T4=2x16GiB", AIOS_NODE_BUDGETS="license.solver=1")
         await pool.until_ready()
         one = await share(pool, SHOW + "time.sleep(600)", 500)
         two = await share(pool, SHOW + "time.sleep(600)", 250, 8 << 30)
@@ -33,6 +33,14 @@ async def test_two_jobs_share_a_device_and_an_idle_node_that_is_stopped_has_left
             await pool.until_logged(name, b" " + seen)
         assert (await pool.log(one)).split()[0] == (await pool.log(two)).split()[0], "one device"
         assert dict((await node(pool)).allocated.accelerator_millis) == {"gpu/T4": 750}
+
+        licence = resources_pb2.Resources(cpu_millis=100, budgets={"license.solver": 1})
+        held = await pool.python("import time; time.sleep(600)", resources=licence)
+        await pool.until_state(held, Job.STATE_RUNNING)
+        late = await pool.python("", resources=licence)
+        await pool.until(late, lambda job: job.state_reason == "WAITS_FOR_BUDGET")
+        await pool.cancel(held)
+        await pool.until_state(late, Job.STATE_SUCCEEDED)
 
         # The agent that takes over knows who shares what.
         pool.kill_agent()

@@ -111,3 +111,11 @@ def test_a_job_is_told_of_its_share_and_of_devices_that_cuda_does_not_know(tmp_p
     env = sandbox.environment(spec, here, Settings(address="http://door"), OWN)
     assert (env["CUDA_VISIBLE_DEVICES"], env["AIOS_DEVICES"]) == ("0", "fpga:0")
     assert env["AIOS_GPU_MEMORY_FRACTION"] == "0.2500"
+
+
+def test_what_else_a_node_has_is_said(tmp_path: Path) -> None:
+    found = capacity.budgets("scratch=2GiB, network=1.25GB,license.solver=3")
+    assert found == {"scratch": 2 << 30, "network": 1_250_000_000, "license.solver": 3}
+    for wrong in ("scratch", "solver=3", "scratch=0"):
+        with pytest.raises(InvalidArgument, match="AIOS_NODE_BUDGETS"):
+            capacity.budgets(wrong)

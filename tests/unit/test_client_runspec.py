@@ -226,3 +226,11 @@ def test_what_is_no_share_is_refused_with_what_to_say(
     with pytest.raises(InvalidArgument) as error:
         parse({**GOOD, "resources": resources})
     assert problem in error.value.fields[field]
+
+
+def test_budgets_of_a_node_and_counters_are_asked_for_by_name() -> None:
+    given = {"scratch": "2GiB", "network": "100MiB", "counters": {"license.solver": 1}}
+    read = parse({**GOOD, "resources": given}).spec.resources
+    assert dict(read.budgets) == {"scratch": 2 << 30, "network": 100 << 20, "license.solver": 1}
+    with pytest.raises(InvalidArgument, match="whole numbers"):
+        parse({**GOOD, "resources": {"counters": {"license.solver": 0.5}}})

@@ -115,3 +115,19 @@ def test_what_is_no_share_is_refused(asked: Resources, replicas: int, problem: s
     with pytest.raises(InvalidArgument) as error:
         check(JobSpec(("x",), asked, replicas=replicas))
     assert problem in " ".join(error.value.fields.values())
+
+
+def test_budgets_and_counters_are_counted_like_the_rest() -> None:
+    node = Resources(4, budgets={"license.solver": 2, "scratch": 8 << 30})
+    asked = Resources(1, budgets={"license.solver": 1, "scratch": 6 << 30})
+    assert grant(node, asked) == asked
+    [lacking] = shortages(asked, free_of(node, [asked]), node)
+    assert (lacking.code, lacking.unit, lacking.figure(lacking.wanted), lacking.figure(lacking.free)) == (
+        "BUDGET",
+        "scratch",
+        "6.0 GiB",
+        "2.0 GiB",
+    )
+    for wrong in ({"solver": 1}, {"license.solver": -1}):
+        with pytest.raises(InvalidArgument):
+            check(JobSpec(("x",), Resources(1, budgets=wrong)))

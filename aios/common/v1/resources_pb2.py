@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61ios/common/v1/resources.proto\x12\x0e\x61ios.common.v1\"\xe4\x03\n\tResources\x12\x12\n\ncpu_millis\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x41\n\x0c\x61\x63\x63\x65lerators\x18\x03 \x03(\x0b\x32+.aios.common.v1.Resources.AcceleratorsEntry\x12L\n\x12\x61\x63\x63\x65lerator_millis\x18\x04 \x03(\x0b\x32\x30.aios.common.v1.Resources.AcceleratorMillisEntry\x12W\n\x18\x61\x63\x63\x65lerator_memory_bytes\x18\x05 \x03(\x0b\x32\x35.aios.common.v1.Resources.AcceleratorMemoryBytesEntry\x12\x15\n\rshared_device\x18\x06 \x01(\x05\x1a\x33\n\x11\x41\x63\x63\x65leratorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x38\n\x16\x41\x63\x63\x65leratorMillisEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a=\n\x1b\x41\x63\x63\x65leratorMemoryBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42M\n\x12\x64\x65v.aios.common.v1P\x01Z$aios.dev/gen/aios/common/v1;commonv1\xaa\x02\x0e\x41ios.Common.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61ios/common/v1/resources.proto\x12\x0e\x61ios.common.v1\"\xcd\x04\n\tResources\x12\x12\n\ncpu_millis\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x41\n\x0c\x61\x63\x63\x65lerators\x18\x03 \x03(\x0b\x32+.aios.common.v1.Resources.AcceleratorsEntry\x12L\n\x12\x61\x63\x63\x65lerator_millis\x18\x04 \x03(\x0b\x32\x30.aios.common.v1.Resources.AcceleratorMillisEntry\x12W\n\x18\x61\x63\x63\x65lerator_memory_bytes\x18\x05 \x03(\x0b\x32\x35.aios.common.v1.Resources.AcceleratorMemoryBytesEntry\x12\x15\n\rshared_device\x18\x06 \x01(\x05\x12\x37\n\x07\x62udgets\x18\x07 \x03(\x0b\x32&.aios.common.v1.Resources.BudgetsEntry\x1a\x33\n\x11\x41\x63\x63\x65leratorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x38\n\x16\x41\x63\x63\x65leratorMillisEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a=\n\x1b\x41\x63\x63\x65leratorMemoryBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a.\n\x0c\x42udgetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42M\n\x12\x64\x65v.aios.common.v1P\x01Z$aios.dev/gen/aios/common/v1;commonv1\xaa\x02\x0e\x41ios.Common.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,12 +38,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOURCES_ACCELERATORMILLISENTRY']._serialized_options = b'8\001'
   _globals['_RESOURCES_ACCELERATORMEMORYBYTESENTRY']._loaded_options = None
   _globals['_RESOURCES_ACCELERATORMEMORYBYTESENTRY']._serialized_options = b'8\001'
+  _globals['_RESOURCES_BUDGETSENTRY']._loaded_options = None
+  _globals['_RESOURCES_BUDGETSENTRY']._serialized_options = b'8\001'
   _globals['_RESOURCES']._serialized_start=51
-  _globals['_RESOURCES']._serialized_end=535
-  _globals['_RESOURCES_ACCELERATORSENTRY']._serialized_start=363
-  _globals['_RESOURCES_ACCELERATORSENTRY']._serialized_end=414
-  _globals['_RESOURCES_ACCELERATORMILLISENTRY']._serialized_start=416
-  _globals['_RESOURCES_ACCELERATORMILLISENTRY']._serialized_end=472
-  _globals['_RESOURCES_ACCELERATORMEMORYBYTESENTRY']._serialized_start=474
-  _globals['_RESOURCES_ACCELERATORMEMORYBYTESENTRY']._serialized_end=535
+  _globals['_RESOURCES']._serialized_end=640
+  _globals['_RESOURCES_ACCELERATORSENTRY']._serialized_start=420
+  _globals['_RESOURCES_ACCELERATORSENTRY']._serialized_end=471
+  _globals['_RESOURCES_ACCELERATORMILLISENTRY']._serialized_start=473
+  _globals['_RESOURCES_ACCELERATORMILLISENTRY']._serialized_end=529
+  _globals['_RESOURCES_ACCELERATORMEMORYBYTESENTRY']._serialized_start=531
+  _globals['_RESOURCES_ACCELERATORMEMORYBYTESENTRY']._serialized_end=592
+  _globals['_RESOURCES_BUDGETSENTRY']._serialized_start=594
+  _globals['_RESOURCES_BUDGETSENTRY']._serialized_end=640
 # @@protoc_insertion_point(module_scope)

@@ -84,12 +84,33 @@ class Resources(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BudgetsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CPU_MILLIS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ACCELERATORS_FIELD_NUMBER: _builtins.int
     ACCELERATOR_MILLIS_FIELD_NUMBER: _builtins.int
     ACCELERATOR_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     SHARED_DEVICE_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
     cpu_millis: _builtins.int
     """Thousandths of a processor core."""
     memory_bytes: _builtins.int
@@ -114,6 +135,12 @@ class Resources(_message.Message):
         same part of the memory as of the device. Of a node: the memory of each of its devices, where known.
         """
 
+    @_builtins.property
+    def budgets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What else a node declares and jobs count on: `network` in bytes a second, `scratch` in bytes of disk, and counters of
+        any name with a dot, such as `license.solver`. Counted, not enforced.
+        """
+
     def __init__(
         self,
         *,
@@ -123,10 +150,11 @@ class Resources(_message.Message):
         accelerator_millis: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         accelerator_memory_bytes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         shared_device: _builtins.int = ...,
+        budgets: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator_memory_bytes", b"accelerator_memory_bytes", "accelerator_millis", b"accelerator_millis", "accelerators", b"accelerators", "cpu_millis", b"cpu_millis", "memory_bytes", b"memory_bytes", "shared_device", b"shared_device"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator_memory_bytes", b"accelerator_memory_bytes", "accelerator_millis", b"accelerator_millis", "accelerators", b"accelerators", "budgets", b"budgets", "cpu_millis", b"cpu_millis", "memory_bytes", b"memory_bytes", "shared_device", b"shared_device"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """What this machine has for jobs."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,18 @@ import psutil
 
 from aios.config import Settings
 from aios.errors import InvalidArgument
+from aios.scheduling import budget_problems
 from services.scheduler.agent.gpus import Gpu
 from services.scheduler.resources import Resources
 
 MEMORY_SHARE = 0.9
 """Of the memory, for jobs; the rest is the platform's and the system's."""
+_BUDGET = re.compile(r"([a-z0-9_.-]+)=(\d+(?:\.\d+)?)([KMGT]i?B)?")
+_UNITS: dict[str | None, int] = {
+    None: 1,
+    **{f"{prefix}B": 1000**n for n, prefix in enumerate("KMGT", 1)},
+    **{f"{prefix}iB": 1024**n for n, prefix in enumerate("KMGT", 1)},
+}
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -43,7 +51,26 @@ def measure(settings: Settings, gpus: Sequence[Gpu]) -> Resources:
             kind: min(gpu.memory_bytes for gpu in gpus if gpu.kind == kind)
             for kind in {gpu.kind for gpu in gpus}
         },
+        budgets=budgets(settings.node_budgets),
     )
+
+
+def budgets(text: str) -> dict[str, int]:
+    """What a node is said to have beside: `scratch=500GiB,network=1.25GB,license.solver=3`.
+
+    Raises:
+        InvalidArgument: It reads otherwise.
+    """
+    found = {}
+    for each in filter(None, (part.strip() for part in text.split(","))):
+        match = _BUDGET.fullmatch(each)
+        if match is None:
+            problem = f"must look like scratch=500GiB,license.solver=3, not {each!r}"
+            raise InvalidArgument.of("AIOS_NODE_BUDGETS", problem)
+        found[match[1]] = round(float(match[2]) * _UNITS[match[3]])
+    if wrong := budget_problems(found):
+        raise InvalidArgument.of_all({f"AIOS_NODE_BUDGETS {path}": problem for path, problem in wrong})
+    return found
 
 
 def _memory_bytes() -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from aios.scheduling import is_device
 from services.scheduler.engine.model import (
     ONE_NODE,
     ROOT,
@@ -306,11 +307,11 @@ class Snapshot:
         self.slots[job.name] = slot
         self.names[slot] = job.name
         for name in job.replica:
-            if "/" in name or not _is_device(name):
+            if "/" in name or not is_device(name):
                 self._resource(name)
         shape = self._shape(job)
         devices = job.replicas * _devices(job.replica)
-        lane = DEVICE_LANE if any(map(_is_device, job.replica)) else PLAIN_LANE
+        lane = DEVICE_LANE if any(map(is_device, job.replica)) else PLAIN_LANE
         values = {
             "submitted": job.submitted,
             "priority": job.priority,
@@ -594,8 +595,8 @@ class Snapshot:
 
     def _variants_of(self, shape: Shape) -> Iterable[Variant]:
         asked = dict(shape.replica)
-        generic = [name for name in asked if _is_device(name) and "/" not in name and name not in self.kinds]
-        fixed = [name for name in asked if _is_device(name) and name not in generic]
+        generic = [name for name in asked if is_device(name) and "/" not in name and name not in self.kinds]
+        fixed = [name for name in asked if is_device(name) and name not in generic]
         base = {name: amount for name, amount in asked.items() if name not in generic}
         if generic:
             any_of, amount = generic[0], asked[generic[0]]
@@ -650,7 +651,7 @@ class Snapshot:
         self.free = np.pad(self.free, ((0, 0), (0, 1)))
         self.device_memory = np.pad(self.device_memory, ((0, 0), (0, 1)))
         self.holds = np.pad(self.holds, ((0, 0), (0, 1)))
-        if _is_device(name):
+        if is_device(name):
             self.kinds.append(name)
             self.speeds = np.pad(self.speeds, ((0, 0), (0, 1)))
         self._variants.clear()
@@ -691,17 +692,11 @@ class Snapshot:
 
 CPU_PER_DEVICE = 1e6
 """Millicores that count as one device where jobs without accelerators are compared: little beside any accelerator."""
-PLAIN = frozenset({"cpu", "memory", "network", "scratch"})
-"""Resources of a machine as a whole. Whatever else a node declares is a device of some kind, or a counter with a dot."""
-
-
-def _is_device(name: str) -> bool:
-    return name not in PLAIN and "." not in name
 
 
 def per_unit(name: str) -> int:
     """What an amount of a resource is multiplied by in the matrices."""
-    return DEVICE if _is_device(name) else 1
+    return DEVICE if is_device(name) else 1
 
 
 def in_units(name: str, amount: int) -> float:
@@ -712,7 +707,7 @@ def in_units(name: str, amount: int) -> float:
 
 def _devices(replica: Amounts) -> float:
     """Devices of one replica; for one without, a little for its processors, so that shares stay comparable."""
-    devices = sum(amount for name, amount in replica.items() if _is_device(name))
+    devices = sum(amount for name, amount in replica.items() if is_device(name))
     return float(devices) or replica.get("cpu", 0) / CPU_PER_DEVICE
 
 
