@@ -5,54 +5,26 @@ scheme must be known, a host must have public addresses alone, the connection go
 at, and each redirect is looked at like the first URL. How much comes is bounded.
 """
 
-import ipaddress
-import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin
 from xml.etree import ElementTree as Xml
 
 import httpx
 
 from aios.blobs.presign import Credentials, presign
-from aios.errors import InvalidArgument, Unavailable
+from aios.errors import Unavailable
+from aios.outside import Allow, Resolve, is_public, pinned, refused, resolve, shown, split
 
 REDIRECTS_MAX = 5
 TIMEOUT = httpx.Timeout(30.0)
 CHUNK_BYTES = 1 << 20
 LIST_BYTES_MAX = 16 << 20
-URL_CHARS_MAX = 8192
 SIGNED_FOR = timedelta(minutes=15)
-
-Resolve = Callable[[str, int], Sequence[str]]
-Allow = Callable[[str], bool]
-
-
-def resolve(host: str, port: int) -> Sequence[str]:
-    """Every address of a host."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(each[4][0]) for each in found))
-
-
-def is_public(address: str) -> bool:
-    """Whether an address belongs to nobody's inside: no loopback, private, link-local, shared or reserved one, nor one
-    that means such a one.
-    """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None and not is_public(str(inner)):
-            return False
-    return ip.is_global and not ip.is_multicast
-
-
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
@@ -139,14 +111,14 @@ class Fetcher:
             InvalidArgument: the URL is refused, or brings more than is taken.
             Unavailable: nothing answers there.
         """
-        address = _split(source)
+        address = split(source)
         if address.scheme != "s3":
             name = PurePosixPath(unquote(address.path)).name or "download"
             target = folder / _name(name, source)
             self.file(source, target)
             return target
         if not address.netloc or "@" in address.netloc:
-            raise _refused(source, "must be s3://BUCKET/PREFIX")
+            raise refused(source, "must be s3://BUCKET/PREFIX")
         name, prefix = address.netloc, unquote(address.path.lstrip("/"))
         keys = self._keys(bucket, name, prefix, source)
         if keys == [prefix]:
@@ -159,7 +131,7 @@ class Fetcher:
             target.parent.mkdir(parents=True, exist_ok=True)
             self.file(bucket.url(f"/{name}/{key}", {}), target)
         if not keys:
-            raise _refused(source, "holds nothing")
+            raise refused(source, "holds nothing")
         return folder
 
     def file(self, url: str, target: Path) -> None:
@@ -180,18 +152,18 @@ class Fetcher:
             for chunk in self._chunks(bucket.url(f"/{name}", query)):
                 listed += chunk
                 if len(listed) > LIST_BYTES_MAX:
-                    raise _refused(source, "is listed at a length that is not taken")
+                    raise refused(source, "is listed at a length that is not taken")
             if b"<!" in listed:  # entities, which unfold to anything
-                raise _refused(source, "is listed by something that is no S3 server")
+                raise refused(source, "is listed by something that is no S3 server")
             try:
                 root = Xml.fromstring(listed)  # noqa: S314 - without entities, above
             except Xml.ParseError:
-                raise _refused(source, "is listed by something that is no S3 server") from None
+                raise refused(source, "is listed by something that is no S3 server") from None
             texts = [(each.tag.rpartition("}")[2], each) for each in root.iter()]
             keys = [each.text or "" for tag, each in texts if tag == "Key"]
             found += [key for key in keys if not key.endswith("/")]
             if len(found) > self._limits.files_max:
-                raise _refused(source, f"holds more than {self._limits.files_max} files")
+                raise refused(source, f"holds more than {self._limits.files_max} files")
             token = next((each.text or "" for tag, each in texts if tag == "NextContinuationToken"), "")
             if not token or not keys:
                 return found
@@ -205,18 +177,18 @@ class Fetcher:
                         url = urljoin(url, answer.headers.get("location", ""))
                         continue
                     if answer.status_code != httpx.codes.OK:
-                        raise _refused(url, f"answers HTTP {answer.status_code}")
+                        raise refused(url, f"answers HTTP {answer.status_code}")
                     for chunk in answer.iter_raw(CHUNK_BYTES):
                         self._left -= len(chunk)
                         if self._left < 0:
-                            raise _refused(url, f"brings more than {self._limits.bytes_max} bytes")
+                            raise refused(url, f"brings more than {self._limits.bytes_max} bytes")
                         yield chunk
                     return
             except (httpx.RemoteProtocolError, httpx.InvalidURL, UnicodeError):
-                raise _refused(url, "leads to what is no URL, or does not speak HTTP") from None
+                raise refused(url, "leads to what is no URL, or does not speak HTTP") from None
             except httpx.TransportError as error:
-                raise Unavailable(f"{_shown(url)} does not answer: {type(error).__name__}.") from None
-        raise _refused(url, f"redirects more than {REDIRECTS_MAX} times")
+                raise Unavailable(f"{shown(url)} does not answer: {type(error).__name__}.") from None
+        raise refused(url, f"redirects more than {REDIRECTS_MAX} times")
 
     def _pinned(self, url: str) -> tuple[httpx.URL, dict[str, Any]]:
         target, headers, extensions = pinned(url, self._schemes, self._resolve, self._allow)
@@ -224,72 +196,19 @@ class Fetcher:
         return target, {"headers": headers, "extensions": extensions}
 
 
-def pinned(
-    url: str, schemes: Sequence[str], resolve: Resolve = resolve, allow: Allow = is_public
-) -> tuple[httpx.URL, dict[str, str], dict[str, Any]]:
-    """The same request to an address that was looked at: a name that means another one a moment later does not matter.
-
-    Returns:
-        What to connect to, with headers and extensions that have the host's name. Redirects are the caller's to follow.
-
-    Raises:
-        InvalidArgument: the URL is refused.
-    """
-    parts = _split(url)
-    if parts.scheme not in schemes:
-        raise _refused(url, f"has a scheme that is not taken: only {', '.join(schemes)}")
-    try:
-        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-    except ValueError:
-        raise _refused(url, "names no port") from None
-    if not host or parts.username is not None:
-        raise _refused(url, "must name a host, and no user")
-    try:
-        addresses = resolve(host, port)
-    except (OSError, UnicodeError):
-        raise _refused(url, "names a host that is not known") from None
-    if not addresses or not all(map(allow, addresses)):
-        raise _refused(url, "names a host with an address that is not public")
-    address = addresses[0]
-    literal = f"[{address}]" if ":" in address else address
-    target = httpx.URL(url).copy_with(netloc=f"{literal}:{port}".encode(), fragment=None)
-    return target, {"host": parts.netloc}, {"sni_hostname": host}
-
-
-_PORTS = {"https": 443, "http": 80}
-
-
 def is_remote(source: str) -> bool:
     """Whether a source is a URL and no path."""
     return "://" in source
 
 
-def _split(url: str) -> Any:
-    if len(url) > URL_CHARS_MAX or any(ord(each) <= 32 or ord(each) == 127 for each in url):
-        raise _refused(url, "is no URL")
-    try:
-        return urlsplit(url)
-    except ValueError:
-        raise _refused(url, "is no URL") from None
-
-
 def _name(name: str, source: str) -> str:
     if name in ("", ".", "..") or any(each in name for each in "/\\\0") or len(name.encode()) > 255:
-        raise _refused(source, "ends in no file name")
+        raise refused(source, "ends in no file name")
     return name
 
 
 def _below(key: str, source: str) -> PurePosixPath:
     path = PurePosixPath(key)
     if not key or path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key:
-        raise _refused(source, f"holds {key[:200]!r}, which leads out of the folder")
+        raise refused(source, f"holds {key[:200]!r}, which leads out of the folder")
     return path
-
-
-def _shown(url: str) -> str:
-    """A URL without its query, which may be a secret."""
-    return repr(url.partition("?")[0][:200])
-
-
-def _refused(url: str, why: str) -> InvalidArgument:
-    return InvalidArgument.of("source", f"{_shown(url)} {why}")

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.errors import AiosError, InvalidArgument, Unavailable
-from aios.formats.remote import Bucket, Fetcher, Limits, is_public
+from aios.formats.remote import Bucket, Fetcher, Limits
+from aios.outside import is_public
 
 LISTED = '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{}</ListBucketResult>'
 

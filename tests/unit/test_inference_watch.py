@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aios import outside
 from aios.errors import InvalidArgument
-from aios.formats import remote
 from aios.inference.v1 import monitoring_pb2
 from services.inference.watch import figures, rules, webhooks
 from services.inference.watch.rules import Metric, Rule, Standing
@@ -112,10 +112,10 @@ def test_a_receiver_works_the_signature_out_again() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.7", "169.254.169.254", "::1", "::ffff:10.0.0.7"])
 def test_a_webhook_leads_outside(address: str) -> None:
     with pytest.raises(InvalidArgument, match="not public"):
-        remote.pinned("https://hooks.example.org/7", ("https",), lambda host, port: [address])
+        outside.pinned("https://hooks.example.org/7", ("https",), lambda host, port: [address])
     with pytest.raises(InvalidArgument, match="scheme"):
-        remote.pinned("http://hooks.example.org/7", ("https",), lambda host, port: ["93.184.216.34"])
-    target, headers, extensions = remote.pinned(
+        outside.pinned("http://hooks.example.org/7", ("https",), lambda host, port: ["93.184.216.34"])
+    target, headers, extensions = outside.pinned(
         "https://hooks.example.org/7?k=1", ("https",), lambda host, port: ["93.184.216.34"]
     )
     assert str(target) == "https://93.184.216.34/7?k=1"

@@ -12,8 +12,8 @@ from datetime import timedelta
 
 import httpx
 
+from aios import outside
 from aios.errors import InvalidArgument
-from aios.formats import remote
 from aios.records import Database
 from aios.runtime.clock import Clock
 from services.inference.watch import alert_store
@@ -90,8 +90,8 @@ class Webhooks:
 
     def _pinned(self, url: str) -> tuple[httpx.URL, dict[str, str], dict[str, object]]:
         if self._inside:
-            return remote.pinned(url, ("https", "http"), allow=lambda _: True)
-        return remote.pinned(url, ("https",))
+            return outside.pinned(url, ("https", "http"), allow=lambda _: True)
+        return outside.pinned(url, ("https",))
 
 
 def signature(secret: str, timestamp: str, body: str) -> str:
