@@ -58,7 +58,8 @@ def get(tx: Tx, name: AlertName) -> monitoring_pb2.Alert:
     Raises:
         AlertNotFound
     """
-    found = tx.execute(select(alerts.c.body).where(*_is(alerts, name))).scalar_one_or_none()
+    query = select(alerts.c.body).where(*_is(alerts, name))
+    found: monitoring_pb2.Alert | None = tx.execute(query).scalar_one_or_none()
     if found is None:
         raise AlertNotFound(f"{name} does not exist: see `aios alert list`.", name=str(name))
     return found

@@ -48,10 +48,11 @@ def get(tx: Tx, name: DriftReportName) -> monitoring_pb2.DriftReport:
     Raises:
         DriftReportNotFound: there is none of this name.
     """
-    row = tx.execute(select(drift_reports.c.body).where(*_is(name))).one_or_none()
-    if row is None:
+    query = select(drift_reports.c.body).where(*_is(name))
+    found: monitoring_pb2.DriftReport | None = tx.execute(query).scalar_one_or_none()
+    if found is None:
         raise DriftReportNotFound(f"{name} does not exist: see `aios drift list`.", name=str(name))
-    return row.body
+    return found
 
 
 def page(tx: Tx, name: DeploymentName, request: ListRequest) -> tuple[list[monitoring_pb2.DriftReport], str]:

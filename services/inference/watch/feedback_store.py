@@ -94,14 +94,17 @@ def quality(tx: Tx, name: RevisionName) -> Quality:
     newest = select(feedback.c.correct, feedback.c.off).where(*mine)
     lately = newest.order_by(feedback.c.number.desc()).limit(LATELY).subquery()
     right = func.sum(case((lately.c.correct, 1), else_=0))
-    row = tx.execute(
-        select(func.count(), func.count(lately.c.correct), right, func.avg(lately.c.off)).select_from(lately)
-    ).one()
-    count, judged, correct, off = row
+    figures = select(
+        func.count().label("compared"),
+        func.count(lately.c.correct).label("judged"),
+        right.label("correct"),
+        func.avg(lately.c.off).label("mae"),
+    )
+    row = tx.execute(figures.select_from(lately)).one()
     return Quality(
-        count=count,
-        accuracy=float(correct) / judged if judged else None,
-        mae=None if off is None else float(off),
+        count=row.compared,
+        accuracy=float(row.correct) / row.judged if row.judged else None,
+        mae=None if row.mae is None else float(row.mae),
     )
 
 
