@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aios.blobs import Credentials, seaweed
 from aios.config import Settings
+from aios.errors import InvalidArgument
 from aios.runtime import turn
 from aios.runtime.tokens import write_secret
 from aios.stack import nats, probes
@@ -51,7 +52,13 @@ RESTART_ORDER: Sequence[str] = ("scheduler", "data", "trainer", "inference", "ga
 def table(
     settings: Settings, layout: Layout, ports: Mapping[str, int], given: Mapping[str, str]
 ) -> list[Service]:
-    """Every process of this machine. A backing server that the caller's environment names is not among them."""
+    """Every process of this machine. A backing server that the caller's environment names is not among them.
+
+    Raises:
+        InvalidArgument: devices are to be let in from elsewhere without TLS.
+    """
+    if settings.mqtt_address:
+        _require_private(settings)
     own = [
         *([] if given.get("AIOS_NATS_URL") else [_nats(settings, layout, ports)]),
         *([] if given.get("AIOS_S3_ENDPOINT") else [_s3(settings, layout, ports)]),
@@ -126,6 +133,16 @@ def environment(settings: Mapping[str, str], given: Mapping[str, str]) -> dict[s
         "MALLOC_ARENA_MAX": "2",
         **settings,
     }
+
+
+def _require_private(settings: Settings) -> None:
+    """Refuse a door for devices that would take their passwords in plain text from elsewhere."""
+    host, _, port = settings.mqtt_address.rpartition(":")
+    if not port.isdigit():
+        raise InvalidArgument.of("AIOS_MQTT_ADDRESS", f"must be HOST:PORT, not {settings.mqtt_address!r}")
+    if host != HOST and None in (settings.tls_certificate_file, settings.tls_key_file):
+        needs = f"needs AIOS_TLS_CERTIFICATE_FILE and AIOS_TLS_KEY_FILE, or must be {HOST}:PORT"
+        raise InvalidArgument.of("AIOS_MQTT_ADDRESS", needs)
 
 
 def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Service:

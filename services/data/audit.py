@@ -23,7 +23,9 @@ from aios.runtime.clock import Clock
 from services.data import layout, mapping
 from services.data.tables import audit
 
-READS = frozenset(["downloads.list", "transforms.get_key", "label_tasks.lease", "audit.list"])
+READS = frozenset(
+    ["downloads.list", "transforms.get_key", "label_tasks.lease", "audit.list", "dead_messages.list"]
+)
 """Permissions of methods that give data away, or a key to it."""
 CHANGES = frozenset(
     [
@@ -31,6 +33,7 @@ CHANGES = frozenset(
         *("models.create", "models.register", "models.alias", "models.delete"),
         *("checkpoints.create", "checkpoints.delete", "transforms.create"),
         *("label_projects.create", "label_projects.delete", "data.encrypt", "data.reindex"),
+        *("ingest_sources.create", "ingest_sources.delete", "devices.create", "devices.delete"),
     ]
 )
 REFUSALS = frozenset(["UNAUTHENTICATED", "PERMISSION_DENIED"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aios.config import Settings, unknown_variables
+from aios.errors import InvalidArgument
 from aios.stack import secrets
 from aios.stack.child import Service
 from aios.stack.layout import Layout
@@ -54,6 +55,8 @@ def test_nats_takes_devices_where_they_have_a_door_and_nowhere_else(layout: Layo
     layout.data("nats").mkdir()
     assert "mqtt" not in config({})
     assert f"port: {NUMBERED['nats_mqtt']}" in config({"AIOS_MQTT_ADDRESS": "127.0.0.1:1883"})
+    with pytest.raises(InvalidArgument, match="AIOS_TLS_CERTIFICATE_FILE"):
+        config({"AIOS_MQTT_ADDRESS": "0.0.0.0:8883"})
 
 
 def test_services_are_told_each_others_addresses_and_not_who_the_caller_is(layout: Layout) -> None:
