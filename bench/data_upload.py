@@ -17,7 +17,7 @@ from pathlib import Path
 
 from aios import transfer
 from aios.blobs import Blobs
-from aios.client.transfer import Store, put_parts
+from aios.client.transfer import UPLOAD_SECONDS, Store, put_parts
 from aios.config import Settings
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1 import data_service_pb2_grpc
@@ -80,7 +80,7 @@ async def pushed(
         began = time.perf_counter()
         while True:
             try:
-                await stub.CompleteUpload(pb.CompleteUploadRequest(name=upload.name), timeout=25)
+                await stub.CompleteUpload(pb.CompleteUploadRequest(name=upload.name), timeout=UPLOAD_SECONDS)
                 break
             except Unavailable:
                 await asyncio.sleep(0.2)
