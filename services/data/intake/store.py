@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -176,7 +176,7 @@ def lets_in(tx: Tx, name: DeviceName, password: str) -> bool:
     return row is not None and hmac.compare_digest(row.password_sha256, _hash(password))
 
 
-def known(tx: Tx, names: Sequence[DeviceName]) -> set[DeviceName]:
+def known(tx: Tx, names: Iterable[DeviceName]) -> set[DeviceName]:
     """Those that exist."""
     return {name for name in names if _device(tx, name)}
 
@@ -203,43 +203,50 @@ def take_in(tx: Tx, stream: str, before: int, messages: Sequence[Message], last:
             return False
     else:
         tx.execute(insert(ingest_positions).values(stream=stream, sequence=last))
+    by_source: dict[IngestSourceName, list[Message]] = {}
     for message in messages:
-        _take_in(tx, message)
+        source = IngestSourceName(message.device.project, message.device.ingest_source)
+        by_source.setdefault(source, []).append(message)
+    for name, mine in by_source.items():
+        _take_in(tx, name, mine)
     return True
 
 
-def _take_in(tx: Tx, message: Message) -> None:
-    device = message.device
-    name = IngestSourceName(device.project, device.ingest_source)
-    row = tx.execute(select(ingest_sources).filter_by(**_key(name))).one_or_none()
-    if row is None:
+def _take_in(tx: Tx, name: IngestSourceName, messages: Sequence[Message]) -> None:
+    found = tx.execute(select(ingest_sources).filter_by(**_key(name))).one_or_none()
+    if found is None:
         return  # deleted, and all that belonged to it
-    source, counts = mapping.source_from_proto(row.spec, name), ingest_sources.c
-    mine = update(ingest_sources).filter_by(**_key(name))
-    place = {"stream": message.stream, "sequence": message.sequence, "device": device.device}
-    try:
-        if _device(tx, device) is None:
-            raise Rejected(Reason.UNKNOWN_DEVICE, f"{device.device} was deleted")
-        content, time = sources.read(source, message.data, message.arrival)
-        if row.newest is not None and source.time_column:
-            sources.require_in_time(source, time, row.newest)
-    except Rejected as why:
-        told = {"reason": why.reason.value, "detail": why.detail[:DEAD_DETAIL_CHARS]}
-        kept = {"arrival": message.arrival, "data": message.data[:DEAD_DATA_BYTES]}
-        tx.execute(insert(ingest_dead).values(_of(name) | place | told | kept))
-        tx.execute(mine.values(rejected=counts.rejected + 1))
-        return
-    encoded = json.dumps(content, separators=(",", ":")).encode()
-    values = {
-        "window_start": sources.window_of(source, time),
-        "part": "",
-        "content": encoded,
-        "size_bytes": len(encoded),
-        "arrival": message.arrival,
+    source, newest = mapping.source_from_proto(found.spec, name), found.newest
+    let_in = known(tx, {message.device for message in messages})
+    rows, dead = [], []
+    for message in messages:
+        device, data = message.device, message.data
+        place = {"stream": message.stream, "sequence": message.sequence, "device": device.device}
+        kept = _of(name) | place | {"arrival": message.arrival}
+        try:
+            if device not in let_in:
+                raise Rejected(Reason.UNKNOWN_DEVICE, f"{device.device} was deleted")
+            content, time = sources.read(source, data, message.arrival)
+            if newest is not None and source.time_column:
+                sources.require_in_time(source, time, newest)
+        except Rejected as why:
+            told = {"reason": why.reason.value, "detail": why.detail[:DEAD_DETAIL_CHARS]}
+            dead.append(kept | told | {"data": data[:DEAD_DATA_BYTES]})
+            continue
+        newest = max(time, newest) if newest else time
+        encoded = json.dumps(content, separators=(",", ":")).encode()
+        window = {"window_start": sources.window_of(source, time), "part": ""}
+        rows.append(kept | window | {"content": encoded, "size_bytes": len(encoded)})
+    for table, new in ((ingest_rows, rows), (ingest_dead, dead)):
+        if new:
+            tx.execute(insert(table), new)
+    counts = ingest_sources.c
+    now = {
+        "accepted": counts.accepted + len(rows),
+        "rejected": counts.rejected + len(dead),
+        "newest": newest,
     }
-    tx.execute(insert(ingest_rows).values(_of(name) | place | values))
-    newest = max(time, row.newest) if row.newest else time
-    tx.execute(mine.values(accepted=counts.accepted + 1, newest=newest))
+    tx.execute(update(ingest_sources).filter_by(**_key(name)).values(now))
 
 
 def has_rows(tx: Tx) -> bool:
