@@ -1,8 +1,7 @@
 """Alerts, and calls of their webhooks, in SQL. Plain functions of a transaction."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Table, and_, delete, insert, select, update
 
@@ -92,16 +91,21 @@ def doubt(tx: Tx, name: AlertName, standing: Standing) -> None:
     tx.execute(update(alerts).where(*_is(alerts, name)).values(values))
 
 
-def save(tx: Tx, now: monitoring_pb2.Alert) -> None:
-    """Store what is told of an alert. One that is gone stays gone."""
-    tx.execute(update(alerts).where(*_is(alerts, AlertName.parse(now.name))).values(body=now))
+def save(tx: Tx, now: monitoring_pb2.Alert) -> bool:
+    """Store what is told of an alert, but for its last call. Whether it is still there: one that is gone stays gone."""
+    where = _is(alerts, AlertName.parse(now.name))
+    stored = tx.execute(select(alerts.c.body).where(*where)).scalar_one_or_none()
+    if stored is None:
+        return False
+    now.delivery = stored.delivery
+    tx.execute(update(alerts).where(*where).values(body=now, doubted_since=None))
+    return True
 
 
 def turn(tx: Tx, now: monitoring_pb2.Alert, event: str, body: str) -> None:
     """Store an alert's new state, tell of it, and have its webhook called. An alert that is gone stays gone."""
     name = AlertName.parse(now.name)
-    values: Mapping[str, Any] = {"body": now, "doubted_since": None}
-    if not tx.execute(update(alerts).where(*_is(alerts, name)).values(values)).rowcount:
+    if not save(tx, now):
         return
     tx.emit("alert", name.project, name.alert, event, now)
     if now.webhook:
