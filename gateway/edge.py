@@ -85,7 +85,8 @@ class Edge:
         self._confirmed: int | None = None
         self._in_force: dict[tuple[str, str], DeploymentRoute] = {}
         self._changed = asyncio.Event()
-        self.shed = Shedder(self._admin).run
+        self._shedder = Shedder(self._admin)
+        self.shed = self._shedder.run
 
     async def follow_routes(self) -> None:
         """Take each routing table that the inference service sends."""
@@ -108,11 +109,12 @@ class Edge:
                 self._changed.set()
 
     async def follow_load(self) -> None:
-        """Have Envoy trace a smaller share of the requests while more spans come than are kept."""
+        """Have Envoy trace a smaller share of the requests while more spans come than are kept, or calls are refused."""
         share = 1.0
         while True:
             await asyncio.sleep(LOAD_SECONDS)
-            before, share = share, max(self._wanted_share(share), SHARE_MIN)
+            wanted = min(self._wanted_share(share), self._shedder.traced_max)
+            before, share = share, max(wanted, SHARE_MIN)
             if share != before or share < 1:  # one that restarted traces everything again
                 with suppress(EnvoyDown):
                     await self._admin.trace(share)
@@ -250,8 +252,6 @@ def _tls(settings: Settings) -> Tls | None:
     return Tls(_address(settings.tls_address), Pem(*map(str, files)))
 
 
-def _inside(settings: Settings) -> Inside | None:
-    """Envoy finds its own certificate where we have ours: each container has its own files by the same names."""
 def _mqtt(settings: Settings) -> Mqtt | None:
     if not settings.mqtt_address:
         return None
@@ -260,6 +260,8 @@ def _mqtt(settings: Settings) -> Mqtt | None:
     return Mqtt(_address(settings.mqtt_address), _address(settings.nats_mqtt_address), pem)
 
 
+def _inside(settings: Settings) -> Inside | None:
+    """Envoy finds its own certificate where we have ours: each container has its own files by the same names."""
     peer = Peer.of(settings)
     return Inside(Pem(str(peer.certificate), str(peer.key)), str(peer.authority)) if peer else None
 

@@ -27,6 +27,8 @@ REFUSED_MIN = 0.1
 SURPLUS = 1.75
 """Let through to the service, per call that it took: so it never waits for work, and more that it could do is seen."""
 PASSED_MIN = 0.01
+TRACED_MAX = 0.01
+"""Share of all calls while any are refused: a span of each refusal would take the services' time from those answered."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Shedder:
         self._admin = admin
         self._counts: dict[str, Taken] = {}
         self.shed = dict.fromkeys(LIMITED, Shed())
+
+    @property
+    def traced_max(self) -> float:
+        """Share of the calls that may be traced now."""
+        return TRACED_MAX if any(each.busy for each in self.shed.values()) else 1.0
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -29,9 +29,8 @@ UPSTREAM_REQUESTS_MAX = 8192  # of one cluster, watches included: eight full cli
 CALLS_AT_ONCE = (
     256  # of people, unary, in one service: what seconds of a restart hold up fits (aios.runtime.gate)
 )
-CALLS_AT_ONCE_BUSY = (
-    6  # the same while calls are refused: as many as are worked on, and two on their way there
-)
+# The same while calls are refused: as many as are worked on (aios.runtime.gate), so that nobody waits behind others.
+CALLS_AT_ONCE_BUSY = 4
 PREDICTIONS_AT_ONCE = (
     256  # of one deployment, on all its replicas: more only wait inside Triton, and all for longer.
 )

@@ -288,6 +288,9 @@ def _drop_internal_headers() -> Json:
         {"remove": routes.SAID_REQUEST_ID_HEADER},
         _copy(routes.REQUEST_ID_HEADER, routes.SAID_REQUEST_ID_HEADER),
         {"remove": routes.REQUEST_ID_HEADER},
+        # Whoever asks for a trace has it, whatever share of the others is traced.
+        {"remove": routes.ASKED_TRACE_HEADER},
+        _copy("traceparent", routes.ASKED_TRACE_HEADER),
     ]
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",

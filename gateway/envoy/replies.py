@@ -17,6 +17,7 @@ from gateway.envoy.routes import (
     PREDICT_METHODS,
     PROJECT_HEADER,
     REFUSED_HEADER,
+    REQUEST_ID,
     REVOKED,
 )
 from gateway.envoy.scripts import REFUSALS
@@ -218,7 +219,7 @@ def _problem(status: int, code: str, reason: str, detail: str) -> Json:
             "title": code.replace("_", " ").capitalize(),
             "status": status,
             "detail": detail,
-            "instance": "urn:aios:request:%REQ(x-request-id)%",
+            "instance": f"urn:aios:request:{REQUEST_ID}",
             "code": code,
             "reason": reason,
             "domain": "aios",

@@ -31,6 +31,10 @@ REFUSED_HEADER = "x-aios-refused"  # from a script to the answer: why it refuses
 SCRIPT_OF_TENSORS = "tensors"  # see `scripts`
 METADATA = "aios"  # of a route, for its spans
 TRACE_HEADER = "x-aios-trace-id"
+REQUEST_ID_HEADER, SAID_REQUEST_ID_HEADER = "x-request-id", "x-said-request-id"
+ASKED_TRACE_HEADER = "x-client-trace-id"  # Envoy's own name for it
+REQUEST_ID = f"%REQ({SAID_REQUEST_ID_HEADER}?{REQUEST_ID_HEADER})%"
+"""What answers and services see of it: the client's, where it said one."""
 
 PREDICT = "inference.GRPCInferenceService"
 # Method -> field of its request that holds the model's name. Other methods of Triton administer it: closed.
@@ -95,10 +99,15 @@ def routes(snapshot: Snapshot) -> Json:
     return {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         "name": NAME,
+        "request_headers_to_remove": [
+            SAID_REQUEST_ID_HEADER,
+            ASKED_TRACE_HEADER,
+        ],  # after the virtual host's are added
         "virtual_hosts": [
             {
                 "name": "public",
                 "domains": ["*"],
+                "request_headers_to_add": [_header(REQUEST_ID_HEADER, REQUEST_ID)],
                 "routes": [
                     *_no_grpc(),
                     *_open(snapshot.open_paths),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -15,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from aios.runtime.status import from_rpc_error
 from gateway.envoy import limits
+from gateway.envoy.admin import Admin
 from tests.service.envoy_stack import LOCAL, Model, Stack, envoy, grpc_input, route
 
 GET_JOB = "/aios.scheduler.v1.SchedulerService/GetJob"
@@ -328,3 +330,33 @@ def test_one_trace_runs_from_the_client_through_envoy_to_the_model(stack: Stack,
     assert (tags["aios.project"], tags["aios.deployment"]) == ("vision", "digits")
     assert vision.seen[-1].headers["traceparent"] == f"00-{trace}-{upstream.span_id.hex()}-01"
     assert stack.collector.authorizations == {"Bearer service-token"}
+
+
+async def test_as_many_requests_are_traced_as_envoy_is_told_and_a_clients_own_request_id_changes_nothing(
+    stack: Stack, vision: Model
+) -> None:
+    admin = Admin(stack.files.admin_socket)
+
+    async def traced(**own: str) -> set[str]:
+        """Flags of the trace contexts that arrived."""
+        vision.seen.clear()
+        async with httpx.AsyncClient(base_url=stack.url, headers=stack.bearer() | own) as web:
+            replies = [await web.get("/v2/models/digits/config") for _ in range(20)]
+        if chosen := own.get("x-request-id"):
+            ids = [reply.headers["x-request-id"] for reply in replies]
+            assert {*ids, *(seen.headers["x-request-id"] for seen in vision.seen)} == {chosen}
+        return {seen.headers["traceparent"][-2:] for seen in vision.seen}
+
+    mine = {"x-request-id": "mine, and no UUID"}
+    assert await traced() == await traced(**mine) == {"01"}
+    await admin.trace(0)
+    try:
+        assert await traced() == await traced(**mine) == {"00"}
+        asked = f"00-{'a' * 32}-{'b' * 16}-01"
+        assert await traced(traceparent=asked) == {"01"}, "who asks for a trace has it"
+        assert await traced(traceparent=f"{asked[:-2]}00") == {"00"}, "and who asks for none has none"
+        refused = stack.http.get(f"{stack.url}/v1/jobs", headers=mine)
+        assert refused.headers["x-request-id"] == mine["x-request-id"]
+        assert refused.json()["instance"].endswith(mine["x-request-id"])
+    finally:
+        await admin.trace(1)

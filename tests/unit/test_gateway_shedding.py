@@ -1,9 +1,12 @@
 """What is refused while a service has too many calls: as much as needed, and nothing a moment later."""
 
+from pathlib import Path
+
 import pytest
 
 from gateway.envoy import limits
-from gateway.shedding import SURPLUS, Shed
+from gateway.envoy.admin import Admin
+from gateway.shedding import SURPLUS, TRACED_MAX, Shed, Shedder
 
 CAPACITY, MOMENTS = 100, 12
 
@@ -55,3 +58,10 @@ def test_what_envoy_is_told() -> None:
         "circuit_breakers.data.default.max_requests": str(limits.CALLS_AT_ONCE_BUSY),
         "aios.refused.data": "75",
     }
+
+
+def test_refusals_are_hardly_traced() -> None:
+    shedder = Shedder(Admin(Path("nowhere")))
+    assert shedder.traced_max == 1
+    shedder.shed["data"] = Shed(busy=True)
+    assert shedder.traced_max == TRACED_MAX
