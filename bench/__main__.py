@@ -16,6 +16,7 @@ HELPERS = {
     "flood",
     "load",
     "model",
+    "preempted",
     "report",
     "serving_load",
     "serving_models",
