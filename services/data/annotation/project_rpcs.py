@@ -73,14 +73,22 @@ class LabelProjectRpcs(Rpcs):
 
     async def GetLabelReport(self, request: pb.GetLabelReportRequest, context: Context) -> pb.LabelReport:
         name = LabelProjectName.parse(request.name)
-        asked = pb.GetLabelReportRequest.Level.Name(request.level).removeprefix("LEVEL_").lower()
-        level = Level.NOMINAL if not request.level else Level(asked)
+        level = _level(request)
 
         def read(tx: Tx) -> tuple[LabelProject, list[Told]]:
             return store.get_project(tx, name), store.all_told(tx, name, list(State))
 
         project, told = await self._db.read(read)
         return await asyncio.to_thread(report.of, project, told, level)
+
+
+def _level(request: pb.GetLabelReportRequest) -> Level:
+    if not request.level:
+        return Level.NOMINAL
+    known = pb.GetLabelReportRequest.Level.DESCRIPTOR.values_by_number.get(request.level)
+    if known is None:
+        raise InvalidArgument.of("level", "must be nominal, ordinal, interval or ratio")
+    return Level(known.name.removeprefix("LEVEL_").lower())
 
 
 def announce(tx: Tx, name: LabelProjectName, change: str) -> annotation_pb2.LabelProject:
