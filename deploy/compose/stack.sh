@@ -38,7 +38,7 @@ in_volume() { # VOLUME MODE COMMAND...
 }
 
 start() {
-    compose up --detach --wait --wait-timeout "${WAIT_SECONDS:-180}" ${NO_BUILD:+--no-build} "$@" >&2 || return 1
+    compose up --detach --remove-orphans --wait --wait-timeout "${WAIT_SECONDS:-180}" ${NO_BUILD:+--no-build} "$@" >&2 || return 1
     trusted=$(mktemp)
     authority > "$trusted"
     answers=1
