@@ -59,11 +59,11 @@ class Settings:
     gateway_http_address: str = "127.0.0.1:7006"
     """HTTP applications of the gateway, behind Envoy."""
 
+    webhooks_inside: bool = False
+    """Whether webhooks of alerts may lead to addresses that are not public, and over `http://`."""
     calls_per_second: int = 2000
     """Of one token through the door, predictions included. What is beyond is refused: RESOURCE_EXHAUSTED, 429."""
     cors_origins: str = ""
-    webhooks_inside: bool = False
-    """Whether webhooks of alerts may lead to addresses that are not public, and over `http://`."""
     """Web pages that may call the door, as origins with a space between: `https://console.example.org`."""
 
     nats_url: str = "nats://127.0.0.1:4222"
@@ -117,6 +117,9 @@ class Settings:
     """What jobs may select this machine by, beside `os` and `arch`: `zone=a,disk=ssd`."""
     sandbox: str = "auto"
     """Whether jobs are isolated: `auto` where this machine can, `require` (the agent does not start where it cannot), `off`."""
+    package_index: str = ""
+    """Where a node finds the packages of jobs that bring a lock of them: the address of an index, or a folder of wheels.
+    PyPI when empty."""
     sandbox_paths: str = ""
     """More folders of this machine that jobs may read, with a colon between."""
     sandbox_writable: str = ""

@@ -64,6 +64,7 @@ def run() -> None:
 @click.option("--name", help="The run's name; one is made up where none is given.")
 @click.option("--dataset", help="Dataset that it reads: digits, or digits/VERSION.")
 @click.option("--model", help="Model to register what it makes under.")
+@click.option("--requirements", metavar="FILE", help="Lock of the command's own packages, in its folder.")
 @click.option("--ref", help="Send this commit, tag or branch of the code, whatever lies in the folder now.")
 @click.option("--wait", is_flag=True, help="Follow it to its end, and end with its exit code.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -247,6 +248,8 @@ def follow(client: Any, name: str, *, quiet: bool = False) -> int:
     code = exit_code(last)
     if code or not quiet:
         output.emit(last, DETAILS)
+    if code:
+        output.notice(f"What it wrote: `aios run logs {leaf(last.name)}`.")
     return code
 
 

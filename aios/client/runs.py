@@ -14,17 +14,20 @@ from aios.client.optimizespec import ASSESS, assessment, optimization
 from aios.client.runspec import parse
 from aios.code import ARCHIVE, pack
 from aios.data.v1 import model_pb2
-from aios.errors import Unavailable
+from aios.errors import InvalidArgument, Unavailable
 from aios.names import RunName
+from aios.requirements import REQUIREMENTS_FILE, locked
 from aios.trainer.v1 import run_pb2, trainer_service_pb2_grpc
 from aios.trainer.v1 import trainer_service_pb2 as pb
 
 FINAL = frozenset({run_pb2.Run.STATE_SUCCEEDED, run_pb2.Run.STATE_FAILED, run_pb2.Run.STATE_CANCELLED})
 JOB_POLL_SECONDS = 0.2
 CODE_DATASET = "run-code"
+"""The dataset of a project whose versions are what its commands run."""
+REQUIREMENTS_DATASET = "run-requirements"
+"""The same for their packages."""
 LOOKED_THROUGH = 500
 """Runs, newest first, among which an assessment is looked for."""
-"""The dataset of a project whose versions are what its commands run."""
 
 
 class Runs:
@@ -52,6 +55,9 @@ class Runs:
         if not isinstance(spec, run_pb2.RunSpec):
             parsed = parse(spec)
             spec, run_id, code = parsed.spec, run_id or parsed.run_id, code or parsed.code
+            if parsed.requirements:
+                lock = Path(code or "", parsed.requirements)
+                spec.requirements = await self.push_requirements(lock)
         if spec.command and code:
             spec.code = (await self.push_code(Path(code))).removeprefix(f"{self._connection.project}/")
         return await self._stub.CreateRun(
@@ -102,6 +108,17 @@ class Runs:
     async def _trained_on(self, version: model_pb2.ModelVersion) -> str:
         """The dataset version of the run that made it; empty for an uploaded model."""
         return (await self.get(version.run)).spec.dataset if version.run else ""
+
+    async def push_requirements(self, lock: Path) -> str:
+        """Store a lock of packages; the name of its dataset version. The same packages are the same version."""
+        try:
+            packages = locked(lock.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument.of("requirements", f"{lock} cannot be read: {error}") from None
+        with tempfile.TemporaryDirectory(prefix="aios-requirements-") as scratch:
+            file = Path(scratch, REQUIREMENTS_FILE)
+            await asyncio.to_thread(file.write_text, "\n".join(packages) + "\n")
+            return (await Datasets(self._connection).push(REQUIREMENTS_DATASET, file)).name
 
     async def push_code(self, folder: Path) -> str:
         """Store a folder's code; the name of its dataset version. The same code is the same version."""

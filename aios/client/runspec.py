@@ -21,10 +21,10 @@ from aios.trainer.v1 import run_pb2
 
 KEYS = (
     "name", "recipe", "command", "entry", "code", "dataset", "datasets", "environment", "stop_grace", "hyperparameters", "resources", "seed", "model", "checkpoint_steps", "max_restarts",
-    "description", "priority", "queue", "scheduling", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network", "base_model",
+    "description", "priority", "queue", "scheduling", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network", "base_model", "requirements",
 )  # fmt: skip
 COMMAND_KEYS = (
-    "command", "entry", "code", "datasets", "environment", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network",
+    "command", "entry", "code", "datasets", "environment", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network", "requirements",
 )  # fmt: skip
 LAUNCHERS = {"torchrun": run_pb2.RunSpec.LAUNCHER_TORCHRUN}
 NETWORKS = {"platform": False, "node": True}
@@ -60,6 +60,8 @@ class RunFile:
     """The run's name; made up by the service when empty."""
     code: str = ""
     """Folder with the command's code, as written: relative to the file."""
+    requirements: str = ""
+    """File with the lock of its packages, in that folder."""
 
 
 def parse(given: Mapping[str, Any]) -> RunFile:
@@ -77,7 +79,17 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         }
     elif not command and not problems.keys() & {"command", "entry"}:
         problems["recipe"] = "is required, or a command: `command: python train.py`, `entry: train.py`"
-    for key in ("name", "recipe", "dataset", "model", "description", "code", "queue", "base_model"):
+    for key in (
+        "name",
+        "recipe",
+        "dataset",
+        "model",
+        "description",
+        "code",
+        "queue",
+        "base_model",
+        "requirements",
+    ):
         if given.get(key) is not None and not isinstance(given[key], str):
             problems[key] = f"must be text, not {given[key]!r}"
     for key in ("seed", "checkpoint_steps", "max_restarts", "processes", "replicas", "min_replicas"):
@@ -134,7 +146,7 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         raise InvalidArgument.of("hyperparameters", f"cannot be sent: {error}") from None
     if resources is not None:
         spec.resources.CopyFrom(resources)
-    return RunFile(spec, given.get("name") or "", given.get("code") or "")
+    return RunFile(spec, given.get("name") or "", given.get("code") or "", given.get("requirements") or "")
 
 
 def dataset_name(text: str) -> str:

@@ -45,6 +45,9 @@ class Sweeps:
         if not isinstance(spec, sweep_pb2.SweepSpec):
             parsed = parse(spec)
             spec, sweep_id, code = parsed.spec, sweep_id or parsed.sweep_id, code or parsed.code
+            if parsed.requirements:
+                lock = Path(code or "", parsed.requirements)
+                spec.run.requirements = await Runs(self._connection).push_requirements(lock)
         if spec.run.command and code:
             version = await Runs(self._connection).push_code(Path(code))
             spec.run.code = version.removeprefix(f"{self._connection.project}/")

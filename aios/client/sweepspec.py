@@ -29,6 +29,8 @@ class SweepFile:
     """The sweep's name; made up by the service when empty."""
     code: str = ""
     """Folder with the code of the run's command, as written: relative to the file."""
+    requirements: str = ""
+    """File with the lock of its packages, in that folder."""
 
 
 def parse(given: Mapping[str, Any]) -> SweepFile:
@@ -71,7 +73,7 @@ def parse(given: Mapping[str, Any]) -> SweepFile:
         spec.last.CopyFrom(runspec.parse(given["last"]).spec)
     if problems:
         raise runspec.refusal(problems)
-    return SweepFile(spec, given.get("name") or "", run.code)
+    return SweepFile(spec, given.get("name") or "", run.code, run.requirements)
 
 
 def _parameter(name: str, domain: object, problems: dict[str, str]) -> sweep_pb2.Parameter:

@@ -173,6 +173,7 @@ def _spec_to_proto(spec: JobSpec) -> job_pb2.JobSpec:
         node_network=spec.node_network,
         replicas=spec.replicas if spec.replicas > 1 else 0,
         min_replicas=spec.min_replicas,
+        requirements=spec.requirements,
     )
 
 
@@ -192,6 +193,7 @@ def spec_from_proto(proto: job_pb2.JobSpec) -> JobSpec:
         node_network=proto.node_network,
         replicas=proto.replicas or 1,
         min_replicas=proto.min_replicas,
+        requirements=proto.requirements,
     )
 
 

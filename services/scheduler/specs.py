@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from aios import scheduling
 from aios.errors import InvalidArgument
+from aios.names import DatasetVersionName
 from aios.scheduling import NOTHING_SAID, PRIORITY_MAX, Scheduling
 from services.scheduler.attempts import RENDEZVOUS
 from services.scheduler.resources import Resources
@@ -58,6 +59,8 @@ class JobSpec:
     """Size of a gang."""
     min_replicas: int = 0
     """Of an elastic gang, how few it may run with; 0 where it has one size."""
+    requirements: str = ""
+    """Dataset version with the lock of its packages; empty where it has none of its own."""
 
     @property
     def total(self) -> Resources:
@@ -160,6 +163,8 @@ def _rest(spec: JobSpec) -> list[tuple[str, str]]:
         found.append(("stop_grace", f"must be 0 to {STOP_GRACE_MAX.total_seconds():g} s"))
     if abs(spec.priority) > PRIORITY_MAX:
         found.append(("priority", f"must be {-PRIORITY_MAX} to {PRIORITY_MAX}"))
+    if spec.requirements and not DatasetVersionName.matches(spec.requirements):
+        found.append(("requirements", "must be projects/{project}/datasets/{dataset}/versions/{version}"))
     if len(spec.owner) > 512:
         found.append(("owner", "must be a resource name of at most 512 characters"))
     return found

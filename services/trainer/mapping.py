@@ -78,7 +78,7 @@ def versions_asked(project: str, spec: run_pb2.RunSpec) -> dict[str, DatasetVers
     Raises:
         InvalidArgument: naming the field.
     """
-    asked = {"dataset": spec.dataset, "code": spec.code}
+    asked = {"dataset": spec.dataset, "code": spec.code, "requirements": spec.requirements}
     asked |= {f"datasets.{key}": name for key, name in spec.datasets.items()}
     return {
         field: dataset_version_asked(project, name, f"spec.{field}")
@@ -186,6 +186,7 @@ def spec_from_proto(spec: run_pb2.RunSpec, versions: Mapping[str, str]) -> RunSp
         replicas=_replicas(spec),
         min_replicas=spec.min_replicas,
         base_model=versions.get("base_model", ""),
+        requirements=versions.get("requirements", ""),
     )
 
 
@@ -202,7 +203,7 @@ def _scheduling(spec: run_pb2.RunSpec) -> Mapping[str, Any]:
 
 def _check_recipe(spec: run_pb2.RunSpec) -> None:
     """What a recipe needs, and what only a command may have."""
-    for field in ("code", "datasets", "environment", "launcher", "node_network"):
+    for field in ("code", "datasets", "environment", "launcher", "node_network", "requirements"):
         if getattr(spec, field):
             raise InvalidArgument.of(f"spec.{field}", "is for a command: a recipe has its own")
     recipe = catalog.recipe(spec.recipe)
@@ -259,10 +260,10 @@ def _check_command(spec: run_pb2.RunSpec) -> None:
     if len(spec.datasets) > DATASETS_MAX:
         raise InvalidArgument.of("spec.datasets", f"at most {DATASETS_MAX}")
     for key in spec.datasets:
-        if not _DATASET_KEY.fullmatch(key) or key in ("dir", "code"):
+        if not _DATASET_KEY.fullmatch(key) or key in ("dir", "code", "requirements"):
             raise InvalidArgument.of(
                 f"spec.datasets.{key[:80]}",
-                "must be named by 1-32 lower-case letters, digits and `_`, and not `dir` or `code`",
+                "must be named by 1-32 lower-case letters, digits and `_`, and not `dir`, `code` or `requirements`",
             )
     for key, value in spec.environment.items():
         if not _VARIABLE.fullmatch(key) or key.startswith("AIOS_") or "\0" in value:
@@ -303,6 +304,7 @@ def job_of(name: RunName, spec: RunSpec) -> job_pb2.Job:
             scheduling=_scheduling_to_proto(spec),
             replicas=spec.replicas,
             min_replicas=spec.min_replicas,
+            requirements=spec.requirements,
         )
     )
 
@@ -366,6 +368,7 @@ def _spec_to_proto(spec: RunSpec) -> run_pb2.RunSpec:
         description=spec.description,
         command=spec.command,
         code=_in_project(spec.code_version),
+        requirements=_in_project(spec.requirements),
         datasets={key: _in_project(version) for key, version in spec.dataset_versions.items()},
         environment=spec.environment,
         stop_grace=_duration(spec.stop_grace_seconds),

@@ -123,11 +123,19 @@ class RunSpec:
     """How few it may run with; 0 where it has one size."""
     base_model: str = ""
     """The model version that it starts from; empty for most."""
+    requirements: str = ""
+    """The dataset version that holds the lock of a command's packages; empty where the node's own do."""
 
     @property
     def inputs(self) -> Sequence[str]:
         """Everything that it reads, as versions."""
-        named = (self.base_model, self.dataset_version, self.code_version, *self.dataset_versions.values())
+        named = (
+            self.base_model,
+            self.dataset_version,
+            self.code_version,
+            self.requirements,
+            *self.dataset_versions.values(),
+        )
         return [version for version in dict.fromkeys(named) if version]
 
 

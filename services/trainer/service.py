@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, model_pb2
@@ -18,6 +19,7 @@ from aios.errors import (
 )
 from aios.names import RunName, check_id, new_id, project_of
 from aios.records import Database, Feed, Tx
+from aios.requirements import REQUIREMENTS_FILE
 from aios.runtime import telemetry
 from aios.runtime.clock import Clock
 from aios.runtime.context import principal
@@ -32,6 +34,8 @@ from services.trainer.tracking.artifact_store import File
 RUN_ID_LENGTH_MAX = 40  # leaves room for the prefixes of what is named after a run
 CODE_FILE = "code.tar"
 """What a version of code holds; `aios.code` packs and unpacks it."""
+ONE_FILE: Mapping[str, str] = MappingProxyType({"code": CODE_FILE, "requirements": REQUIREMENTS_FILE})
+"""Datasets of a run that hold one file, which has this name."""
 OUTPUTS = "run-outputs"
 """The dataset of a project whose versions are what its runs left behind."""
 CHECK_SECONDS = 2.0  # that somebody who submits a run waits for a busy scheduler
@@ -260,8 +264,8 @@ class Trainer:
                     f"spec.{field}",
                     f"{asked} does not exist: push it first, or see what `aios dataset list` shows",
                 ) from None
-            if field == "code" and [file.path for file in found.files] != [CODE_FILE]:
-                raise InvalidArgument.of("spec.code", f"{asked} must hold one file, {CODE_FILE}")
+            if field in ONE_FILE and [file.path for file in found.files] != [ONE_FILE[field]]:
+                raise InvalidArgument.of(f"spec.{field}", f"{asked} must hold one file, {ONE_FILE[field]}")
             versions[field] = found.name
         if spec.base_model:
             versions["base_model"] = await self._base_model(project, spec.base_model)

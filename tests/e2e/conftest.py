@@ -41,16 +41,24 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that packages of jobs are found in, and nowhere else."""
+    return tmp_path_factory.getbasetemp() / "packages"
+
+
+@pytest.fixture(scope="session")
 def aios(
-    tmp_path_factory: pytest.TempPathFactory, collector: Receiver, authority: Authority
+    tmp_path_factory: pytest.TempPathFactory, collector: Receiver, authority: Authority, packages: Path
 ) -> Iterator[Stack]:
     """The running stack."""
     certificate, key = authority.issue("door")
+    packages.mkdir()
     variables = {
         "AIOS_COLLECTOR_ADDRESS": collector.address,
         "AIOS_MQTT_ADDRESS": f"127.0.0.1:{free_port()}",
         "AIOS_TLS_CERTIFICATE_FILE": str(certificate),
         "AIOS_TLS_KEY_FILE": str(key),
+        "AIOS_PACKAGE_INDEX": str(packages),
     }
     with stack.stack(tmp_path_factory.mktemp("aios"), variables) as running:
         yield running

@@ -10,6 +10,7 @@ import pytest
 from aios.client import Client
 from tests.e2e import digits
 from tests.e2e.stack import Stack
+from tests.wheels import wheel
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -81,3 +82,25 @@ def test_what_it_left_behind_is_fetched(aios: Stack, tree: Path, tmp_path: Path)
     aios.aios("run", "submit", "--name", "leaves", "--wait", "--", "sh", "-c", line, cwd=tree)
     aios.aios("run", "outputs", "leaves", tmp_path)
     assert (tmp_path / "plots" / "a.txt").read_text() == "hello\n"
+
+
+def test_a_script_has_its_own_packages_and_no_others(aios: Stack, packages: Path, tmp_path: Path) -> None:
+    (tmp_path / "requirements.lock").write_text(wheel(packages, "hello"))
+    (tmp_path / "train.py").write_text(
+        "import importlib.util, tiny\nassert tiny.SAID == 'hello'\nassert importlib.util.find_spec('aios') is None\n"
+    )
+    submit = ("run", "submit", "--wait", "--requirements", "requirements.lock", "--", "python", "train.py")
+    made = aios.json(*submit, cwd=tmp_path)
+    assert made["state"] == "STATE_SUCCEEDED"
+    (packages / "tiny-1.0-py3-none-any.whl").unlink()
+    assert aios.json(*submit, cwd=tmp_path)["state"] == "STATE_SUCCEEDED"  # it is there already
+
+    (tmp_path / "requirements.lock").write_text(f"tiny==2.0 --hash=sha256:{'ab' * 32}\n")
+    failed = aios.aios(*submit, code=None, cwd=tmp_path)
+    assert failed.code != 0
+    name = aios.json("run", "list")[0]["name"].rpartition("/")[2]
+    assert f"aios run logs {name}" in failed.err
+    assert "tiny==2.0" in aios.aios("run", "logs", name).out
+    (tmp_path / "requirements.lock").write_text("--index-url https://example.org\n")
+    refused = aios.aios(*submit, code=None, cwd=tmp_path)
+    assert "name==version" in refused.err

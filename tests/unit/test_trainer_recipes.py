@@ -103,7 +103,13 @@ def test_a_classifier_learns_reports_and_answers_as_exported(
     for part in ("Confusion", "Calibration", "ROC", "Precision-recall", "95% interval", "<svg"):
         assert part in report
     card = json.loads((folder / "model.json").read_text())["card"]
-    for part in (f"`{recipe}`", "## Training", "| accuracy |", "### By class", "Trained without differential privacy"):
+    for part in (
+        f"`{recipe}`",
+        "## Training",
+        "| accuracy |",
+        "### By class",
+        "Trained without differential privacy",
+    ):
         assert part in card
 
 

@@ -261,6 +261,7 @@ class JobSpec(_message.Message):
     NODE_NETWORK_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
     kind: Global___JobSpec.Kind.ValueType
     max_restarts: _builtins.int
     """How often a failed attempt of a BATCH job is started again. An attempt that ended because its node was lost or
@@ -284,6 +285,11 @@ class JobSpec(_message.Message):
     min_replicas: _builtins.int
     """An elastic gang also runs with fewer replicas, this many at least; under the policy `dynamic` it is stopped and
     started again with another number while it runs. 0: it has one size.
+    """
+    requirements: _builtins.str
+    """Packages of its own: a dataset version of its project with one file, `requirements.lock`, that names Python packages
+    by version and hash. The node installs them once, wheels alone, and puts their `bin` first in PATH. The command itself
+    is found without it: `python` stays the platform's interpreter.
     """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -324,10 +330,11 @@ class JobSpec(_message.Message):
         node_network: _builtins.bool = ...,
         replicas: _builtins.int = ...,
         min_replicas: _builtins.int = ...,
+        requirements: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "min_replicas", b"min_replicas", "node_network", b"node_network", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "replicas", b"replicas", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "kind", b"kind", "max_restarts", b"max_restarts", "min_replicas", b"min_replicas", "node_network", b"node_network", "owner", b"owner", "ports", b"ports", "priority", b"priority", "queue", b"queue", "replicas", b"replicas", "requirements", b"requirements", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -270,6 +270,7 @@ class RunSpec(_message.Message):
     NODE_NETWORK_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
     recipe: _builtins.str
     """A recipe of the platform, such as `image_classifier`. A run has either a recipe or a command."""
     dataset: _builtins.str
@@ -309,6 +310,10 @@ class RunSpec(_message.Message):
     min_replicas: _builtins.int
     """It may also run with fewer replicas, this many at least: under the policy `dynamic` their number changes while it
     runs, each time through a checkpoint. 0: it has one size.
+    """
+    requirements: _builtins.str
+    """Packages of a command's own: a dataset version with one file, `requirements.lock`, that names Python packages by version
+    and hash. `python` is then an interpreter that has these and no others.
     """
     @_builtins.property
     def hyperparameters(self) -> _struct_pb2.Struct:
@@ -371,10 +376,11 @@ class RunSpec(_message.Message):
         node_network: _builtins.bool = ...,
         replicas: _builtins.int = ...,
         min_replicas: _builtins.int = ...,
+        requirements: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "hang_timeout", b"hang_timeout", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "resources", b"resources", "scheduling", b"scheduling", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "base_model", b"base_model", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hang_timeout", b"hang_timeout", "hyperparameters", b"hyperparameters", "launcher", b"launcher", "max_restarts", b"max_restarts", "min_replicas", b"min_replicas", "model", b"model", "node_network", b"node_network", "priority", b"priority", "processes", b"processes", "queue", b"queue", "recipe", b"recipe", "replicas", b"replicas", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts", "base_model", b"base_model", "checkpoint_steps", b"checkpoint_steps", "code", b"code", "command", b"command", "dataset", b"dataset", "datasets", b"datasets", "description", b"description", "environment", b"environment", "hang_timeout", b"hang_timeout", "hyperparameters", b"hyperparameters", "launcher", b"launcher", "max_restarts", b"max_restarts", "min_replicas", b"min_replicas", "model", b"model", "node_network", b"node_network", "priority", b"priority", "processes", b"processes", "queue", b"queue", "recipe", b"recipe", "replicas", b"replicas", "requirements", b"requirements", "resources", b"resources", "scheduling", b"scheduling", "seed", b"seed", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_restarts: _TypeAlias = _typing.Literal["max_restarts"]  # noqa: Y015
     _WhichOneofArgType__max_restarts: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts"]  # noqa: Y015

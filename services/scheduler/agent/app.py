@@ -22,6 +22,7 @@ from services.scheduler.agent import bounds, capacity, gpus, isolation, sandbox
 from services.scheduler.agent.agent import Agent, Outbox
 from services.scheduler.agent.attempts import DRAIN_GRACE_MAX, Attempts
 from services.scheduler.agent.directory import Directory
+from services.scheduler.agent.environments import Environments
 from services.scheduler.agent.log_pusher import LogPusher
 from services.scheduler.agent.worker_tokens import WorkerTokens
 from services.scheduler.signing import Verifier
@@ -62,7 +63,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
         groups,
         {gpu.uuid: gpu.node for gpu in devices if gpu.node},
     )
-    attempts = Attempts(root, machine, devices, tokens, logs, outbox.report, rng)
+    packages = Environments(root / "environments", settings.address, settings.package_index)
+    attempts = Attempts(root, machine, devices, tokens, logs, outbox.report, rng, packages)
     node = agent_service_pb2.Register(
         node=str(NodeName(settings.node)),
         capacity=mapping.resources_to_proto(capacity.measure(settings, devices)),

@@ -18,6 +18,7 @@ from aios.scheduling import DEVICE_MILLIS
 from services.scheduler import mapping
 from services.scheduler.agent import isolation, ports, sandbox
 from services.scheduler.agent.directory import Directory
+from services.scheduler.agent.environments import Environments
 from services.scheduler.agent.gpus import Gpu
 from services.scheduler.agent.log_pusher import LogPusher, Tail
 from services.scheduler.agent.worker_tokens import WorkerTokens
@@ -51,6 +52,7 @@ class Running:
     state: AttemptState = AttemptState.ASSIGNED
     ports: Mapping[str, int] = field(default_factory=dict)
     devices: Sequence[str] = ()
+    packages: Path | None = None
     adopted: bool = False
     shim: subprocess.Popen[bytes] | None = None
     renew_time: datetime | None = None
@@ -84,6 +86,7 @@ class Attempts:
         logs: LogPusher,
         changed: Callable[[job_pb2.Attempt], None],
         rng: random.Random,
+        environments: Environments,
     ) -> None:
         self._root = root / "attempts"
         self._node = node
@@ -93,6 +96,7 @@ class Attempts:
         self._logs = logs
         self._changed = changed
         self._rng = rng
+        self._environments = environments
         self._running: dict[Key, Running] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
 
@@ -225,6 +229,8 @@ class Attempts:
         token = await self._tokens.issue(assignment.job, assignment.epoch)
         await asyncio.to_thread(directory.write_token, token.secret)
         attempt.renew_time = token.renew_time
+        if spec.requirements:
+            attempt.packages = await self._packages(attempt, spec.requirements)
         place = sandbox.Place(
             directory.path,
             assignment.job,
@@ -234,6 +240,7 @@ class Attempts:
             attempt.devices,
             gang,
             self._memory_fraction(assignment.granted, attempt.devices),
+            attempt.packages,
         )
         (directory.path / "hosts").write_text(isolation.hosts(isolation.doors(self._settings)))
         if self._settings.mutual_tls:
@@ -244,6 +251,23 @@ class Attempts:
             directory.write("exit", {"end_reason": "NOT_STARTED"})
         else:
             attempt.shim = await asyncio.to_thread(directory.start)
+
+    async def _packages(self, attempt: Running, version: str) -> Path | None:
+        """The environment of its packages, made where this node has none yet; None where it is asked to stop first."""
+        directory = attempt.directory
+        with directory.log.open("a") as log:
+            log.write("aios: preparing its packages\n")
+        used = [str(each.packages) for each in self._running.values() if each.packages]
+        token = directory.path / "token"
+        making = asyncio.ensure_future(
+            self._environments.of_version(version, attempt.assignment.job, token, used)
+        )
+        try:
+            while not making.done() and not directory.has("stop"):
+                await asyncio.wait([making], timeout=LOOK_SECONDS)
+            return making.result() if making.done() else None
+        finally:
+            making.cancel()
 
     async def _watch_on(self, attempt: Running) -> None:
         """Watch, also over times in which the disk takes no files."""

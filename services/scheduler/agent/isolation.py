@@ -79,6 +79,7 @@ class Isolation:
         settings: Settings,
         memory_bytes: int,
         devices: Sequence[str],
+        shown: Sequence[str] = (),
         *,
         network: bool,
     ) -> list[str]:
@@ -86,6 +87,7 @@ class Isolation:
 
         Args:
             devices: Device nodes of what was granted.
+            shown: More folders that it may read.
             network: Whether it has the node's network.
         """
         if not self.program:
@@ -102,7 +104,7 @@ class Isolation:
             *(word for device in devices for word in ("--dev-bind-try", device, device)),
             *("--size", str(shm), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),  # noqa: S108
             *("--size", str(tmp), "--perms", "1777", "--tmpfs", "/tmp"),  # noqa: S108
-            *_read_only(_platform(settings)),
+            *_read_only([*_platform(settings), *shown]),
             *(word for path in _words(settings.sandbox_writable) for word in ("--bind-try", path, path)),
             *("--ro-bind", str(attempt), str(attempt), "--bind", scratch, scratch),
             *([] if network else _hosts(attempt)),

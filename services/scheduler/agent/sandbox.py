@@ -72,6 +72,8 @@ class Place:
     gang: Gang | None = None
     memory_fraction: float | None = None
     """Of its device's memory that it may use; None where it shares none."""
+    packages: Path | None = None
+    """The environment with its own packages; None where the node's serve."""
 
     @property
     def scratch(self) -> Path:
@@ -117,6 +119,7 @@ def launch(spec: JobSpec, place: Place, node: Node) -> dict[str, Any]:
             node.settings,
             bounds.memory_bytes,
             [*devices, *(isolation.DEVICES if devices else ())],
+            [str(place.packages)] if place.packages else [],
             network=network,
         ),
         "doors": isolation.as_launch(doors),
@@ -133,7 +136,7 @@ def environment(spec: JobSpec, place: Place, settings: Settings, own: Mapping[st
         # Libraries start a thread per core of the machine unless told what the job was granted.
         "OMP_NUM_THREADS": str(cores),
         "PYTHONUNBUFFERED": "1",
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin")),
+        **_programs(place.packages),
         "HOME": str(place.scratch),
         "TMPDIR": str(place.scratch),
         "CUDA_VISIBLE_DEVICES": ",".join(device for device in place.devices if is_gpu(device)),
@@ -155,6 +158,13 @@ def environment(spec: JobSpec, place: Place, settings: Settings, own: Mapping[st
         **({"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(place.authority_file)} if settings.mutual_tls else {}),
         **(_rendezvous(place.gang, place.ports) if place.gang else {}),
     }
+
+
+def _programs(packages: Path | None) -> dict[str, str]:
+    """Where programs are looked for: among its own packages, then the platform's, then the system's."""
+    own = [str(packages / "bin")] if packages else []
+    folders = [*own, str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]
+    return {"PATH": os.pathsep.join(folders)} | ({"VIRTUAL_ENV": str(packages)} if packages else {})
 
 
 def _accelerators(place: Place) -> dict[str, str]:

@@ -84,7 +84,7 @@ def last_spec(asked: sweep_pb2.SweepSpec, outputs: Mapping[str, str]) -> RunSpec
 
 
 def _versions(run: run_pb2.RunSpec) -> dict[str, str]:
-    named = {"dataset": run.dataset, "code": run.code, "base_model": run.base_model}
+    named = {each: getattr(run, each) for each in ("dataset", "code", "base_model", "requirements")}
     named |= {f"datasets.{key}": version for key, version in run.datasets.items()}
     return {field: version for field, version in named.items() if version}
 
@@ -182,7 +182,7 @@ def _shown(sweep: Sweep) -> sweep_pb2.SweepSpec:
     asked.budget.trials = spec.budget.trials
     for run in (asked.run, asked.last):
         run.dataset, run.code = _in_project(run.dataset), _in_project(run.code)
-        run.base_model = _in_project(run.base_model)
+        run.base_model, run.requirements = _in_project(run.base_model), _in_project(run.requirements)
         for key, version in run.datasets.items():
             run.datasets[key] = _in_project(version)
     if not asked.last.ByteSize():

@@ -121,7 +121,7 @@ class Sweeps:
             fields = {field.replace("spec", path, 1): text for field, text in error.fields.items()}
             raise InvalidArgument(error.message, fields=fields, reason=error.reason) from None
         run.dataset, run.code = versions.get("dataset", ""), versions.get("code", "")
-        run.base_model = versions.get("base_model", "")
+        run.base_model, run.requirements = versions.get("base_model", ""), versions.get("requirements", "")
         for key in list(run.datasets):
             run.datasets[key] = versions[f"datasets.{key}"]
 
