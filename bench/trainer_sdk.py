@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import CSVLogger
+from lightning.fabric.loggers.csv_logs import CSVLogger
 
 import aios.train
 from bench import stack
@@ -39,8 +39,8 @@ def loop() -> None:
     in_loop: list[float] = []
     beside: list[float] = []
     fabrics: list[float] = []
-    with aios.train.init() as run, tempfile.TemporaryDirectory() as folder:
-        fabric = Fabric(accelerator="cpu", devices=1, loggers=CSVLogger(folder))
+    with aios.train.init() as run, tempfile.TemporaryDirectory() as logs:
+        fabric = Fabric(accelerator="cpu", devices=1, loggers=CSVLogger(logs))
         run.restore()
         for turn in range(TURNS):
             bare.append(_turn(matrix, lambda step, loss: None)[0])

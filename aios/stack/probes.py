@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ssl
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 2.0
 """A busy two-core machine answers late; a hung process does not answer at all."""
 
-Probe = Callable[[], Awaitable[None]]
+Probe = Callable[[], Coroutine[Any, Any, None]]
 
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7  # frame types, RFC 9113

@@ -92,7 +92,7 @@ def carry_out(snapshot: Snapshot, decided: Plan, now: float) -> None:
 def test_nothing_is_given_twice_and_no_gang_is_split(world: tuple[Snapshot, Policy, float]) -> None:
     snapshot, policy, now = world
     decided = plan(snapshot, policy, now)
-    used: dict[tuple[str, str], int] = defaultdict(int)
+    used: dict[tuple[str, str], float] = defaultdict(float)
     placements = {
         name: snapshot.holdings[slot].placement
         for name, slot in snapshot.slots.items()
@@ -130,7 +130,7 @@ def test_a_plan_is_a_function_of_its_inputs(world: tuple[Snapshot, Policy, float
 def test_no_queue_goes_beyond_its_limit(world: tuple[Snapshot, Policy, float]) -> None:
     snapshot, policy, now = world
     carry_out(snapshot, plan(snapshot, policy, now), now)
-    used: dict[str, int] = defaultdict(int)
+    used: dict[str, float] = defaultdict(float)
     for name, slot in snapshot.slots.items():
         if snapshot.jobs[name].queue == "b" and slot in snapshot.holdings:
             placement = snapshot.holdings[slot].placement
