@@ -4,13 +4,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
 
 from aios.common.v1 import file_pb2
-from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, model_pb2
+from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 from aios.errors import (
-    AlreadyExists,
     DeadlineExceeded,
     InvalidArgument,
     NotFound,
@@ -25,7 +23,7 @@ from aios.runtime.clock import Clock
 from aios.runtime.context import principal
 from aios.scheduler.v1 import scheduler_service_pb2, scheduler_service_pb2_grpc
 from aios.trainer.v1 import run_pb2, trainer_service_pb2
-from services.trainer import mapping, metrics, runs, store
+from services.trainer import mapping, metrics, run_outputs, runs, store
 from services.trainer.metrics import Point
 from services.trainer.runs import FINAL, Progress, Run, RunSpec, State
 from services.trainer.tracking import artifact_store
@@ -36,8 +34,6 @@ CODE_FILE = "code.tar"
 """What a version of code holds; `aios.code` packs and unpacks it."""
 ONE_FILE: Mapping[str, str] = MappingProxyType({"code": CODE_FILE, "requirements": REQUIREMENTS_FILE})
 """Datasets of a run that hold one file, which has this name."""
-OUTPUTS = "run-outputs"
-"""The dataset of a project whose versions are what its runs left behind."""
 CHECK_SECONDS = 2.0  # that somebody who submits a run waits for a busy scheduler
 WATCH_SECONDS = 1.0  # how often a watcher looks by itself, where another process took the report
 
@@ -172,8 +168,8 @@ class Trainer:
         known = await self._db.read(lambda tx: artifact_store.root_of(tx, run.name))
         if known is None:
             return await self._keep(run, outputs) if outputs else ""
-        left = [File(each.path, each.sha256, each.size_bytes) for each in outputs]
-        held = await self._db.write(lambda tx: artifact_store.join(tx, known, left, self._clock.now()))
+        more = [File(each.path, each.sha256, each.size_bytes) for each in outputs]
+        held = await self._db.write(lambda tx: artifact_store.join(tx, known, more, self._clock.now()))
         version = await self._keep(
             run,
             [file_pb2.File(path=each.path, sha256=each.sha256, size_bytes=each.size_bytes) for each in held],
@@ -182,21 +178,7 @@ class Trainer:
         return version
 
     async def _keep(self, run: Run, outputs: Sequence[file_pb2.File]) -> str:
-        """Commit what a run leaves behind as a version of the project's dataset for it. May repeat."""
-        project = f"projects/{run.name.project}"
-        dataset = f"{project}/datasets/{OUTPUTS}"
-        made = dataset_pb2.Dataset(description="What runs left behind.")
-        with suppress(AlreadyExists):
-            await self._data.CreateDataset(
-                data_service_pb2.CreateDatasetRequest(parent=project, dataset_id=OUTPUTS, dataset=made)
-            )
-        content = dataset_pb2.DatasetVersion(files=outputs, message=str(run.name))
-        version = await self._data.CreateDatasetVersion(
-            data_service_pb2.CreateDatasetVersionRequest(parent=dataset, dataset_version=content)
-        )
-        edge = data_service_pb2.LineageEdge(source=str(run.name), target=version.name, relation="produced")
-        await self._data.RecordLineage(data_service_pb2.RecordLineageRequest(parent=project, edges=[edge]))
-        return version.name
+        return await run_outputs.commit(self._data, run.name.project, outputs, str(run.name), run.name)
 
     async def register(self, run: Run) -> Run:
         """Register a completed run's model, once, whoever asks how often."""

@@ -107,6 +107,7 @@ class Attempts:
             chosen = directory.read("node") or {"ports": {}, "devices": []}
             tail = self._logs.follow(*key_of(assignment), directory.log)
             attempt = Running(assignment, directory, tail, ports=chosen["ports"], devices=chosen["devices"])
+            attempt.packages = Path(chosen["packages"]) if chosen.get("packages") else None
             attempt.adopted, attempt.renew_time = True, datetime.now(UTC)
             self._follow(attempt)
             _log.info("took over attempt %s of %s", assignment.epoch, assignment.job)
@@ -225,12 +226,13 @@ class Attempts:
         names = (*spec.ports, RENDEZVOUS) if gang and gang.rank == 0 else spec.ports
         attempt.ports = dict(zip(names, ports.pick(len(names), taken, self._rng), strict=True))
         attempt.devices = self._devices(assignment.granted)
-        directory.write("node", {"ports": attempt.ports, "devices": attempt.devices})
+        self._note(attempt)
         token = await self._tokens.issue(assignment.job, assignment.epoch)
         await asyncio.to_thread(directory.write_token, token.secret)
         attempt.renew_time = token.renew_time
         if spec.requirements:
             attempt.packages = await self._packages(attempt, spec.requirements)
+            self._note(attempt)  # so that a later agent keeps them, too
         place = sandbox.Place(
             directory.path,
             assignment.job,
@@ -251,6 +253,12 @@ class Attempts:
             directory.write("exit", {"end_reason": "NOT_STARTED"})
         else:
             attempt.shim = await asyncio.to_thread(directory.start)
+
+    def _note(self, attempt: Running) -> None:
+        """What the node gave it, for an agent that takes it over."""
+        packages = str(attempt.packages) if attempt.packages else ""
+        given = {"ports": attempt.ports, "devices": attempt.devices, "packages": packages}
+        attempt.directory.write("node", given)
 
     async def _packages(self, attempt: Running, version: str) -> Path | None:
         """The environment of its packages, made where this node has none yet; None where it is asked to stop first."""

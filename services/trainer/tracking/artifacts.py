@@ -6,19 +6,18 @@ first look at it and a while after the last change: until then the content is ke
 
 import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
 from aios.common.v1 import file_pb2
-from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2
-from aios.errors import AiosError, AlreadyExists, InvalidArgument
+from aios.data.v1 import data_service_pb2, data_service_pb2_grpc
+from aios.errors import AiosError, InvalidArgument
 from aios.names import RunName
 from aios.records import Database, Tx
 from aios.runtime.clock import Clock
 from aios.runtime.context import principal
+from services.trainer import run_outputs
 from services.trainer import store as run_store
-from services.trainer.service import OUTPUTS
 from services.trainer.tracking import artifact_store, logged_store, store
 from services.trainer.tracking.artifact_store import File, Root
 from services.trainer.tracking.paths import ArtifactNotFound, ArtifactReadOnly, Kind, Place, place
@@ -121,27 +120,10 @@ class Artifacts:
         return version
 
     async def _commit(self, found: Root, held: list[File]) -> str:
-        project = f"projects/{found.project}"
-        description = dataset_pb2.Dataset(description="What runs left behind.")
-        with suppress(AlreadyExists):
-            await self._data.CreateDataset(
-                data_service_pb2.CreateDatasetRequest(parent=project, dataset_id=OUTPUTS, dataset=description)
-            )
         listed = [
             file_pb2.File(path=each.path, sha256=each.sha256, size_bytes=each.size_bytes) for each in held
         ]
-        version = await self._data.CreateDatasetVersion(
-            data_service_pb2.CreateDatasetVersionRequest(
-                parent=f"{project}/datasets/{OUTPUTS}",
-                dataset_version=dataset_pb2.DatasetVersion(files=listed, message=found.root),
-            )
-        )
-        if run := _run_of(found):
-            edge = data_service_pb2.LineageEdge(source=str(run), target=version.name, relation="produced")
-            await self._data.RecordLineage(
-                data_service_pb2.RecordLineageRequest(parent=project, edges=[edge])
-            )
-        return version.name
+        return await run_outputs.commit(self._data, found.project, listed, found.root, _run_of(found))
 
     async def _of_version(self, version: str) -> list[File]:
         request = data_service_pb2.ListDownloadsRequest(parent=version, page_size=PAGE)
