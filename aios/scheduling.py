@@ -18,6 +18,8 @@ SPEEDS_MAX = 32
 TAINT = "taint/"
 """A label that begins so keeps jobs away."""
 
+MEMORY_FRACTION = "AIOS_GPU_MEMORY_FRACTION"
+"""Variable of a job that has a share of a device: the part of its memory that is the job's."""
 DEVICE_MILLIS = 1000
 """A whole device: shares of one are counted in thousandths."""
 PLAIN = frozenset({"cpu", "memory", "network", "scratch"})

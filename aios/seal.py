@@ -1,8 +1,9 @@
 """How content is encrypted where the object store does not do it (aios.sse): AES-256 in counter mode, by who puts it.
 
-Sizes, ranges, parts and offsets stay what they are. A key belongs to one content, which its digest names, so a counter
-that begins at zero is never used for two; and whoever reads content holds it against that digest, which is why no tag
-is needed here.
+Sizes, ranges, parts and offsets stay what they are. A key belongs to one content, which its digest names, so its counter
+may begin at zero; and whoever reads content holds it against that digest, which is why no tag is needed here. Bytes that
+are put under a digest that is not theirs, such as those of a file that is written to meanwhile, share that key until they
+are refused: do not let a store keep versions of what was refused.
 
 Pure. Source: NIST SP 800-38A, 6.5.
 """

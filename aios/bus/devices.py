@@ -150,6 +150,7 @@ class Connected:
     server: str
     id: int
     user: str
+    since: datetime
 
 
 class Connections:
@@ -198,7 +199,12 @@ class Connections:
             told = await self._ask("$SYS.REQ.SERVER.PING.CONNZ", asked)
             page = told["data"].get("connections") or []
             found += [
-                Connected(str(told["server"]["id"]), int(each["cid"]), str(each.get("authorized_user", "")))
+                Connected(
+                    str(told["server"]["id"]),
+                    int(each["cid"]),
+                    str(each.get("authorized_user", "")),
+                    datetime.fromisoformat(str(each["start"])),
+                )
                 for each in page
                 if each.get("mqtt_client")
             ]

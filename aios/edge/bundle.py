@@ -26,8 +26,10 @@ def key_at(path: Path) -> Ed25519PrivateKey:
     """The private key in a file; a new one where there is no file. Its public half is beside it, as `.pub`.
 
     Raises:
-        InvalidArgument: the file holds no such key.
+        InvalidArgument: the file holds no such key, or is where the public half goes.
     """
+    if path.suffix == ".pub":
+        raise InvalidArgument.of("key", f"must name the private key, such as {path.with_suffix('.pem')}")
     if not path.exists():
         write_key(Ed25519PrivateKey.generate(), path)
     try:

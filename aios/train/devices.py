@@ -3,8 +3,7 @@
 import os
 from contextlib import suppress
 
-FRACTION = "AIOS_GPU_MEMORY_FRACTION"
-"""Part of the device's memory, set by the node for a job that asked for a share of one."""
+from aios.scheduling import MEMORY_FRACTION
 
 
 def keep_to_share() -> float | None:
@@ -13,7 +12,7 @@ def keep_to_share() -> float | None:
     PyTorch keeps to it: an allocation beyond fails in this process alone. Kernels of all who share a device take turns on
     it, and nothing bounds memory that is allocated past PyTorch.
     """
-    said = os.environ.get(FRACTION)
+    said = os.environ.get(MEMORY_FRACTION)
     if not said:
         return None
     with suppress(ImportError):

@@ -8,17 +8,18 @@ from typing import Any
 from aios.blobs import Blobs
 from aios.data.v1 import data_service_pb2 as pb
 from aios.data.v1 import dataset_pb2
-from aios.errors import InvalidArgument
-from aios.names import ModelVersionName, ProjectName, RunName, check_id
-from aios.records import Database
+from aios.errors import InvalidArgument, NotFound
+from aios.names import DatasetName, ModelVersionName, ProjectName, RunName, check_id
+from aios.records import Database, Tx
 from aios.runtime.clock import Clock
-from services.data import mapping
+from services.data import dataset_store, mapping
 from services.data.audit import Audit
 from services.data.blob_store import Freed
 from services.data.commits import Commits
 from services.data.contents import Contents
 from services.data.ingest import GRACE, Ingest
-from services.data.ledger import Ledger
+from services.data.ledger import Draft, Ledger
+from services.data.logs import Change, Log
 from services.data.manifests import Kind, Manifest, Origin
 
 Context = Any
@@ -83,6 +84,17 @@ class Rpcs:
             return await self._contents.indexed(project, Kind.DATASET, asked.index_sha256, origin, field)
         files = mapping.files_from_proto(asked.files)
         return Manifest.of(Kind.DATASET, files, "dataset_version.files", origin)
+
+    async def _make_dataset(self, name: DatasetName) -> None:
+        """Make a dataset that its first version needs. One that is there stays as it is."""
+
+        def decide(tx: Tx) -> Draft | dataset_pb2.Dataset:
+            try:
+                return mapping.dataset_to_proto(dataset_store.get_dataset(tx, name))
+            except NotFound:
+                return Draft(Change.CREATED, {"description": ""})
+
+        await self._ledger.change(Log.of(name), decide, lambda tx: dataset_pb2.Dataset(), dataset_pb2.Dataset)
 
     def _deletion(self, freed: Freed) -> pb.Deletion:
         return pb.Deletion(

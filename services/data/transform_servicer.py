@@ -17,7 +17,7 @@ from aios.runtime import telemetry
 from aios.runtime.context import require_job
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2
 from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
-from services.data import dataset_store, layout, lineage_store, mapping, transform_mapping, transforms
+from services.data import dataset_store, layout, lineage_store, transform_mapping, transforms
 from services.data.datasets import MAIN
 from services.data.keys import ProjectKeys
 from services.data.ledger import Draft
@@ -247,15 +247,6 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         if job.HasField("end_time"):
             shown.end_time.CopyFrom(job.end_time)
         return shown
-
-    async def _make_dataset(self, name: DatasetName) -> None:
-        def decide(tx: Tx) -> Draft | dataset_pb2.Dataset:
-            try:
-                return mapping.dataset_to_proto(dataset_store.get_dataset(tx, name))
-            except NotFound:
-                return Draft(Change.CREATED, {"description": ""})
-
-        await self._ledger.change(Log.of(name), decide, lambda tx: dataset_pb2.Dataset(), dataset_pb2.Dataset)
 
     async def _record(self, name: TransformName, spec: Spec, made: str) -> None:
         """Say in the lineage which job it was."""

@@ -169,7 +169,13 @@ class Trainer:
         if known is None:
             return await self._keep(run, outputs) if outputs else ""
         more = [File(each.path, each.sha256, each.size_bytes) for each in outputs]
-        held = await self._db.write(lambda tx: artifact_store.join(tx, known, more, self._clock.now()))
+        try:
+            held = await self._db.write(lambda tx: artifact_store.join(tx, known, more, self._clock.now()))
+        except InvalidArgument as error:
+            _log.warning("%s leaves its files without what it logged: %s", run.name, error.message)
+            return await self._keep(run, outputs)
+        if not held:
+            return ""  # all that it logged is deleted
         version = await self._keep(
             run,
             [file_pb2.File(path=each.path, sha256=each.sha256, size_bytes=each.size_bytes) for each in held],

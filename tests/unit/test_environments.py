@@ -88,6 +88,6 @@ async def test_what_was_unused_for_longest_goes(
     environments = Environments(tmp_path / "made", index=str(index))
     first, second, third = [await environments.get(wheel(index, said)) for said in "abc"]
     assert [each.is_dir() for each in (first, second, third)] == [False, True, True]
-    await environments.get(wheel(index, "d"), used=[str(second), str(third)])
+    await environments.get(wheel(index, "d"), used=lambda: [str(second), str(third)])
     assert second.is_dir()
     assert third.is_dir()

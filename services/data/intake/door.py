@@ -72,7 +72,8 @@ class Door:
                 names = [name for name in found.values() if name is not None]
                 known = await self._db.read(lambda tx, names=names: store.known(tx, names))  # type: ignore[misc]
                 for each, name in found.items():
-                    if name not in known:
+                    # One that was deleted and created again has another password than it came in with.
+                    if name not in known or each.since < known[name]:
                         _log.info("%s is shut out", each.user)
                         await connections.end(each)
                 await asyncio.sleep(LOOK_SECONDS)

@@ -176,9 +176,9 @@ def lets_in(tx: Tx, name: DeviceName, password: str) -> bool:
     return row is not None and hmac.compare_digest(row.password_sha256, _hash(password))
 
 
-def known(tx: Tx, names: Iterable[DeviceName]) -> set[DeviceName]:
-    """Those that exist."""
-    return {name for name in names if _device(tx, name)}
+def known(tx: Tx, names: Iterable[DeviceName]) -> dict[DeviceName, datetime]:
+    """When each was created, of those that exist."""
+    return {name: row.create_time for name in names if (row := _device(tx, name))}
 
 
 def position(tx: Tx, stream: str) -> int:

@@ -10,18 +10,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from aios.data.v1 import data_service_pb2, dataset_pb2
+from aios.data.v1 import data_service_pb2
 from aios.errors import AiosError, NotFound
 from aios.names import DatasetName, DatasetVersionName, new_id
-from aios.records import Tx
 from aios.runtime.context import Call, Principal, current_call
-from services.data import dataset_store, mapping
+from services.data import dataset_store
 from services.data.datasets import LATEST, MAIN, DatasetVersion
 from services.data.intake import store
 from services.data.intake.sources import Row, Source, Type
 from services.data.intake.store import Part
-from services.data.ledger import Draft
-from services.data.logs import Change, Log
 from services.data.manifests import Index, Kind, Manifest, Origin
 from services.data.rpcs import Rpcs
 
@@ -111,15 +108,6 @@ class Windows(Rpcs):
         return await self._contents.tree(
             project, await self._contents.manifest(project, version.manifest_sha256)
         )
-
-    async def _make_dataset(self, name: DatasetName) -> None:
-        def decide(tx: Tx) -> Draft | dataset_pb2.Dataset:
-            try:
-                return mapping.dataset_to_proto(dataset_store.get_dataset(tx, name))
-            except NotFound:
-                return Draft(Change.CREATED, {"description": ""})
-
-        await self._ledger.change(Log.of(name), decide, lambda tx: dataset_pb2.Dataset(), dataset_pb2.Dataset)
 
 
 def _path(part: Part) -> str:

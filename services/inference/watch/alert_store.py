@@ -98,7 +98,7 @@ def save(tx: Tx, now: monitoring_pb2.Alert) -> bool:
     if stored is None:
         return False
     now.delivery = stored.delivery
-    tx.execute(update(alerts).where(*where).values(body=now, doubted_since=None))
+    tx.execute(update(alerts).where(*where).values(body=now))
     return True
 
 
@@ -107,6 +107,7 @@ def turn(tx: Tx, now: monitoring_pb2.Alert, event: str, body: str) -> None:
     name = AlertName.parse(now.name)
     if not save(tx, now):
         return
+    tx.execute(update(alerts).where(*_is(alerts, name)).values(doubted_since=None))
     tx.emit("alert", name.project, name.alert, event, now)
     if now.webhook:
         call = {"project": name.project, "alert": name.alert, "body": body, "tries": 0, "next_time": tx.now()}

@@ -66,7 +66,7 @@ class Alerts:
             try:
                 await self._webhooks.check(asked.webhook)
             except InvalidArgument as error:
-                raise InvalidArgument.of("alert.webhook", error.fields.get("source", error.message)) from None
+                raise InvalidArgument.of("alert.webhook", error.fields["webhook"]) from None
         secret = secrets.token_hex(32)
 
         def write(tx: Tx) -> monitoring_pb2.Alert:

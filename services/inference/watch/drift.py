@@ -1,6 +1,7 @@
 """Drift reports: accepted here, worked out by a transform of the data service, kept with their figures."""
 
 import contextlib
+import logging
 import uuid
 from datetime import UTC
 
@@ -23,6 +24,8 @@ PSI_LIMIT_MAX = 100.0
 _Proto = monitoring_pb2.DriftReport
 _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.NOT_FOUND})
 _ENDED = (transform_pb2.Transform.STATE_FAILED, transform_pb2.Transform.STATE_CANCELLED)
+
+_log = logging.getLogger(__name__)
 
 
 class BaselineUnknown(FailedPrecondition):
@@ -99,6 +102,8 @@ class DriftReports:
             except AiosError as error:
                 if error.code in _REFUSALS:
                     await self._fail(found, error.message)
+                else:
+                    _log.warning("%s waits: %s", found.name, error.message)
 
     async def _advance(self, found: monitoring_pb2.DriftReport) -> None:
         if not found.predictions:

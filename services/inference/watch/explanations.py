@@ -1,6 +1,7 @@
 """Explanations: accepted here, worked out by a job, kept as versions of a dataset."""
 
 import json
+import logging
 import uuid
 
 from aios.common.v1 import resources_pb2
@@ -30,6 +31,8 @@ _METHODS = {
 }
 _REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION})
 _FAILED = (job_pb2.Job.STATE_FAILED, job_pb2.Job.STATE_CANCELLED)
+
+_log = logging.getLogger(__name__)
 
 
 class NothingKept(FailedPrecondition):
@@ -135,6 +138,8 @@ class Explanations:
             except AiosError as error:
                 if error.code in _REFUSALS:
                     await self._fail(found.name, error.message)
+                else:
+                    _log.warning("%s waits: %s", found.name, error.message)
 
     async def _look_after(self, found: monitoring_pb2.Explanation) -> None:
         try:

@@ -16,8 +16,6 @@ KEPT_MAX = 100_000
 """Answers, and feedback, of each deployment: the newest. Feedback for older answers finds nothing."""
 WAITING_MAX = 10_000
 """Feedback without an answer that a new file of answers is looked through for: the newest."""
-
-
 TRIM_EVERY = 1_000  # pieces of feedback: to look for what is too old takes longer than to keep one
 
 

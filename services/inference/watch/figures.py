@@ -6,8 +6,8 @@ from typing import Any
 from aios.inference.v1 import monitoring_pb2
 from aios.names import DatasetVersionName, ModelVersionName, RunName
 
-CODE = "run-code"
-"""Dataset of the code that runs are given: no data."""
+NO_DATA = frozenset({"run-code", "run-requirements"})
+"""Datasets of what runs are given and is no data: their code, and the lock of their packages."""
 GENERATIONS_MAX = 8
 """Models made of models that are looked back through."""
 
@@ -45,7 +45,7 @@ def trained_on(model_version: str, edges: Iterable[tuple[str, str]]) -> list[str
         runs = [each for name in line for each in parents.get(name, []) if RunName.matches(each)]
         given = [each for run in runs for each in parents.get(run, [])]
         found = {each for each in given if DatasetVersionName.matches(each)}
-        data = sorted(each for each in found if DatasetVersionName.parse(each).dataset != CODE)
+        data = sorted(each for each in found if DatasetVersionName.parse(each).dataset not in NO_DATA)
         if data:
             return data
         line = [each for each in given if ModelVersionName.matches(each)]

@@ -254,6 +254,9 @@ class Attempts:
         else:
             attempt.shim = await asyncio.to_thread(directory.start)
 
+    def _used_packages(self) -> list[str]:
+        return [str(each.packages) for each in self._running.values() if each.packages]
+
     def _note(self, attempt: Running) -> None:
         """What the node gave it, for an agent that takes it over."""
         packages = str(attempt.packages) if attempt.packages else ""
@@ -265,10 +268,9 @@ class Attempts:
         directory = attempt.directory
         with directory.log.open("a") as log:
             log.write("aios: preparing its packages\n")
-        used = [str(each.packages) for each in self._running.values() if each.packages]
         token = directory.path / "token"
         making = asyncio.ensure_future(
-            self._environments.of_version(version, attempt.assignment.job, token, used)
+            self._environments.of_version(version, attempt.assignment.job, token, self._used_packages)
         )
         try:
             while not making.done() and not directory.has("stop"):

@@ -12,6 +12,7 @@ from typing import Any
 from aios.config import Settings, variable_of
 from aios.names import JobName
 from aios.runtime import peers
+from aios.scheduling import MEMORY_FRACTION
 from services.scheduler.agent import isolation
 from services.scheduler.agent.bounds import PROCESSES, PROCESSES_PER_CORE, Bounds, Groups
 from services.scheduler.agent.gpus import is_gpu
@@ -172,7 +173,7 @@ def _accelerators(place: Place) -> dict[str, str]:
     others = [device for device in place.devices if not is_gpu(device)]
     found = {"AIOS_DEVICES": ",".join(others)} if others else {}
     if place.memory_fraction is not None:
-        found["AIOS_GPU_MEMORY_FRACTION"] = f"{place.memory_fraction:.4f}"
+        found[MEMORY_FRACTION] = f"{place.memory_fraction:.4f}"
     return found
 
 

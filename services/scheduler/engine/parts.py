@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-DEVICE = 1000
-"""A whole device: shares of it, and of its memory, are counted in thousandths."""
+from aios.scheduling import DEVICE_MILLIS as DEVICE
+
 Place = tuple[int, int]
 """Row of a node, column of a type."""
 

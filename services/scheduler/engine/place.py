@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aios.scheduling import DEVICE_MILLIS as DEVICE
 from services.scheduler.engine.model import Placement
-from services.scheduler.engine.parts import DEVICE, Part, Parts
+from services.scheduler.engine.parts import Part, Parts
 from services.scheduler.engine.snapshot import Bools, Floats, Holding, Ints, Snapshot, Variant, wide
 
 UNLIMITED = 2**31

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from aios.scheduling import DEVICE_MILLIS as DEVICE
 from services.scheduler.engine import allocate
 from services.scheduler.engine.allocate import Demand
 from services.scheduler.engine.linear import TOLERANCE
 from services.scheduler.engine.order import remaining
-from services.scheduler.engine.parts import DEVICE
 from services.scheduler.engine.rounds import Allocate
 from services.scheduler.engine.snapshot import DEVICE_LANE, PLAIN_LANE, Floats, Ints, Snapshot
 from services.scheduler.engine.utility import Curve, Log, utility

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from aios.scheduling import DEVICE_MILLIS as DEVICE
 from aios.scheduling import is_device
 from services.scheduler.engine.model import (
     ONE_NODE,
@@ -25,7 +26,7 @@ from services.scheduler.engine.model import (
     Placement,
     Queue,
 )
-from services.scheduler.engine.parts import DEVICE, Part, Parts
+from services.scheduler.engine.parts import Part, Parts
 from services.scheduler.engine.recent import Recent
 
 Ints = NDArray[np.int64]

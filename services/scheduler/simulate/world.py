@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from aios.scheduling import DEVICE_MILLIS as DEVICE
 from services.scheduler.engine.model import RUNNING, Job, Node, Placement, Queue
-from services.scheduler.engine.parts import DEVICE
 from services.scheduler.engine.plan import Decide
 from services.scheduler.engine.snapshot import Floats, filled
 from services.scheduler.simulate.traces import ANY, TraceJob

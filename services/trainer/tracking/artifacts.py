@@ -21,7 +21,7 @@ from services.trainer import store as run_store
 from services.trainer.tracking import artifact_store, logged_store, store
 from services.trainer.tracking.artifact_store import File, Root
 from services.trainer.tracking.paths import ArtifactNotFound, ArtifactReadOnly, Kind, Place, place
-from services.trainer.tracking.reach import own_run, reach
+from services.trainer.tracking.reach import own_run, reach, reach_model
 
 QUIET = timedelta(seconds=60)
 """Without a change: then a root's files become a version by themselves. Far below the grace of loose content."""
@@ -159,10 +159,7 @@ def _outputs(tx: Tx, project: str, found: Place) -> str:
 
 def _require_writable(tx: Tx, project: str, wanted: Place) -> None:
     if wanted.kind is Kind.MODEL:
-        model = logged_store.get(tx, project, wanted.id)
-        holder = model.experiment
-        if own_run() is not None:
-            reach(tx, RunName(project, model.run))
+        holder = reach_model(tx, project, wanted.id).experiment
     elif wanted.kind is Kind.RUN:
         name = RunName(project, wanted.id)
         reach(tx, name)
@@ -180,6 +177,6 @@ def _sealed(tx: Tx, found: Root, held: list[File], version: str) -> bool:
     same = artifact_store.seal(tx, found, held, version)
     if run := _run_of(found):
         before = run_store.get(tx, run)
-        if before.outputs_version != version:
+        if before.outputs_version != version and not (before.completed and before.outputs_version):
             run_store.save(tx, before, replace(before, outputs_version=version))
     return same

@@ -14,7 +14,7 @@ from services.trainer.tracking import experiments, filters, logged, logged_store
 from services.trainer.tracking.experiments import ParamChanged, TagNotFound
 from services.trainer.tracking.filters import Order
 from services.trainer.tracking.logged import PENDING, Logged
-from services.trainer.tracking.reach import own_run, reach
+from services.trainer.tracking.reach import reach, reach_model
 
 SEARCH_SIZE, SEARCH_SIZE_MAX = 100, 1_000
 Registrations = dict[str, list[tuple[str, int]]]
@@ -107,7 +107,7 @@ class LoggedModels:
         project = principal().project
 
         def write(tx: Tx) -> None:
-            _reached(tx, project, model_id)
+            reach_model(tx, project, model_id)
             logged_store.hide(tx, project, model_id)
 
         await self._db.write(write)
@@ -136,7 +136,7 @@ class LoggedModels:
         project, now = principal().project, self._clock.now()
 
         def write(tx: Tx) -> Logged:
-            before = _reached(tx, project, model_id)
+            before = reach_model(tx, project, model_id)
             after = change(before)
             if after != before:
                 after = replace(after, update_time=now)
@@ -144,15 +144,3 @@ class LoggedModels:
             return after
 
         return await self._db.write(write)
-
-
-def _reached(tx: Tx, project: str, model_id: str) -> Logged:
-    """A logged model that the caller may change: a job those of its runs.
-
-    Raises:
-        LoggedModelNotFound, RunNotFound
-    """
-    found = logged_store.get(tx, project, model_id)
-    if own_run() is not None:
-        reach(tx, RunName(project, found.run))
-    return found

@@ -19,7 +19,7 @@ from services.trainer.metrics import Point
 from services.trainer.runs import FINAL, Run, RunNotFound, RunSpec, State
 from services.trainer.tracking import experiments, filters, logged_store, store
 from services.trainer.tracking.experiments import STATE, Experiment, NotTracked, Said
-from services.trainer.tracking.reach import own_run, reach
+from services.trainer.tracking.reach import own_of, own_run, reach, reach_model
 from services.trainer.tracking.store import Tracked
 
 SEARCH_SIZE, SEARCH_SIZE_MAX = 1_000, 5_000  # of runs: what fits into a message
@@ -91,7 +91,7 @@ class Tracking:
         """
         now = self._clock.now()
         words = dict(experiments.said(tags=tags).tags)
-        title = title or words.get("mlflow.runName", "")
+        asked = title = title or words.get("mlflow.runName", "")
         caller = principal()
         run = Run(
             name=RunName(caller.project, secrets.token_hex(16)),
@@ -109,11 +109,15 @@ class Tracking:
 
         def write(tx: Tx) -> Tracked:
             _require_active(store.experiment(tx, caller.project, placed, now))
-            own = own_run()
-            if own is not None and PARENT not in words:
+            mine = own_of(tx)
+            if mine is not None and PARENT not in words:
+                own = mine.name
+                reach(tx, own)
                 begun = {ATTEMPT: str(caller.epoch)}
                 if store.get(tx, own).tags.get(ATTEMPT) != begun[ATTEMPT]:
-                    store.place(tx, own, placed, title, made.user)
+                    # Where it was put it stays: its artifacts lie there.
+                    if not store.placed(tx, own):
+                        store.place(tx, own, placed, asked or own.run, made.user)
                     store.put_tags(tx, own, words | begun)
                     return store.get(tx, own)
             store.add(tx, made)
@@ -167,6 +171,8 @@ class Tracking:
 
         def write(tx: Tx) -> None:
             before = reach(tx, name)
+            for each in of_models:
+                reach_model(tx, name.project, each["model_id"])
             logged_store.measure(tx, name.project, of_models, now)
             store.put_params(tx, name, said.params)
             store.put_tags(tx, name, said.tags)

@@ -133,6 +133,11 @@ def add(tx: Tx, tracked: Tracked) -> None:
     put_tags(tx, name, tracked.tags)
 
 
+def placed(tx: Tx, name: RunName) -> bool:
+    """Whether a run was put into an experiment."""
+    return tx.execute(select(tracked_runs.c.run).where(*_of(tracked_runs, name))).first() is not None
+
+
 def place(tx: Tx, name: RunName, experiment: str, title: str, user: str) -> None:
     """Put a run of the platform into an experiment, under a title."""
     tx.execute(delete(tracked_runs).where(*_of(tracked_runs, name)))
