@@ -124,8 +124,8 @@ class Stack:
         )
 
     def kill(self, service: str) -> None:
-        """kill -9 the process that the supervisor started."""
-        os.kill(self.state.services[service].pid, signal.SIGKILL)
+        """kill -9 the process that the supervisor started. One that is between two is waited for: 0 would be us."""
+        os.kill(eventually(lambda: self.state.services[service].pid, f"{service} runs"), signal.SIGKILL)
 
     def kill_and_wait(self, service: str) -> float:
         """kill -9, and wait until the supervisor has it ready again. Returns how many seconds that took."""
