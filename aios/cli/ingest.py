@@ -159,7 +159,9 @@ def create_device(source: str, name: str) -> None:
     with connected() as client:
         made = client.ingest.create_device(source, name)
     output.emit(made, DEVICE_MADE)
-    output.notice("The password is not kept. USER is its client id too.")
+    output.notice(
+        "The password is not kept. USER is its client id too. The door for devices is open where AIOS_MQTT_ADDRESS is set."
+    )
 
 
 @device.command("list")

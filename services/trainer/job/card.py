@@ -12,6 +12,7 @@ from aios.train import Run
 from services.trainer.job.evaluate import Evaluation, Figure
 
 SLICES_MAX = 30
+PIPE = "\\|"  # in a table
 FAR = 2.0
 """A class is named among the limits where its interval lies below the whole by so many half widths of its own."""
 
@@ -77,9 +78,7 @@ def _limits(run: Run, evaluation: Evaluation) -> list[str]:
             found.append(f"Clearly worse than on the whole: {', '.join(weak[:SLICES_MAX])}.")
     if evaluation.samples and "calibration_error" in evaluation.figures:
         error = evaluation.figures["calibration_error"].value
-        found.append(
-            f"Its confidence is off by {error:.2g} on average: no probability to be taken at its word."
-        )
+        found.append(f"Its confidence is off by {error:.2g} on average.")
     if "epsilon" in evaluation.figures:
         spent = [evaluation.figures[name].value for name in ("epsilon", "delta")]
         found.append("Trained with differential privacy: epsilon {:.3g}, delta {:.3g}.".format(*spent))
@@ -100,4 +99,4 @@ def _interval(each: Figure) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(each)} |" for each in lines)
+    return "\n".join(f"| {' | '.join(cell.replace('|', PIPE) for cell in each)} |" for each in lines)
