@@ -12,7 +12,8 @@ compile() {
     echo "requirements/$out.lock: $(grep -c == "requirements/$out.lock") packages"
 }
 
-compile common pyproject.toml requirements/common.in --extra dev --no-emit-package torch "$@"
+# uv is there before (bootstrap): it installs the others.
+compile common pyproject.toml requirements/common.in --extra dev --no-emit-package torch --no-emit-package uv "$@"
 compile bootstrap requirements/bootstrap.in "$@"
 compile digits requirements/digits.in --no-deps "$@"
 compile model requirements/model.in "$@"
