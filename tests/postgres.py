@@ -86,11 +86,14 @@ class PostgresServer:
         raise AssertionError("PostgreSQL did not recover in time")
 
     def kill(self) -> None:
-        """kill -9, every process of it."""
+        """kill -9, every process of it; one that lived on would hold the memory that the next server needs."""
+        self._signal_all(signal.SIGSTOP)  # it begins no more of them
+        children = self._children()
         self._signal_all(signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
             self.process = None
+        psutil.wait_procs(children, timeout=10)
 
     def pause(self) -> None:
         """SIGSTOP, every process of it: connections stay open and nothing answers."""
@@ -112,9 +115,14 @@ class PostgresServer:
             return
         with suppress(psutil.NoSuchProcess):
             server = psutil.Process(self.process.pid)
-            for each in (server, *server.children()):
+            for each in (server, *self._children()):
                 with suppress(psutil.NoSuchProcess):
                     each.send_signal(number)
+
+    def _children(self) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.process.pid).children() if self.process is not None else []
+        return []
 
 
 def programs() -> Path | None:

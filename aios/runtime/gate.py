@@ -20,8 +20,9 @@ from aios.runtime.status import RETRY_SOON
 
 WORKED_ON_MAX = 4
 """Two would do for calls that compute; the others wait for the disk meanwhile, which takes many writes at once."""
-WAIT_SECONDS_MAX = 5.0
-"""Half of what clients wait by themselves: time enough for a burst, and for what was held while the service was away."""
+WAIT_SECONDS_MAX = 8.0
+"""Less than clients wait by themselves (10 s): time enough for a burst, for what was held while the service was away, and
+for those that are worked on to see a store that restarts answer again."""
 WAITING_MAX = 512
 """Whatever the door lets through."""
 
