@@ -42,7 +42,7 @@ demo: install ## start the stack and run the main job: data, training, serving, 
 test: install ## the whole test suite
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(TESTS)
 
-test-compose: install ## the compose stack for real: builds every image, needs root and docker.io; about 10 minutes
+test-compose: install ## the compose stack for real: builds every image, needs root and docker.io; about half an hour
 	@AIOS_TEST_COMPOSE=1 $(BIN)/pytest -q -s tests/compose
 
 test-clients: install ## clients in other languages against a live stack; skips those without a toolchain

@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from aios.errors import FailedPrecondition, InvalidArgument
 
 ARCHIVE = "code.tar"
+CODE_DATASET = "run-code"
+"""The dataset of a project whose versions are what its commands run."""
 BYTES_MAX = 100 << 20  # code, not data: a tree with more has something to ignore in it
 FILES_MAX = 20_000
 IGNORE_FILES = (".gitignore", ".aiosignore")

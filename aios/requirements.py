@@ -11,6 +11,8 @@ from aios.errors import InvalidArgument
 
 REQUIREMENTS_FILE = "requirements.lock"
 """The one file of a version that holds a lock."""
+REQUIREMENTS_DATASET = "run-requirements"
+"""The dataset of a project whose versions are the locks of its commands."""
 BYTES_MAX = 1 << 20
 PACKAGES_MAX = 1_000
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*")

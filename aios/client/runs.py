@@ -12,20 +12,16 @@ from aios.client.jobs import RECONNECT_SECONDS, RECONNECTS_MAX, Jobs
 from aios.client.models import Models
 from aios.client.optimizespec import ASSESS, assessment, optimization
 from aios.client.runspec import parse
-from aios.code import ARCHIVE, pack
+from aios.code import ARCHIVE, CODE_DATASET, pack
 from aios.data.v1 import model_pb2
 from aios.errors import InvalidArgument, Unavailable
 from aios.names import RunName
-from aios.requirements import REQUIREMENTS_FILE, locked
+from aios.requirements import REQUIREMENTS_DATASET, REQUIREMENTS_FILE, locked
 from aios.trainer.v1 import run_pb2, trainer_service_pb2_grpc
 from aios.trainer.v1 import trainer_service_pb2 as pb
 
 FINAL = frozenset({run_pb2.Run.STATE_SUCCEEDED, run_pb2.Run.STATE_FAILED, run_pb2.Run.STATE_CANCELLED})
 JOB_POLL_SECONDS = 0.2
-CODE_DATASET = "run-code"
-"""The dataset of a project whose versions are what its commands run."""
-REQUIREMENTS_DATASET = "run-requirements"
-"""The same for their packages."""
 LOOKED_THROUGH = 500
 """Runs, newest first, among which an assessment is looked for."""
 

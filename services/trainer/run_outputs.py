@@ -1,15 +1,21 @@
 """What runs leave, as versions of the project's dataset for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2
 from aios.errors import AlreadyExists
 from aios.names import RunName
+from services.trainer.tracking.artifact_store import File
 
 OUTPUTS = "run-outputs"
 """The dataset of a project whose versions are what its runs leave behind."""
+
+
+def listed(held: Iterable[File]) -> list[file_pb2.File]:
+    """Logged artifacts as files of a version."""
+    return [file_pb2.File(path=each.path, sha256=each.sha256, size_bytes=each.size_bytes) for each in held]
 
 
 async def commit(

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 
+from aios.code import ARCHIVE
 from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 from aios.errors import (
@@ -30,9 +31,7 @@ from services.trainer.tracking import artifact_store
 from services.trainer.tracking.artifact_store import File
 
 RUN_ID_LENGTH_MAX = 40  # leaves room for the prefixes of what is named after a run
-CODE_FILE = "code.tar"
-"""What a version of code holds; `aios.code` packs and unpacks it."""
-ONE_FILE: Mapping[str, str] = MappingProxyType({"code": CODE_FILE, "requirements": REQUIREMENTS_FILE})
+ONE_FILE: Mapping[str, str] = MappingProxyType({"code": ARCHIVE, "requirements": REQUIREMENTS_FILE})
 """Datasets of a run that hold one file, which has this name."""
 CHECK_SECONDS = 2.0  # that somebody who submits a run waits for a busy scheduler
 WATCH_SECONDS = 1.0  # how often a watcher looks by itself, where another process took the report
@@ -176,10 +175,7 @@ class Trainer:
             return await self._keep(run, outputs)
         if not held:
             return ""  # all that it logged is deleted
-        version = await self._keep(
-            run,
-            [file_pb2.File(path=each.path, sha256=each.sha256, size_bytes=each.size_bytes) for each in held],
-        )
+        version = await self._keep(run, run_outputs.listed(held))
         await self._db.write(lambda tx: artifact_store.seal(tx, known, held, version))
         return version
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from aios.code import CODE_DATASET
 from aios.inference.v1 import monitoring_pb2
 from aios.names import DatasetVersionName, ModelVersionName, RunName
+from aios.requirements import REQUIREMENTS_DATASET
 
-NO_DATA = frozenset({"run-code", "run-requirements"})
+NO_DATA = frozenset({CODE_DATASET, REQUIREMENTS_DATASET})
 """Datasets of what runs are given and is no data: their code, and the lock of their packages."""
 GENERATIONS_MAX = 8
 """Models made of models that are looked back through."""

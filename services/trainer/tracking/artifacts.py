@@ -9,7 +9,6 @@ import logging
 from dataclasses import replace
 from datetime import timedelta
 
-from aios.common.v1 import file_pb2
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc
 from aios.errors import AiosError, InvalidArgument
 from aios.names import RunName
@@ -120,9 +119,7 @@ class Artifacts:
         return version
 
     async def _commit(self, found: Root, held: list[File]) -> str:
-        listed = [
-            file_pb2.File(path=each.path, sha256=each.sha256, size_bytes=each.size_bytes) for each in held
-        ]
+        listed = run_outputs.listed(held)
         return await run_outputs.commit(self._data, found.project, listed, found.root, _run_of(found))
 
     async def _of_version(self, version: str) -> list[File]:
