@@ -1,5 +1,6 @@
 """The real servers that tests talk to, each in a temporary folder and on a free port."""
 
+import itertools
 import json
 import os
 import random
@@ -78,13 +79,25 @@ def nats_server(directory: Path) -> Iterator[NatsServer]:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on, below those that connections to elsewhere take for themselves: one of
-    these may be gone before its server starts."""
+    """A loopback port that nothing listens on, and that no other test is given before this process has been through
+    its whole range: the server that asked for it may listen seconds later."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = next(_ports)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def _walk(worker: str) -> Iterator[int]:
+    """The ports of one process, round and round, from anywhere: those above the ones that agents give to jobs, below
+    those that connections to elsewhere take; xdist's workers have different ones."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    mine = range(30_000 + int(worker), 32_768, workers)
+    start = random.randrange(len(mine))
+    return itertools.cycle([*mine[start:], *mine[:start]])
+
+
+_ports = _walk(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def binary(name: str) -> str:

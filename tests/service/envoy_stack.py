@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -32,6 +31,7 @@ from gateway.envoy.admin import Admin
 from gateway.envoy.files import ConfigFiles
 from gateway.envoy.model import Address, Backend, DeploymentRoute, Mirror, Replica, Services, Snapshot
 from gateway.envoy.publish import Applied, Publisher
+from tests.servers import free_port
 
 LOCAL = "127.0.0.1"
 GRACE_SECONDS = 0.5  # requests under way when a fake closes
@@ -348,9 +348,3 @@ def route(
         tuple(Backend(f"r{m.number}", w, (m.replica,)) for m, w in zip(models, shares, strict=True)),
         Mirror(Backend(f"r{mirror.number}", 0, (mirror.replica,)), 100.0) if mirror else None,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return int(probe.getsockname()[1])

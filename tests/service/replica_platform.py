@@ -7,7 +7,6 @@ import http.server
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -31,6 +30,7 @@ from aios.errors import StaleEpoch
 from aios.inference.v1 import deployment_pb2, inference_service_pb2, inference_service_pb2_grpc
 from aios.runtime import tokens
 from aios.runtime.server import Server, Service
+from tests.servers import free_port
 
 JOB = "projects/demo/jobs/digits-1"
 REVISION = "projects/demo/deployments/digits/revisions/1"
@@ -184,7 +184,7 @@ async def replica(
     threading.Thread(target=store.serve_forever, daemon=True).start()
     platform.url = f"http://127.0.0.1:{store.server_port}"
     server, token = await control_plane(directory, platform)
-    ports = dict(zip(("HTTP", "GRPC", "METRICS"), free_ports(3), strict=True))
+    ports = {name: free_port() for name in ("HTTP", "GRPC", "METRICS")}
     scratch = directory / "scratch"
     scratch.mkdir()
     log = directory / "replica.log"
@@ -261,12 +261,3 @@ async def until(true: Callable[[], bool], seconds: float) -> None:
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         await asyncio.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    """TCP ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

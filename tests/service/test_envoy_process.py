@@ -24,7 +24,8 @@ from gateway.envoy.admin import Admin
 from gateway.envoy.files import ConfigFiles
 from gateway.envoy.model import Address, Pem, Services, Snapshot, Tls
 from gateway.envoy.publish import Publisher
-from tests.service.envoy_stack import LOCAL, free_port, jwks
+from tests.servers import free_port
+from tests.service.envoy_stack import LOCAL, jwks
 
 NOBODY = Services(*(Address(LOCAL, 1) for _ in range(6)))
 
