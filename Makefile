@@ -18,7 +18,7 @@ SECONDS   ?= 300
 STEPS     ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-compose test-clients contract up down logs token grafana authority certificates backup restore upgrade faults fuzz stateful bench check supply sbom \
+.PHONY: help install demo test retest test-compose test-clients contract up down logs token grafana authority certificates backup restore upgrade faults fuzz stateful bench check supply sbom \
         audit format proto lock clean
 
 help: ## list these commands
@@ -41,6 +41,9 @@ demo: install ## start the stack and run the main job: data, training, serving, 
 
 test: install ## the whole test suite
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+retest: install ## what failed in the last `make test` once more, alone on the machine
+	@$(BIN)/python tools/retest.py
 
 test-compose: install ## the compose stack for real: builds every image, needs root and docker.io; about half an hour
 	@AIOS_TEST_COMPOSE=1 $(BIN)/pytest -q -s tests/compose
