@@ -51,14 +51,14 @@ class Checker:
     epochs: dict[str, int] = field(default_factory=dict)
     pulled: set[str] = field(default_factory=set)
 
-    async def settle(self, seconds: float = SETTLE_SECONDS) -> float:
-        """Wait until nothing is under way any more. Returns how long that took.
+    async def settle(self, seconds: float = SETTLE_SECONDS) -> tuple[float, str]:
+        """Wait until nothing is under way any more. Returns how long that took, and for what it waited last.
 
         Raises:
             AssertionError: it did not come to rest; says what is still open.
         """
         began = time.monotonic()
-        waits = "nothing was asked yet"
+        waits, last = "nothing was asked yet", ""
         async with self.platform.client() as client:
             while time.monotonic() - began < seconds:
                 try:
@@ -67,7 +67,8 @@ class Checker:
                 except (AiosError, TimeoutError, sqlite.Error, OSError) as error:
                     waits = f"{type(error).__name__}: {error}"
                 if not waits:
-                    return time.monotonic() - began
+                    return time.monotonic() - began, last
+                last = waits
                 await asyncio.sleep(0.25)
         raise AssertionError(f"not settled after {seconds:g} s: {waits}")
 

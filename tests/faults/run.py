@@ -20,6 +20,8 @@ from tests.faults.schedule import Fault, Injection, schedule
 
 RESUMED_SECONDS = 1.0
 """Of load before a round begins."""
+LONG_SECONDS = 20.0
+"""Until a platform is at rest: what it waited for is then said."""
 
 
 @dataclass
@@ -50,15 +52,14 @@ class Report:
             with self.ledger.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def verdict(self, seed: int, settled: float, wrong: list[str]) -> None:
-        """A round is over."""
+    def verdict(self, seed: int, settled: float, waited: str, wrong: list[str]) -> None:
+        """A round is over, `settled` seconds after its last fault; until then it waited for what is said."""
         self.settle_seconds.append(settled)
         self.violations += [f"seed {seed}: {each}" for each in wrong]
         if self.ledger is not None:
+            line = {"seed": seed, "settled": round(settled, 2), "waited": waited, "violations": wrong}
             with self.ledger.open("a") as file:
-                file.write(
-                    json.dumps({"seed": seed, "settled": round(settled, 2), "violations": wrong}) + "\n"
-                )
+                file.write(json.dumps(line) + "\n")
 
 
 @dataclass
@@ -115,19 +116,20 @@ class Drill:
                 await asyncio.sleep(max(0.0, began + injection.moment - time.monotonic()))
                 tasks.create_task(self._inject(seed, injection))
         self.load.submitting.clear()
-        settled, wrong = 0.0, []
+        settled, waited, wrong = 0.0, "", []
         try:
             await self.breaker.settled()
-            settled = await self.checker.settle()
+            settled, waited = await self.checker.settle()
             wrong = await self.checker.check()
         except AssertionError as error:
             wrong = [str(error)]
         self.load.excused.clear()
-        self.report.verdict(seed, settled, wrong)
+        self.report.verdict(seed, settled, waited, wrong)
         count = self.report.injections.total()
         print(
             f"seed {seed}: {count} injections, settled in {settled:.1f} s, "
             f"{len(self.load.jobs)} jobs, {len(self.load.runs)} runs, {len(wrong)} violations",
+            *([f"waited: {waited}"] if settled > LONG_SECONDS else []),
             *wrong,
             sep="\n    ",
             file=sys.stderr,
