@@ -232,16 +232,22 @@ def open(  # noqa: A001 - it is `data.open` where it is used
 
 
 def open_folder(
-    folder: str | Path, seed: int, *, shuffle: bool = True, cache: str | Path | None = None
+    folder: str | Path,
+    seed: int,
+    *,
+    shuffle: bool = True,
+    cache: str | Path | None = None,
+    paths: Sequence[Path] = (),
 ) -> Records:
     """The records of shards that lie in a folder, without a platform.
 
     Args:
         cache: Where copies are kept, of shards on a slow disk; the shards are mapped in place where it is None.
+        paths: Only these of them.
     """
     source = Path(folder)
     shards, whole = [], hashlib.sha256()
-    for path in sorted(source.rglob("*.arrow")):
+    for path in sorted(paths or source.rglob("*.arrow")):
         sha256, size = file_digest(path), path.stat().st_size
         shards.append(Shard(path.relative_to(source).as_posix(), sha256, size, len(Mapped(path))))
         whole.update(f"{shards[-1].path}\0{sha256}\n".encode())

@@ -41,12 +41,13 @@ class Local:
         self._metrics = (folder / "metrics.jsonl").open("a")
 
     def dataset(self, name: str, folder: Path) -> Path:
-        """The folder that was named."""
+        """The folder that was named, or the one file."""
         found = self._datasets.get(name)
-        if found is None or not found.is_dir():
+        if found is None or not found.exists():
             variable = "AIOS_DATA_DIR" if name == "dir" else f"AIOS_DATA_{name.upper()}"
             raise InvalidArgument.of(
-                "dataset", f"without a platform, set {variable} to a folder with its files (now: {found})"
+                "dataset",
+                f"without a platform, set {variable} to a folder with its files, or say `data=` (now: {found})",
             )
         return found
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from google.protobuf.json_format import MessageToDict
 
@@ -31,6 +31,9 @@ from aios.train.ranks import ALONE, Beats, Follower, Ranks, spec_told
 from aios.train.remote import RESTORED, Remote
 from aios.trainer.v1 import run_pb2
 
+if TYPE_CHECKING:
+    from aios.train.data import Records
+
 EXIT_STOPPED = 128 + signal.SIGTERM  # what a process that SIGTERM ended exits with
 LOCAL_FOLDER = Path("aios-run")
 _KEY = re.compile(r"[\w./@ -]{1,250}")
@@ -43,26 +46,33 @@ class Stopped(SystemExit):
 
 @contextmanager
 def init(
-    hparams: Mapping[str, Any] | None = None, *, seed: int = 0, folder: Path | None = None
+    hparams: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    data: str | Path | Mapping[str, str | Path] | None = None,
 ) -> Iterator["Run"]:
     """Join the run that this process was started for; without a platform, make one in a folder.
 
     Args:
         hparams: What the script uses where nobody says otherwise: run.yaml, or AIOS_HPARAMS as JSON.
         seed: The same for the seed, where there is no platform.
-        folder: Where a run without a platform lives; `aios-run` here. AIOS_DATA_DIR names its dataset's folder.
+        folder: Where a run without a platform lives; `aios-run` here.
+        data: Its dataset's folder or file there, or those of several by name, where AIOS_DATA_DIR and its like say
+            nothing.
     """
+    here = _datasets_here(data)
     job, epoch = os.environ.get("AIOS_JOB"), os.environ.get("AIOS_EPOCH")
     stop = threading.Event()
     ranks = Ranks.of_environment()
     home: Home
     with _traced() if job and ranks.rank == 0 else _untraced():
         if ranks.rank > 0:
-            home = _follower(folder or LOCAL_FOLDER, seed)
+            home = _follower(folder or LOCAL_FOLDER, seed, here)
         elif job and epoch:
             home = _remote(job, int(epoch), stop)
         else:
-            home = _local(folder or LOCAL_FOLDER, seed)
+            home = Local(folder or LOCAL_FOLDER, _spec_of_environment(seed), here)
         keep_to_share()
         before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
         beats = Beats.of_environment(ranks.rank)
@@ -131,9 +141,28 @@ class Run:
         """Steps between checkpoints; 0 leaves it to the script."""
         return self._home.spec.checkpoint_steps
 
-    def dataset(self, name: str = "") -> Path:
+    def files(self, name: str = "") -> Path:
         """The folder with the run's dataset version, or with that of one of its further datasets, every file checked."""
         return self._home.dataset(name or "dir", self._home.scratch / "data" / (name or "dir"))
+
+    def dataset(self, split: str = "", *, name: str = "", shuffle: bool = True) -> "Records":
+        """The records of a part of the run's dataset version, such as `train`, in the order of the run's seed.
+
+            records = run.dataset("train")
+            for batch in records.loader(batch_size=256, rank=run.rank, world=run.world): ...
+
+        Keep `records.state()` in the checkpoint, and give it back to `records.restore`, to go on with the next record.
+
+        Args:
+            split: A folder of shards, or a table `{split}.parquet` or `{split}.csv`. All shards where it is empty.
+            name: One of its further datasets.
+
+        Raises:
+            InvalidArgument: there is no such dataset or part; the message says which there are.
+        """
+        from aios.train.splits import open_split
+
+        return open_split(self.files(name), split, self.seed, self._home.scratch, shuffle=shuffle)
 
     def base_model(self) -> tuple[Path, tensor_pb2.Signature]:
         """The folder with the files of the model version that the run starts from, and what that takes and gives."""
@@ -311,16 +340,12 @@ def _remote(job: str, epoch: int, stop: threading.Event, home_of: type[Remote] =
     return home_of(settings.address, token_file(settings.token_file), job, epoch, scratch, stop.set)
 
 
-def _local(folder: Path, seed: int) -> Local:
-    return Local(folder, _spec_of_environment(seed), _datasets_of_environment())
-
-
-def _follower(folder: Path, seed: int) -> Follower:
+def _follower(folder: Path, seed: int, datasets: Mapping[str, Path]) -> Follower:
     name, scratch = str(folder), folder / "scratch"
     if "AIOS_JOB" in os.environ:
         job = JobName.parse(os.environ["AIOS_JOB"], "AIOS_JOB")
         name, scratch = str(RunName(job.project, job.job)), Path(os.environ["AIOS_SCRATCH"])
-    return Follower(name, spec_told() or _spec_of_environment(seed), scratch, _datasets_of_environment())
+    return Follower(name, spec_told() or _spec_of_environment(seed), scratch, datasets)
 
 
 def _spec_of_environment(seed: int) -> run_pb2.RunSpec:
@@ -329,8 +354,10 @@ def _spec_of_environment(seed: int) -> run_pb2.RunSpec:
     return spec
 
 
-def _datasets_of_environment() -> dict[str, Path]:
-    return {
+def _datasets_here(given: str | Path | Mapping[str, str | Path] | None) -> dict[str, Path]:
+    """By name, the run's own as `dir`: what the environment says goes before what the script does."""
+    named = given if isinstance(given, Mapping) else {"dir": given} if given is not None else {}
+    return {(name or "dir"): Path(path) for name, path in named.items()} | {
         name.removeprefix(_DATA).lower(): Path(value)
         for name, value in os.environ.items()
         if name.startswith(_DATA)

@@ -4,12 +4,14 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import aios.train
 from aios.common.v1 import tensor_pb2
 from aios.errors import DataLoss, InvalidArgument
 from aios.train import Run
+from aios.train.data import write_shards
 
 
 @pytest.fixture
@@ -87,9 +89,66 @@ def test_what_is_said_from_outside_replaces_what_the_script_uses(
     monkeypatch.setenv("AIOS_DATA_DIR", str(tmp_path))
     with aios.train.init({"lr": 0.5, "seed": 1}, seed=3, folder=folder) as run:
         assert (dict(run.hparams), run.seed) == ({"lr": 1, "seed": 1, "layers": [2]}, 3)
-        assert run.dataset() == tmp_path
+        assert run.files() == tmp_path
         with pytest.raises(InvalidArgument, match="AIOS_DATA_MORE"):
-            run.dataset("more")
+            run.files("more")
+
+
+def test_a_part_of_the_data_is_read_on_where_the_checkpoint_was(folder: Path, tmp_path: Path) -> None:
+    given = tmp_path / "data"
+    write_shards(given / "train", {"x": np.arange(40)}, shard_bytes=80)
+    write_shards(given / "test", {"x": np.arange(100, 110)})
+    whole: list[int] = []
+    read: list[int] = []
+    with aios.train.init(folder=folder, seed=3, data=given) as run:
+        for batch in run.dataset("train").batches(8):
+            whole += [*batch["x"]]
+        assert [*next(run.dataset("test", shuffle=False).batches(10))["x"]] == [*range(100, 110)]
+        records = run.dataset("train")
+        for batch in records.batches(8):
+            read += [*batch["x"]]
+            records.commit(8)
+            if len(read) == 16:
+                break
+        with run.save(2) as saving:
+            (saving / "data.json").write_text(json.dumps(records.state()))
+    with aios.train.init(folder=folder, seed=3, data=given) as run:
+        checkpoint = run.restore()
+        assert checkpoint is not None
+        records = run.dataset("train")
+        records.restore(json.loads((checkpoint.folder / "data.json").read_text()))
+        for batch in records.batches(8):
+            read += [*batch["x"]]
+    assert read == whole
+    assert sorted(whole) == [*range(40)]
+
+
+def test_tables_are_parts_too_and_the_environment_goes_before_the_script(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("x,y\n1,a\n2,b\n3,c\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "train.csv").write_text("x,y\n7,z\n")
+    with aios.train.init(folder=folder, data={"": rows, "more": tmp_path / "more"}) as run:
+        batch = next(run.dataset(shuffle=False).batches(3))
+        assert ([*batch["x"]], batch["y"]) == ([1, 2, 3], ["a", "b", "c"])
+        assert next(run.dataset("train", name="more").batches(1))["y"] == ["z"]
+    monkeypatch.setenv("AIOS_DATA_DIR", str(tmp_path / "more"))
+    with aios.train.init(folder=folder, data=rows) as run:
+        assert len(run.dataset("train")) == 1
+
+
+def test_a_part_that_is_not_there_is_told_with_those_that_are(folder: Path, tmp_path: Path) -> None:
+    write_shards(tmp_path / "data" / "train", {"x": np.arange(4)})
+    (tmp_path / "empty").mkdir()
+    with aios.train.init(folder=folder, data={"": tmp_path / "data", "empty": tmp_path / "empty"}) as run:
+        with pytest.raises(InvalidArgument, match=r"'valid'.* it has train"):
+            run.dataset("valid")
+        with pytest.raises(InvalidArgument, match=r"no \.arrow shards"):
+            run.dataset("train", name="empty")
+    with aios.train.init(folder=folder) as run, pytest.raises(InvalidArgument, match="AIOS_DATA_DIR"):
+        run.dataset("train")
 
 
 def test_no_number_is_left_out_with_a_word_and_a_bad_name_is_an_error(

@@ -53,7 +53,7 @@ def train(run: Run, gang: Gang | None = None) -> int:
     with run.phase("load data"):
         environment = _data(run)
         if run.spec.code:
-            unpack(run.dataset("code") / ARCHIVE, code)
+            unpack(run.files("code") / ARCHIVE, code)
         code.mkdir(exist_ok=True)
     found = run.restore()
     if found is None:
@@ -166,9 +166,9 @@ def _completed_by_itself(run: Run) -> bool:
 
 def _data(run: Run) -> dict[str, str]:
     named = {key: f"AIOS_DATA_{key.upper()}" for key in run.spec.datasets}
-    found = {variable: str(run.dataset(key)) for key, variable in named.items()}
+    found = {variable: str(run.files(key)) for key, variable in named.items()}
     if run.spec.dataset:
-        found["AIOS_DATA_DIR"] = str(run.dataset())
+        found["AIOS_DATA_DIR"] = str(run.files())
     return found
 
 

@@ -32,7 +32,7 @@ def train(run: Run, title: str, make: Make) -> None:
     """Train what `make` gives, evaluate, hand over."""
     settings = loop.prepare(run)
     with run.phase("load data"):
-        train_table, test_table = tables.parts(run.dataset(), run.seed)
+        train_table, test_table = tables.parts(run.files(), run.seed)
         texts, labels = _columns(train_table)
         held_texts, held_labels = _columns(test_table)
         classes = sorted({*labels, *held_labels})

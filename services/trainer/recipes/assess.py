@@ -36,7 +36,7 @@ def train(run: Run) -> None:
     with run.phase("load"):
         folder, signature = run.base_model()
         file = task.model_file(folder)
-        given = task.load(run.dataset(), signature, run.seed)
+        given = task.load(run.files(), signature, run.seed)
         module = networks.load(folder).module if (folder / NETWORK_FILE).is_file() else None
     curves = []
     if given.images:

@@ -20,7 +20,7 @@ from services.trainer.recipes.pca import decompose
 def train(run: Run) -> None:
     """Train, compare, hand over."""
     settings = loop.prepare(run)
-    train, test = tables.load(run.dataset(), settings["target"], classes=True, seed=run.seed)
+    train, test = tables.load(run.files(), settings["target"], classes=True, seed=run.seed)
     device = loop.device()
     scaling = Scaling.of(train.x_ND, wanted=settings["standardize"])
     x, held = (torch.from_numpy(scaling(part.x_ND)).float().to(device) for part in (train, test))

@@ -19,7 +19,7 @@ from services.trainer.job import candidates
 def train(run: Run) -> None:
     """Try, hand over the guesses."""
     settings = run.hparams
-    samples = candidates.load(run.dataset(), settings["target"], settings["task"], run.seed)
+    samples = candidates.load(run.files(), settings["target"], settings["task"], run.seed)
     run.restore()
     y, classes = samples.train.y_N, samples.classes
     guessed = np.zeros((len(y), max(1, classes)))

@@ -25,7 +25,7 @@ def train(run: Run) -> None:
     settings = loop.prepare(run)
     if run.spec.model:
         raise InvalidArgument.of("model", "DBSCAN makes no model to register: leave `model` out of run.yaml")
-    train, _ = tables.load(run.dataset(), settings["target"], classes=True, seed=run.seed)
+    train, _ = tables.load(run.files(), settings["target"], classes=True, seed=run.seed)
     run.restore()
     x = Scaling.of(train.x_ND, wanted=settings["standardize"])(train.x_ND)
     with run.phase("train"):

@@ -37,7 +37,7 @@ def train(run: Run) -> None:
         source, signature = run.base_model()
         tokenizer = AutoTokenizer.from_pretrained(source, **LOCAL)
         model: Any = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **LOCAL)
-        train_table, test_table = tables.parts(run.dataset(), run.seed)
+        train_table, test_table = tables.parts(run.files(), run.seed)
         texts, labels = columns(train_table)
         held_texts, held_labels = columns(test_table)
     device = loop.device()

@@ -41,7 +41,7 @@ class NoCandidates(FailedPrecondition):
 def train(run: Run) -> None:
     """Choose, fit, measure, hand over."""
     settings = run.hparams
-    samples = candidates.load(run.dataset(), settings["target"], settings["task"], run.seed)
+    samples = candidates.load(run.files(), settings["target"], settings["task"], run.seed)
     run.restore()
     found = _read(run)
     y, classes = samples.train.y_N, samples.classes
@@ -80,7 +80,7 @@ def _read(run: Run) -> list[tuple[int, dict[str, Any], Array]]:
     """Number, settings and guesses of every candidate."""
     found = []
     for key in sorted(run.spec.datasets, key=lambda key: int(key.rpartition("_")[2])):
-        folder = run.dataset(key)
+        folder = run.files(key)
         described = json.loads(next(folder.rglob(candidates.DESCRIPTION)).read_text())
         with np.load(next(folder.rglob(candidates.PREDICTIONS)), allow_pickle=False) as arrays:
             found.append((int(key.rpartition("_")[2]), described, arrays["guessed"].astype(np.float64)))

@@ -29,7 +29,7 @@ FLOOR = 1e-6  # added to each variance
 def train(run: Run) -> None:
     """Fit, describe, hand over."""
     settings = loop.prepare(run)
-    train, test = tables.load(run.dataset(), settings["target"], classes=True, seed=run.seed)
+    train, test = tables.load(run.files(), settings["target"], classes=True, seed=run.seed)
     run.restore()
     scaling = Scaling.of(train.x_ND)
     x = scaling(train.x_ND)

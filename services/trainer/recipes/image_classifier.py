@@ -29,8 +29,8 @@ def train(run: Run) -> None:
     settings = loop.prepare(run)
     device = loop.device()
     with run.phase("load data"):
-        images_NHW, labels_N = load(run.dataset(), "train")
-        test_images_NHW, test_labels_N = load(run.dataset(), "test")
+        images_NHW, labels_N = load(run.files(), "train")
+        test_images_NHW, test_labels_N = load(run.files(), "test")
         classes = int(max(labels_N.max(), test_labels_N.max())) + 1
     size = list(images_NHW.shape[1:])
     # Statistics of a batch would mix its samples, whose gradients privacy takes one by one.

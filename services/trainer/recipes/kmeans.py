@@ -24,7 +24,7 @@ ROUNDS_MAX = 300
 def train(run: Run) -> None:
     """Cluster, describe, hand over."""
     settings = loop.prepare(run)
-    train, test = tables.load(run.dataset(), settings["target"], classes=True, seed=run.seed)
+    train, test = tables.load(run.files(), settings["target"], classes=True, seed=run.seed)
     run.restore()
     scaling = Scaling.of(train.x_ND, wanted=settings["standardize"])
     x = scaling(train.x_ND)

@@ -19,7 +19,7 @@ from services.trainer.job.tables import Array, Scaling
 def train(run: Run) -> None:
     """Fit, evaluate, hand over."""
     settings = loop.prepare(run)
-    train, test = tables.load(run.dataset(), settings["target"], classes=False, seed=run.seed)
+    train, test = tables.load(run.files(), settings["target"], classes=False, seed=run.seed)
     scaling = Scaling.of(train.x_ND)
     if settings["optimizer"] == "closed":
         run.restore()

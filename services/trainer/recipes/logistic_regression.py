@@ -20,7 +20,7 @@ from services.trainer.job.tables import Array, Scaling
 def train(run: Run) -> None:
     """Fit, evaluate, hand over."""
     settings = loop.prepare(run)
-    train, test = tables.load(run.dataset(), settings["target"], classes=True, seed=run.seed)
+    train, test = tables.load(run.files(), settings["target"], classes=True, seed=run.seed)
     scaling = Scaling.of(train.x_ND)
     x, y = torch.from_numpy(scaling(train.x_ND)), torch.from_numpy(train.y_N)
     held_x, held_y = torch.from_numpy(scaling(test.x_ND)), torch.from_numpy(test.y_N)

@@ -41,7 +41,7 @@ def train(run: Run) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, use_safetensors=True, dtype=torch.float32, **LOCAL
         )
-        parts = tables.parts(run.dataset(), run.seed)
+        parts = tables.parts(run.files(), run.seed)
         train_NT, held_NT = (encode(tokenizer, texts(part), settings["length"]) for part in parts)
     device = loop.device()
     model.to(device).eval().requires_grad_(False)

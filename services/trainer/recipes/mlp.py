@@ -22,7 +22,7 @@ def train(run: Run) -> None:
     """Train, evaluate, hand over."""
     settings = loop.prepare(run)
     classes = settings["task"] == "classes"
-    train, test = tables.load(run.dataset(), settings["target"], classes=classes, seed=run.seed)
+    train, test = tables.load(run.files(), settings["target"], classes=classes, seed=run.seed)
     device = loop.device()
     x, held_x = (torch.from_numpy(part.x_ND).float().to(device) for part in (train, test))
     target = Scaling.of(train.y_N[:, None], wanted=not classes)

@@ -38,8 +38,8 @@ def train(run: Run) -> None:
     settings = loop.prepare(run)
     device = loop.device()
     with run.phase("load data"):
-        images_NHW, boxes_NM5 = load(run.dataset(), "train")
-        test_NHW, test_boxes_NM5 = load(run.dataset(), "test")
+        images_NHW, boxes_NM5 = load(run.files(), "train")
+        test_NHW, test_boxes_NM5 = load(run.files(), "test")
         classes = int(max(boxes_NM5[..., 0].max(), test_boxes_NM5[..., 0].max())) + 1
     model = Network(classes, settings["width"]).to(device)
 

@@ -28,7 +28,7 @@ def train(run: Run) -> None:
     torch.manual_seed(run.seed)
     with run.phase("load"):
         folder, signature = run.base_model()
-        original = Original(folder, task.model_file(folder), task.load(run.dataset(), signature, run.seed))
+        original = Original(folder, task.model_file(folder), task.load(run.files(), signature, run.seed))
     scratch = run.folder("variants")
     tried: list[dict[str, Any]] = []
     if "search" in plan:

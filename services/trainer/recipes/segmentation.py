@@ -30,8 +30,8 @@ def train(run: Run) -> None:
     settings = loop.prepare(run)
     device = loop.device()
     with run.phase("load data"):
-        images_NHW, masks_NHW = load(run.dataset(), "train")
-        test_NHW, test_masks_NHW = load(run.dataset(), "test")
+        images_NHW, masks_NHW = load(run.files(), "train")
+        test_NHW, test_masks_NHW = load(run.files(), "test")
         classes = int(max(masks_NHW.max(), test_masks_NHW.max())) + 1
     model = Network(classes, settings["width"]).to(device)
 

@@ -25,7 +25,7 @@ LEAST = 1e-6  # eigenvalue of the landmarks' kernel that still says something in
 def train(run: Run) -> None:
     """Fit, evaluate, hand over."""
     settings = loop.prepare(run)
-    train, test = tables.load(run.dataset(), settings["target"], classes=True, seed=run.seed)
+    train, test = tables.load(run.files(), settings["target"], classes=True, seed=run.seed)
     scaling = Scaling.of(train.x_ND)
     x, y = torch.from_numpy(train.x_ND).float(), torch.from_numpy(train.y_N)
     held_x, held_y = torch.from_numpy(test.x_ND).float(), torch.from_numpy(test.y_N)

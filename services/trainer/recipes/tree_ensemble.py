@@ -33,7 +33,7 @@ def train(run: Run) -> None:
     """Grow, evaluate, hand over."""
     settings = loop.prepare(run)
     classes = settings["task"] == "classes"
-    train, test = tables.load(run.dataset(), settings["target"], classes=classes, seed=run.seed)
+    train, test = tables.load(run.files(), settings["target"], classes=classes, seed=run.seed)
     run.restore()
     kind = KINDS[settings["kind"], classes]
     depth = settings["depth"] or None

@@ -21,7 +21,7 @@ from services.trainer.job.tables import Scaling
 def train(run: Run) -> None:
     """Lay out, draw, hand over."""
     settings = loop.prepare(run)
-    train_part, _ = tables.load(run.dataset(), settings["target"], classes=True, seed=run.seed)
+    train_part, _ = tables.load(run.files(), settings["target"], classes=True, seed=run.seed)
     run.restore()
     count = min(settings["samples"], len(train_part.x_ND))
     if settings["perplexity"] >= count:
