@@ -9,7 +9,7 @@ import os
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -58,15 +58,31 @@ def pack(root: Path, target: Path) -> Tree:
             f"{root} has {len(sizes)} files of {total >> 20} MiB; at most {FILES_MAX} of {BYTES_MAX >> 20} MiB are "
             f"sent: name what is no code in .aiosignore, data belongs into a dataset. Largest: {heaviest}",
         )
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
-        for path in tree.files:
-            with (root / path).open("rb") as file:
-                status = os.fstat(file.fileno())
-                member = tarfile.TarInfo(str(path))
-                member.size = status.st_size
-                member.mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
-                archive.addfile(member, io.BytesIO(file.read(status.st_size)))
+    write_archive(target, ((path, _member(root / path)) for path in tree.files))
     return tree
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive."""
+
+    content: bytes
+    executable: bool = False
+
+
+def write_archive(target: Path, members: Iterable[tuple[PurePosixPath, Member]]) -> None:
+    """Write files in the order given, which is that of their paths."""
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
+        for path, member in members:
+            about = tarfile.TarInfo(str(path))
+            about.size = len(member.content)
+            about.mode = 0o755 if member.executable else 0o644
+            archive.addfile(about, io.BytesIO(member.content))
+
+
+def _member(path: Path) -> Member:
+    with path.open("rb") as file:
+        return Member(file.read(), executable=bool(os.fstat(file.fileno()).st_mode & stat.S_IXUSR))
 
 
 def export(root: Path, ref: str, target: Path) -> None:

@@ -65,6 +65,11 @@ def run() -> None:
 @click.option("--dataset", help="Dataset that it reads: digits, or digits/VERSION.")
 @click.option("--model", help="Model to register what it makes under.")
 @click.option("--requirements", metavar="FILE", help="Lock of the command's own packages, in its folder.")
+@click.option(
+    "--wheel",
+    type=click.Path(path_type=Path),
+    help="Send a Python wheel as its code, in place of this folder.",
+)
 @click.option("--ref", help="Send this commit, tag or branch of the code, whatever lies in the folder now.")
 @click.option("--wait", is_flag=True, help="Follow it to its end, and end with its exit code.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -72,6 +77,7 @@ def run() -> None:
 def submit(
     file: Path | None,
     assignments: tuple[str, ...],
+    wheel: Path | None,
     ref: str | None,
     wait: bool,
     command: tuple[str, ...],
@@ -82,7 +88,10 @@ def submit(
     `aios run submit -- python train.py --lr 0.1` packs this folder, but for what .gitignore and .aiosignore name, and
     runs the command in a copy of it.
     """
-    given = {"command": list(command)} if command else {}
+    if wheel and ref:
+        raise click.UsageError("--wheel and --ref are two ways to say what the code is: keep one.")
+    given: dict[str, Any] = {"command": list(command)} if command else {}
+    given |= {"wheel": str(wheel.absolute())} if wheel else {}
     spec = load(file, assignments, {**given, **{key: value for key, value in simple.items() if value}})
     code = (file.parent if file else Path()) / (spec.get("code") or "")
     with TemporaryDirectory(prefix="aios-ref-") as exported, connected() as client:

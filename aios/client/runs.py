@@ -48,14 +48,17 @@ class Runs:
             code: Folder that a command is started in: it is packed, but for what its .gitignore and .aiosignore name.
             request: Idempotency key, where a retry must outlive this process.
         """
+        wheel = None
         if not isinstance(spec, run_pb2.RunSpec):
             parsed = parse(spec)
             spec, run_id, code = parsed.spec, run_id or parsed.run_id, code or parsed.code
             if parsed.requirements:
                 lock = Path(code or "", parsed.requirements)
                 spec.requirements = await self.push_requirements(lock)
-        if spec.command and code:
-            spec.code = (await self.push_code(Path(code))).removeprefix(f"{self._connection.project}/")
+            wheel = Path(code or "", parsed.wheel) if parsed.wheel else None
+        if spec.command and (wheel or code):
+            pushed = await (self.push_wheel(wheel) if wheel else self.push_code(Path(code or "")))
+            spec.code = pushed.removeprefix(f"{self._connection.project}/")
         return await self._stub.CreateRun(
             pb.CreateRunRequest(
                 parent=self._connection.project,
@@ -121,6 +124,15 @@ class Runs:
         with tempfile.TemporaryDirectory(prefix="aios-code-") as scratch:
             archive = Path(scratch, ARCHIVE)
             await asyncio.to_thread(pack, folder, archive)
+            return (await Datasets(self._connection).push(CODE_DATASET, archive)).name
+
+    async def push_wheel(self, wheel: Path) -> str:
+        """Store what a Python wheel would install as code; the name of its dataset version."""
+        from aios.wheels import pack_wheel  # for few
+
+        with tempfile.TemporaryDirectory(prefix="aios-wheel-") as scratch:
+            archive = Path(scratch, ARCHIVE)
+            await asyncio.to_thread(pack_wheel, wheel, archive)
             return (await Datasets(self._connection).push(CODE_DATASET, archive)).name
 
     async def get(self, name: str) -> run_pb2.Run:

@@ -22,9 +22,10 @@ from aios.trainer.v1 import run_pb2
 KEYS = (
     "name", "recipe", "command", "entry", "code", "dataset", "datasets", "environment", "stop_grace", "hyperparameters", "resources", "seed", "model", "checkpoint_steps", "max_restarts",
     "description", "priority", "queue", "scheduling", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network", "base_model", "requirements",
+    "wheel",
 )  # fmt: skip
 COMMAND_KEYS = (
-    "command", "entry", "code", "datasets", "environment", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network", "requirements",
+    "command", "entry", "code", "datasets", "environment", "launcher", "processes", "replicas", "min_replicas", "hang_timeout", "network", "requirements", "wheel",
 )  # fmt: skip
 LAUNCHERS = {"torchrun": run_pb2.RunSpec.LAUNCHER_TORCHRUN}
 NETWORKS = {"platform": False, "node": True}
@@ -62,6 +63,8 @@ class RunFile:
     """Folder with the command's code, as written: relative to the file."""
     requirements: str = ""
     """File with the lock of its packages, in that folder."""
+    wheel: str = ""
+    """File with a Python wheel, in that folder: the command's code in place of the folder's."""
 
 
 def parse(given: Mapping[str, Any]) -> RunFile:
@@ -89,9 +92,12 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         "queue",
         "base_model",
         "requirements",
+        "wheel",
     ):
         if given.get(key) is not None and not isinstance(given[key], str):
             problems[key] = f"must be text, not {given[key]!r}"
+    if given.get("wheel") and given.get("code"):
+        problems["code"] = "is one way to say what the command's code is, `wheel` the other: keep one"
     for key in ("seed", "checkpoint_steps", "max_restarts", "processes", "replicas", "min_replicas"):
         value = given.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
@@ -146,7 +152,8 @@ def parse(given: Mapping[str, Any]) -> RunFile:
         raise InvalidArgument.of("hyperparameters", f"cannot be sent: {error}") from None
     if resources is not None:
         spec.resources.CopyFrom(resources)
-    return RunFile(spec, given.get("name") or "", given.get("code") or "", given.get("requirements") or "")
+    texts = {key: given.get(key) or "" for key in ("code", "requirements", "wheel")}
+    return RunFile(spec, given.get("name") or "", **texts)
 
 
 def dataset_name(text: str) -> str:
