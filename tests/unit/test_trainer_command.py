@@ -124,6 +124,32 @@ def test_a_command_is_told_all_it_needs_by_its_environment(tmp_path: Path) -> No
     assert told["MODE"] == "fast"
 
 
+def test_an_interpreter_without_the_platform_signs_as_mlflow_with_the_token_of_the_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    monkeypatch.setenv("AIOS_TOKEN_FILE", str(token))
+    script = f"""
+        import importlib.util, pathlib, sys, types
+        from importlib.metadata import entry_points
+        assert importlib.util.find_spec("aios") is None, sys.path
+        [found] = entry_points(group="mlflow.request_auth_provider")
+        provider = found.load()()
+        assert provider.get_name() == found.name == "aios"
+        request = types.SimpleNamespace(headers={{}})
+        signed = [provider.get_auth()(request).headers["Authorization"]]
+        pathlib.Path({str(token)!r}).write_text("second")
+        signed.append(provider.get_auth()(request).headers["Authorization"])
+        assert signed == ["Bearer first", "Bearer second"], signed
+        import mine
+    """
+    (tmp_path / "mine.py").touch()
+    words = [sys.executable, "-S", *python(script)[1:]]  # without the packages of this interpreter
+    made = run(tmp_path, words, requirements="r", environment={"PYTHONPATH": str(tmp_path)})
+    assert made[0] == 0
+
+
 @pytest.mark.parametrize("exit_code", [0, 1, 3, 125, 143, 255])
 def test_its_exit_code_is_the_runs_own(tmp_path: Path, exit_code: int) -> None:
     assert run(tmp_path, ["sh", "-c", f"exit {exit_code}"])[0] == exit_code

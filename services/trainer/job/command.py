@@ -76,6 +76,7 @@ def train(run: Run, gang: Gang | None = None) -> int:
             "AIOS_METRICS_FILE": str(metrics.path),
             SPEC: str(spec),
             **_identity(run),
+            **_python_path(run, root),
         }
         try:
             processes = Processes(
@@ -172,6 +173,14 @@ def _data(run: Run) -> dict[str, str]:
     return found
 
 
+def _python_path(run: Run, root: Path) -> dict[str, str]:
+    """With packages of its own, Python finds beside them how MLflow's client has the job's token."""
+    if not run.spec.requirements:
+        return {}
+    given = run.spec.environment.get("PYTHONPATH", "")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [given, str(mlflow.plant(root / "python"))]))}
+
+
 def _identity(run: Run) -> dict[str, str]:
     """Who it is, and where its spans go."""
     settings = Settings.load()
@@ -188,7 +197,7 @@ def _identity(run: Run) -> dict[str, str]:
     found |= {
         "MLFLOW_TRACKING_URI": settings.address,
         "MLFLOW_TRACKING_AUTH": mlflow.NAME,  # which reads the token anew at each call
-        "MLFLOW_TRACKING_TOKEN": secret,  # for an interpreter that does not have it
+        "MLFLOW_TRACKING_TOKEN": secret,  # for an interpreter that neither finds
     }
     if settings.telemetry:
         found |= {
