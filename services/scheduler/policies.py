@@ -11,10 +11,13 @@ from services.scheduler.engine import shares
 from services.scheduler.engine.balanced import balanced
 from services.scheduler.engine.dynamic import dynamic
 from services.scheduler.engine.fair import fair
+from services.scheduler.engine.model import Plan
 from services.scheduler.engine.order import Order, edf, fcfs, las, priority, sjf
 from services.scheduler.engine.plan import Decide, plan
 from services.scheduler.engine.plan import Policy as EnginePolicy
 from services.scheduler.engine.rounds import Allocate, Rounds
+from services.scheduler.engine.snapshot import Snapshot
+from services.scheduler.engine.types import balanced_shares, tells_types_apart
 from services.scheduler.engine.utility import Curve, Lines, Log
 
 PREEMPT_INTERVAL = timedelta(seconds=60)
@@ -137,6 +140,22 @@ def _shared(line: str, allocation: Callable[[Policy], Allocate], *, credit: bool
     return Algorithm(line, True, make)
 
 
+def _balanced(policy: Policy, terms: Terms) -> Decide:
+    """By rank where there is one type of accelerator, by shares of time where jobs tell several apart."""
+    ranked, shared = (
+        algorithm.make(policy, terms)
+        for algorithm in (
+            _ordered("", "balanced", balanced, preempts=True, spares=True),
+            _shared("", lambda _: balanced_shares),
+        )
+    )
+
+    def decide(snapshot: Snapshot, now: float, preempt: bool) -> Plan:
+        return (shared if tells_types_apart(snapshot) else ranked)(snapshot, now, preempt)
+
+    return decide
+
+
 def _resized(policy: Policy, terms: Terms) -> Decide:
     return lambda snapshot, now, preempt: dynamic(
         snapshot, now, preempt=preempt, quantum=terms.quantum, spares=True
@@ -161,13 +180,7 @@ def _concave(points: Sequence[tuple[float, float]]) -> bool:
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
     {
-        "balanced": _ordered(
-            "Fair finishes, short waits and a full pool together",
-            "balanced",
-            balanced,
-            preempts=True,
-            spares=True,
-        ),
+        "balanced": Algorithm("Fair finishes, short waits and a full pool together", True, _balanced),
         "fcfs": _ordered("First come, first served, with backfill", "fcfs", fcfs),
         "sjf": _ordered("Shortest remaining device time next", "sjf", sjf),
         "srtf": _ordered(

@@ -13,6 +13,8 @@ from services.scheduler.engine.model import WAITING, Job, Node, Placement, Plan,
 from services.scheduler.engine.order import fcfs, las, priority, sjf
 from services.scheduler.engine.plan import Policy, plan
 from services.scheduler.engine.snapshot import Snapshot, filled
+from services.scheduler.policies import Policy as Chosen
+from services.scheduler.policies import compose
 
 POLICIES = [
     *(Policy(order.__name__, order) for order in (fcfs, sjf, priority, las)),
@@ -264,3 +266,34 @@ def test_what_is_stopping_holds_its_devices() -> None:
     snapshot.wait("j0", 2.0, due=10.0)
     assert started(snapshot, Policy("fcfs"), 3.0) == ["j1"]
     assert snapshot.state[snapshot.slots["j0"]] == WAITING
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["srtf", "edf", "las", "proportional", "utility", "max-min", "soonest", "dynamic"],
+)
+@pytest.mark.parametrize("limit", [{}, {"gpu/A": 4}])
+def test_who_is_stopped_for_a_job_does_not_come_back_before_it(
+    algorithm: str, limit: dict[str, float]
+) -> None:
+    """They stop one after the other, and what the first leaves is not enough for the one that they were stopped for."""
+    decide = compose(Chosen(algorithm))
+    snapshot = filled(pool(2, 2), [Queue("q", limit=limit)])
+    for number in (0, 1):
+        snapshot.add(gang(number, 2, work=9e3, speeds={"gpu/A": 1.0}, restart=5.0, queue="q"))
+    carry_out(snapshot, decide(snapshot, 0.0, True), 0.0)
+    # One of them is expected to end long before the other would have.
+    snapshot.progress("j0", 5e3)
+    snapshot.progress("j1", 1e3)
+    large = gang(2, 2, 2, work=100.0, speeds={"gpu/A": 1.0}, deadline=1e5, weight=9.0, queue="q")
+    snapshot.add(replace(large, submitted=4e3))
+    decided = decide(snapshot, 4e3, True)
+    assert sorted(decided.stops) == ["j0", "j1"]
+    for name in decided.stops:
+        snapshot.stopping(name)
+    for now, stopped in ((4001.0, ""), (4002.0, "j0"), (4003.0, "j1")):
+        if stopped:
+            snapshot.wait(stopped, now)
+        decided = decide(snapshot, now, False)
+        assert [start.job for start in decided.starts] == (["j2"] if stopped == "j1" else [])
+        carry_out(snapshot, decided, now)

@@ -1,6 +1,7 @@
 """Policies that share devices by time, and elastic jobs: everybody gets its share, within what there is."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scheduler.engine.dynamic import dynamic
-from services.scheduler.engine.model import Job, Node, Plan, Queue
+from services.scheduler.engine.model import Job, Node, Placement, Plan, Queue
 from services.scheduler.engine.snapshot import Floats, Snapshot, filled
 from services.scheduler.engine.utility import GAP, Lines, Log, utility
 from services.scheduler.policies import ALGORITHMS, Policy, Terms, check
@@ -189,6 +190,55 @@ def test_elastic_jobs_grow_into_what_is_free_and_shrink_for_others() -> None:
     for n in (1, 2):
         snapshot.remove(f"j{n}", 1001.0)
     assert dynamic(snapshot, 1001.0) == Plan()
+
+
+def gang_of(number: int, replicas: int, **more: object) -> Job:
+    """One that runs whole or not at all."""
+    return replace(elastic(number, replicas, work=1e4, speeds={"gpu/A": 1.0}, **more), least=0)
+
+
+def test_elastic_jobs_shrink_for_a_large_gang() -> None:
+    snapshot = pool(8, [elastic(n, 8, work=1e4, speeds={"gpu/A": 8.0}) for n in (0, 1)])
+    carry_out(snapshot, dynamic(snapshot, 0.0), 0.0)
+    assert size(snapshot, "j0") + size(snapshot, "j1") == 8
+    snapshot.add(gang_of(2, 6))
+    carry_out(snapshot, dynamic(snapshot, 100.0), 100.0)
+    assert [size(snapshot, f"j{n}") for n in range(3)] == [1, 1, 6]
+
+
+def test_what_is_free_is_kept_for_a_gang_until_others_may_shrink_for_it() -> None:
+    snapshot = pool(8, [elastic(0, 6, work=1e4, speeds={"gpu/A": 6.0})])
+    carry_out(snapshot, dynamic(snapshot, 0.0), 0.0)
+    snapshot.add(gang_of(1, 7))
+    # It comes after the gang, and would take what the gang is about to need.
+    snapshot.add(elastic(2, 2, work=1e6, speeds={"gpu/A": 1.0}))
+    assert dynamic(snapshot, 30.0, preempt=False, quantum=60.0) == Plan()
+    carry_out(snapshot, dynamic(snapshot, 60.0, quantum=60.0), 60.0)
+    assert [size(snapshot, f"j{n}") for n in range(3)] == [1, 7, 0]
+
+
+def test_nothing_is_kept_for_a_gang_that_nobody_may_make_room_for() -> None:
+    snapshot = pool(8, [elastic(0, 6, preemptible=False)])
+    carry_out(snapshot, dynamic(snapshot, 0.0), 0.0)
+    snapshot.add(gang_of(1, 7))
+    snapshot.add(elastic(2, 2, work=1e6, speeds={"gpu/A": 1.0}))
+    carry_out(snapshot, dynamic(snapshot, 30.0, preempt=False, quantum=60.0), 30.0)
+    assert [size(snapshot, f"j{n}") for n in range(3)] == [6, 0, 2]
+
+
+def test_others_move_where_a_gang_lacks_only_its_place() -> None:
+    nodes = [Node(f"n{n}", {"cpu": 8, "gpu/A": 4}) for n in range(2)]
+    jobs = [gang_of(n, 2) for n in range(2)]
+    snapshot = filled(nodes, jobs={job.name: job for job in jobs})
+    for n in range(2):
+        snapshot.start(f"j{n}", Placement(((f"n{n}", 2),), "gpu/A"), 0.0)
+    snapshot.add(replace(gang_of(2, 1), replica={"cpu": 4, "gpu": 4}))
+    decided = dynamic(snapshot, 100.0)
+    assert {start.job for start in decided.starts} > {"j2"}
+    assert decided.stops == ()
+    carry_out(snapshot, decided, 100.0)
+    assert [size(snapshot, f"j{n}") for n in range(3)] == [2, 2, 1]
+    assert (snapshot.free >= 0).all()
 
 
 @settings(max_examples=20, deadline=None)

@@ -49,8 +49,8 @@ def balanced(snapshot: Snapshot, slots: Ints, now: float) -> Ints:
     devices, lane = snapshot.devices[slots], snapshot.lane[slots]
     drain = (np.bincount(lane, left[slots] * devices, minlength=2) / snapshot.totals)[lane]
     tier = np.where(left[slots] >= LONG * drain, FULL, SHORT)
-    owed = _owed(snapshot, live, slack[live], now)[slots]
-    tier = np.where(owed < FULL, owed, tier)
+    first = owed(snapshot, live, slack[live], now)[slots]
+    tier = np.where(first < FULL, first, tier)
     by_tier = [snapshot.submitted[slots], slack[slots], -left[slots], left[slots] * devices]
     return ranked(slots, tier, np.choose(tier, by_tier))
 
@@ -63,22 +63,26 @@ def _slack(snapshot: Snapshot, slots: Ints, left: Floats, now: float) -> Floats:
     return found
 
 
-def _owed(snapshot: Snapshot, live: Ints, slack: Floats, now: float) -> Ints:
-    """By slot, the tier of what is owed and within its part of the pool, whether it runs or waits; else `SHORT`."""
+def owed(snapshot: Snapshot, live: Ints, slack: Floats, now: float) -> Ints:
+    """By slot, the tier of what is owed and within its part of the pool, whether it runs or waits; else `SHORT`.
+
+    Args:
+        slack: Seconds that each of these slots could still wait and end by its fair finish.
+    """
     tier = np.full(len(snapshot.state), SHORT)
     old = waited(snapshot, live, now) > PATIENCE_SECONDS
     late = ~old & (slack < SLACK_SECONDS)
     first = live[old][np.argsort(snapshot.submitted[live[old]], kind="stable")]
     then = live[late][np.argsort(slack[late], kind="stable")]
-    owed = np.concatenate([first, then])
-    if not len(owed):
+    claims = np.concatenate([first, then])
+    if not len(claims):
         return tier
-    fair = np.arange(len(owed)) >= len(first)
-    may = _may_run(snapshot, owed, now)
-    owed, fair = owed[may], fair[may]
+    fair = np.arange(len(claims)) >= len(first)
+    may = _may_run(snapshot, claims, now)
+    claims, fair = claims[may], fair[may]
     for lane, total in enumerate(snapshot.totals.tolist()):
-        of = snapshot.lane[owed] == lane
-        slots, by_fairness, devices = owed[of], fair[of], snapshot.devices[owed[of]]
+        of = snapshot.lane[claims] == lane
+        slots, by_fairness, devices = claims[of], fair[of], snapshot.devices[claims[of]]
         # Of what they take together, without itself: one that is larger than the part is not left out for ever.
         before = np.cumsum(devices) - devices
         of_fair = np.cumsum(devices * by_fairness) - devices

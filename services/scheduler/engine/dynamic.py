@@ -5,19 +5,26 @@ whoever ends the most sooner by it, per device (Peng et al., Optimus, EuroSys 20
 job's goodput at each size: S(n) = n / (1 + c (n - 1)) of one replica's, where c is what each pair costs in agreement.
 A resize is a checkpoint and a restart, and counts as that: a running job keeps its size unless the gain is larger.
 Jobs of one size are treated as by `srtf`.
+
+So whatever grew shrinks again for a gang that waits. What is free is kept for the first that waits and could start if
+those shrank or stopped that may not be stopped just yet, and where only its place is lacking, others move for it.
 """
 
 import heapq
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.scheduler.engine.model import RUNNING, WAITING, Plan, Start
+from services.scheduler.engine.model import RUNNING, STOPPING, WAITING, Plan, Start
 from services.scheduler.engine.order import remaining, sjf
-from services.scheduler.engine.place import Room
-from services.scheduler.engine.plan import movable
+from services.scheduler.engine.place import Room, Spot
+from services.scheduler.engine.plan import movable, moving
 from services.scheduler.engine.quota import Quota
-from services.scheduler.engine.snapshot import Bools, Ints, Snapshot
+from services.scheduler.engine.snapshot import Bools, Ints, Snapshot, Variant
+
+TRIES = 8
+"""Times that sizes are chosen in one step, each without those for which there was no place the last time."""
 
 
 def dynamic(
@@ -29,16 +36,25 @@ def dynamic(
         preempt: Whether what runs may be stopped and resized; else only what waits is given what is free.
     """
     waiting = np.flatnonzero((snapshot.state == WAITING) & (snapshot.due <= now))
-    busy = np.flatnonzero(snapshot.state >= RUNNING)
+    running = np.flatnonzero(snapshot.state == RUNNING)
     yields: Bools = snapshot.preemptible & (snapshot.saves | (not spares))
-    moves = movable(snapshot, busy, now, quantum, yields) if preempt else busy[:0]
+    moves = movable(snapshot, running, now, quantum, yields) if preempt else running[:0]
+    fixed = np.setdiff1d(running, moves, assume_unique=True)
+    soon = movable(snapshot, fixed, now + quantum, quantum, yields)
     slots = np.concatenate([moves, waiting])
-    slots = slots[np.argsort(snapshot.number[slots], kind="stable")]
-    sizes = _Sizes(snapshot, np.setdiff1d(busy, moves, assume_unique=True), moves, now)
-    for slot in sjf(snapshot, slots, now).tolist():
-        sizes.admit(slot)
-    sizes.grow()
-    return _placed(snapshot, sizes.chosen, moves)
+    order = sjf(snapshot, slots[np.argsort(snapshot.number[slots], kind="stable")], now).tolist()
+    decided, left_out = Plan(), set[int]()
+    for _ in range(TRIES):
+        sizes = _Sizes(snapshot, fixed, moves, soon, now)
+        for slot in order:
+            if slot not in left_out:
+                sizes.admit(slot)
+        sizes.grow()
+        decided, unplaced = _placed(snapshot, sizes.chosen, moves, now)
+        if not unplaced:
+            break
+        left_out |= unplaced
+    return decided
 
 
 @dataclass
@@ -56,6 +72,8 @@ class _Sizes:
     snapshot: Snapshot
     fixed: Ints
     moves: Ints
+    soon: Ints
+    """Of the fixed, those that the next step which preempts may stop or resize."""
     now: float
     chosen: dict[int, _Size] = field(default_factory=dict)
 
@@ -63,18 +81,49 @@ class _Sizes:
         snapshot = self.snapshot
         self._quota = Quota(snapshot, self.fixed, self.now)
         self._left: Ints = np.maximum(snapshot.free, 0).sum(axis=0)
-        self._left = self._left + snapshot.holds[self.moves, : len(self._left)].sum(axis=0)
+        # What stops is as good as free: else what comes of it first would go to the very jobs that were stopped.
+        gives = np.concatenate([self.moves, np.flatnonzero(snapshot.state == STOPPING)])
+        self._left = self._left + snapshot.holds[gives, : len(self._left)].sum(axis=0)
+        self._kept = False
 
     def admit(self, slot: int) -> None:
-        """Give a job its least size, on the type it runs on or else on the first that has enough."""
+        """Give a job its least size, on the type it runs on or else on the first that has enough.
+
+        For the first that waits and could have it once others have shrunk or made way, what is free is kept.
+        """
         snapshot, shape = self.snapshot, int(self.snapshot.shape[slot])
-        variants = {each.kind: each.need for each in snapshot.variants(shape)}
-        kinds = [int(snapshot.kind[slot])] if snapshot.state[slot] == RUNNING else self._kinds(slot, shape)
+        variants = {each.kind: each for each in snapshot.variants(shape)}
+        waits = snapshot.state[slot] == WAITING
+        kinds = self._kinds(slot, shape) if waits else [int(snapshot.kind[slot])]
         least = snapshot.least(slot)
         for kind in kinds:
-            if self._take(slot, variants[kind] * least):
-                self.chosen[slot] = _Size(kind, variants[kind], least)
+            if self._take(slot, variants[kind].need * least):
+                self.chosen[slot] = _Size(kind, variants[kind].need, least)
                 return
+        if waits and not self._kept:
+            self._kept = any(self._keep(slot, variants[kind], least) for kind in kinds)
+
+    def _keep(self, slot: int, variant: Variant, least: int) -> bool:
+        """Leave to a job what is free, if it and what others will give make enough of it, and in one place."""
+        snapshot, need = self.snapshot, variant.need * least
+        if not self._quota.allows(int(snapshot.queue[slot]), need):
+            return False
+        ranks = {each: rank for rank, each in enumerate(sjf(snapshot, np.append(self.soon, slot), self.now))}
+        coming, room = np.zeros_like(self._left), Room(snapshot)
+        for each in self.soon.tolist():
+            held = snapshot.holdings[each]
+            room.give(held)
+            # Who comes before it keeps its least size, who comes after it nothing.
+            stays = snapshot.least(each) if ranks[each] < ranks[slot] else 0
+            coming[: len(held.need)] += held.need * max(0, snapshot.size(each) - stays)
+        for each in np.concatenate([self.moves, np.flatnonzero(snapshot.state == STOPPING)]).tolist():
+            room.give(snapshot.holdings[each])
+        if not (need <= self._left + coming).all():
+            return False
+        if room.find(int(snapshot.shape[slot]), least, kinds=(variant.kind,)) is None:
+            return False
+        self._left = np.maximum(self._left - need, 0)
+        return True
 
     def grow(self) -> None:
         """Give what is left, replica by replica, to whoever gains most."""
@@ -124,26 +173,79 @@ class _Sizes:
         return True
 
 
-def _placed(snapshot: Snapshot, chosen: dict[int, _Size], moves: Ints) -> Plan:
-    """Who keeps its size stays; the others go where there is room once those have stopped."""
-    room, stops, starts = Room(snapshot), [], []
+def _placed(snapshot: Snapshot, chosen: dict[int, _Size], moves: Ints, now: float) -> tuple[Plan, set[int]]:
+    """Who keeps its size stays; the others go where there is room once those have stopped.
+
+    Where a job finds no place so, those that keep their size go elsewhere too, if that makes one.
+
+    Returns:
+        The plan, and jobs that wait and for which there is no place in any way.
+    """
+    room, stops, starts, unplaced = Room(snapshot), list[int](), list[Start](), set[int]()
+    for slot in np.flatnonzero(snapshot.state == STOPPING).tolist():
+        room.give(snapshot.holdings[slot])
+    keep = {
+        slot for slot in moves.tolist() if slot in chosen and chosen[slot].replicas == snapshot.size(slot)
+    }
     for slot in moves.tolist():
-        size = chosen.get(slot)
-        if size is not None and size.replicas == snapshot.size(slot):
-            del chosen[slot]
-            continue
-        held = snapshot.holdings[slot]
-        room.give(held)
-        if size is None:
-            stops.append(snapshot.names[slot])
-    for slot, size in sorted(chosen.items(), key=lambda each: -each[1].replicas * snapshot.devices[each[0]]):
-        for replicas in range(size.replicas, snapshot.least(slot) - 1, -1):
-            spot = room.find(int(snapshot.shape[slot]), replicas, kinds=(size.kind,))
-            if spot is not None:
-                room.take(spot)
-                starts.append(Start(snapshot.names[slot], room.placement(spot)))
-                break
-        else:
-            if snapshot.state[slot] == RUNNING:
-                stops.append(snapshot.names[slot])
-    return Plan(tuple(starts), tuple(stops))
+        if slot not in keep:
+            room.give(snapshot.holdings[slot])
+        if slot not in chosen:
+            stops.append(slot)
+    for slot in _largest_first(snapshot, chosen, chosen.keys() - keep):
+        spot = _spot(snapshot, room, slot, chosen[slot])
+        spots = {slot: spot} if spot is not None else _with_others_moved(snapshot, room, chosen, keep, slot)
+        for each in spots.keys() & keep:
+            room.give(snapshot.holdings[each])
+        keep -= spots.keys()
+        for each, found in spots.items():
+            room.take(found)
+            starts.append(Start(snapshot.names[each], room.placement(found)))
+        if not spots and snapshot.state[slot] == RUNNING:
+            stops.append(slot)
+        elif not spots:
+            unplaced.add(slot)
+    return moving(snapshot, starts, stops, now), unplaced
+
+
+def _with_others_moved(
+    snapshot: Snapshot, room: Room, chosen: dict[int, _Size], keep: Collection[int], slot: int
+) -> dict[int, Spot]:
+    """A place for a job, and other places for those that make way for it there; none where one of them has none."""
+    trial = room.copy()
+    for each in keep:
+        trial.give(snapshot.holdings[each])
+    spot = _spot(snapshot, trial, slot, chosen[slot])
+    if spot is None:
+        return {}
+    trial, gone = room.copy(), []
+    for each in reversed(_largest_first(snapshot, chosen, keep)):
+        trial.give(snapshot.holdings[each])
+        gone.append(each)
+        spot = _spot(snapshot, trial, slot, chosen[slot])
+        if spot is not None:
+            break
+    assert spot is not None
+    trial.take(spot)
+    found = {slot: spot}
+    for each in [each for each in reversed(gone) if not trial.take_back(snapshot.holdings[each])]:
+        spot = _spot(snapshot, trial, each, chosen[each])
+        if spot is None:
+            return {}
+        trial.take(spot)
+        found[each] = spot
+    return found
+
+
+def _spot(snapshot: Snapshot, room: Room, slot: int, size: _Size) -> Spot | None:
+    """Where a job fits with as many replicas as it is to have, or with as many as it can."""
+    shape, kinds = int(snapshot.shape[slot]), (size.kind,)
+    sizes = range(size.replicas, snapshot.least(slot) - 1, -1)
+    found = (room.find(shape, replicas, kinds=kinds) for replicas in sizes)
+    return next((spot for spot in found if spot is not None), None)
+
+
+def _largest_first(snapshot: Snapshot, chosen: dict[int, _Size], slots: Iterable[int]) -> list[int]:
+    return sorted(
+        slots, key=lambda slot: (-chosen[slot].replicas * snapshot.devices[slot], snapshot.number[slot])
+    )

@@ -102,6 +102,13 @@ class Room:
                 best = (left, spot)
         return best[1] if best else None
 
+    def copy(self) -> "Room":
+        """One that changes by itself."""
+        made = Room(self.snapshot, self.free)
+        made.parts = self.parts.copy()
+        made._lost = None if self._lost is None else self._lost.copy()
+        return made
+
     def take(self, spot: Spot) -> None:
         """A gang goes there."""
         self.free[spot.rows] -= spot.counts[:, None] * spot.variant.need

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.scheduler.engine.model import RUNNING, WAITING, Plan, Start
+from services.scheduler.engine.model import RUNNING, STOPPING, WAITING, Plan, Start
 from services.scheduler.engine.order import Order, Sharing, Walk, fcfs, known, remaining
 from services.scheduler.engine.place import Room
 from services.scheduler.engine.quota import Quota
@@ -64,7 +64,8 @@ class _Filling:
         self._waiting = _waiting(snapshot, now)
         self._room = Room(snapshot)
         self._kept = Reservations(snapshot, self._room, now)
-        self._quota = Quota(snapshot, np.flatnonzero(snapshot.state >= RUNNING), now)
+        self._quota = Quota(snapshot, np.flatnonzero(snapshot.state == RUNNING), now)
+        """What stops gives its part of limits back to whoever it stops for: a start of that waits for its end."""
         self._ends = np.full(len(snapshot.state), np.inf)
         """When each is expected to end if it starts now; infinity where nobody can tell."""
         sure = self._waiting[known(snapshot, self._waiting)]
@@ -84,7 +85,7 @@ class _Filling:
             while slot is not None and len(self._starts) < STARTS_MAX:
                 slot = _next(walk, self._try(slot))
         return Plan(
-            tuple(self._starts),
+            possible_now(self._snapshot, self._starts, (), self._now),
             (),
             self._kept.named(),
             tuple(self._refused),
@@ -133,10 +134,13 @@ class _Selection:
         self._yields: Bools = snapshot.preemptible & (snapshot.saves | (not policy.spares))
         """By slot: whether it may be stopped once it has run for long enough."""
         self._movable = movable(snapshot, busy, now, policy.quantum, self._yields)
-        fixed = np.setdiff1d(busy, self._movable, assume_unique=True)
+        self._leaving: Ints = busy[snapshot.state[busy] == STOPPING]
+        """What they hold is as good as free: else it would be given away, as it comes, to what they were stopped for it."""
+        fixed = np.setdiff1d(busy, [*self._movable, *self._leaving], assume_unique=True)
         self._quota = Quota(snapshot, fixed, now)
         total = np.maximum(snapshot.free, 0).sum(axis=0)
-        self._total: Ints = total + snapshot.holds[self._movable, : len(total)].sum(axis=0)
+        gives = np.concatenate([self._movable, self._leaving])
+        self._total: Ints = total + snapshot.holds[gives, : len(total)].sum(axis=0)
         """What those that are chosen may take, on all nodes together."""
         self._small: Bools = np.zeros(len(snapshot.shapes), np.bool_)
         """By shape: no job like it fits any more."""
@@ -158,11 +162,11 @@ class _Selection:
             slot = _next(walk, self._choose(slot))
         stops = np.setdiff1d(self._movable, list(self._chosen), assume_unique=True).tolist()
         room = Room(snapshot)
-        for slot in stops:
-            held = snapshot.holdings[slot]
-            room.give(held)
+        for slot in (*stops, *self._leaving.tolist()):
+            room.give(snapshot.holdings[slot])
         starts = self._starts(room)
         stops = [slot for slot in stops if not self._stays(slot, room)]
+        starts = possible_now(snapshot, starts, stops, self._now)
         return Plan(starts, tuple(snapshot.names[slot] for slot in stops), barred=frozenset(self._barred))
 
     def _choose(self, slot: int) -> bool | None:
@@ -228,10 +232,31 @@ class _Selection:
         return True
 
 
-def startable(snapshot: Snapshot, starts: Sequence[Start], now: float) -> tuple[Start, ...]:
-    """Those that can be carried out before anything that is to stop has stopped; the others come up again."""
-    quota = Quota(snapshot, np.flatnonzero(snapshot.state >= RUNNING), now)
-    room, found = Room(snapshot), []
+def possible_now(
+    snapshot: Snapshot, starts: Sequence[Start], stops: Sequence[int], now: float
+) -> tuple[Start, ...]:
+    """Those that need nothing of what earlier plans stop, and what has not stopped yet; the others come up again.
+
+    Args:
+        stops: Slots that this plan stops: what they hold is counted as free.
+    """
+    if not (snapshot.state == STOPPING).any():
+        return tuple(starts)
+    return startable(snapshot, starts, now, stops)
+
+
+def startable(
+    snapshot: Snapshot, starts: Sequence[Start], now: float, stops: Sequence[int] = ()
+) -> tuple[Start, ...]:
+    """Those that can be carried out before anything that is to stop has stopped; the others come up again.
+
+    Args:
+        stops: Slots that have stopped all the same.
+    """
+    others = np.setdiff1d(np.flatnonzero(snapshot.state >= RUNNING), np.array(stops, np.int64))
+    quota, room, found = Quota(snapshot, others, now), Room(snapshot), []
+    for slot in stops:
+        room.give(snapshot.holdings[slot])
     for start in starts:
         holding = snapshot.holding(start.job, start.placement)
         queue = int(snapshot.queue[snapshot.slots[start.job]])
@@ -240,6 +265,16 @@ def startable(snapshot: Snapshot, starts: Sequence[Start], now: float) -> tuple[
             quota.take(queue, total)
             found.append(start)
     return tuple(found)
+
+
+def moving(snapshot: Snapshot, starts: Sequence[Start], stops: Sequence[int], now: float) -> Plan:
+    """A plan in which jobs that run may start elsewhere: one whose place something stops on that was to stop before
+    is stopped now, and starts there later."""
+    moved = [slot for start in starts if snapshot.state[slot := snapshot.slots[start.job]] == RUNNING]
+    found = possible_now(snapshot, starts, [*stops, *moved], now)
+    started = {start.job for start in found}
+    late = [slot for slot in moved if snapshot.names[slot] not in started]
+    return Plan(found, tuple(snapshot.names[slot] for slot in (*stops, *late)))
 
 
 def movable(snapshot: Snapshot, busy: Ints, now: float, quantum: float, yields: Bools) -> Ints:

@@ -14,7 +14,7 @@ from math import isfinite
 
 import numpy as np
 
-from services.scheduler.engine.model import RUNNING, Reservation
+from services.scheduler.engine.model import RUNNING, STOPPING, Reservation
 from services.scheduler.engine.order import known, remaining
 from services.scheduler.engine.parts import Part, Parts
 from services.scheduler.engine.place import Room, Spot
@@ -128,9 +128,12 @@ class Reservations:
         if self._busy is None:
             busy = np.flatnonzero(snapshot.state >= RUNNING)
             snapshot.touch(busy, self._now)
-            ends = self._now + remaining(snapshot, busy)
+            # What was told to stop ends now: else whoever ends before it would have, such as another one that was
+            # stopped with it, would start again in the room that they make.
+            stops = snapshot.state[busy] == STOPPING
+            ends = self._now + np.where(stops, 0.0, remaining(snapshot, busy))
             order = np.argsort(ends, kind="stable")
-            self._busy = busy[order], ends[order], known(snapshot, busy)[order]
+            self._busy = busy[order], ends[order], (stops | known(snapshot, busy))[order]
         width = self._room.free.shape[1]
         for slot, end, sure in zip(*(column.tolist() for column in self._busy), strict=True):
             held = snapshot.holdings[slot]

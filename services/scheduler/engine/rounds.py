@@ -15,9 +15,9 @@ from itertools import permutations
 
 import numpy as np
 
-from services.scheduler.engine.model import RUNNING, WAITING, Plan, Start
+from services.scheduler.engine.model import RUNNING, STOPPING, WAITING, Plan, Start
 from services.scheduler.engine.place import Room
-from services.scheduler.engine.plan import movable
+from services.scheduler.engine.plan import movable, moving
 from services.scheduler.engine.quota import Quota
 from services.scheduler.engine.snapshot import DEVICE_LANE, PLAIN_LANE, Bools, Floats, Ints, Snapshot
 
@@ -89,7 +89,7 @@ class Rounds:
         if begins:
             self._began = now
             self._turn += 1
-        return _placed(snapshot, chosen)
+        return _placed(snapshot, chosen, now)
 
     def _account(self, snapshot: Snapshot, slots: Ints, now: float) -> None:
         size, width = len(snapshot.state), len(snapshot.kinds) + 1
@@ -144,11 +144,11 @@ class Rounds:
         busy = np.flatnonzero(snapshot.state >= RUNNING)
         yields: Bools = snapshot.preemptible & (snapshot.saves | (not self.spares))
         moves = movable(snapshot, busy, now, self.quantum, yields) if begins else busy[:0]
-        fixed = np.setdiff1d(busy, moves, assume_unique=True)
-        takes = _Takes(snapshot, fixed, moves, yields, now)
-        chosen = {
-            slot: int(snapshot.kind[slot]) for slot in fixed.tolist() if snapshot.state[slot] == RUNNING
-        }
+        # What stops is as good as free: else what comes of it first would go to the very jobs that were stopped.
+        gives = np.concatenate([moves, busy[snapshot.state[busy] == STOPPING]])
+        fixed = np.setdiff1d(busy, gives, assume_unique=True)
+        takes = _Takes(snapshot, fixed, gives, yields, now)
+        chosen = {slot: int(snapshot.kind[slot]) for slot in fixed.tolist()}
         types = list(self._types(snapshot))
         passes = [(kind, "all") for kind in types]
         if self.strict or self.own_first:
@@ -178,12 +178,12 @@ class Rounds:
 class _Takes:
     """What is left while a round is made, of all nodes together and of each queue's limits."""
 
-    def __init__(self, snapshot: Snapshot, fixed: Ints, moves: Ints, yields: Bools, now: float) -> None:
+    def __init__(self, snapshot: Snapshot, fixed: Ints, gives: Ints, yields: Bools, now: float) -> None:
         self._snapshot = snapshot
         self._yields = yields
         self._quota = Quota(snapshot, fixed, now)
         self._left: Ints = np.maximum(snapshot.free, 0).sum(axis=0)
-        self._left = self._left + snapshot.holds[moves, : len(self._left)].sum(axis=0)
+        self._left = self._left + snapshot.holds[gives, : len(self._left)].sum(axis=0)
 
     def turn_to(self, kind: int) -> None:
         """From now on that type is given."""
@@ -222,11 +222,13 @@ class _Takes:
         return bool(speeds.any()) and any(speeds[kind] > 0 for kind in self._snapshot.possible(shape))
 
 
-def _placed(snapshot: Snapshot, chosen: dict[int, int]) -> Plan:
+def _placed(snapshot: Snapshot, chosen: dict[int, int], now: float) -> Plan:
     """Whoever runs on its type stays; the others go where there is room once who is not chosen has stopped."""
     running: Bools = snapshot.state == RUNNING
     room = Room(snapshot)
-    stops: list[str] = []
+    for slot in np.flatnonzero(snapshot.state == STOPPING).tolist():
+        room.give(snapshot.holdings[slot])
+    stops: list[int] = []
     for slot in np.flatnonzero(running).tolist():
         if chosen.get(slot) == snapshot.kind[slot]:
             del chosen[slot]
@@ -234,7 +236,7 @@ def _placed(snapshot: Snapshot, chosen: dict[int, int]) -> Plan:
         held = snapshot.holdings[slot]
         room.give(held)
         if slot not in chosen:
-            stops.append(snapshot.names[slot])
+            stops.append(slot)
     starts: list[Start] = []
     # The largest first: smaller ones find room in what they leave.
     for slot, kind in sorted(chosen.items(), key=lambda each: -snapshot.devices[each[0]]):
@@ -244,5 +246,5 @@ def _placed(snapshot: Snapshot, chosen: dict[int, int]) -> Plan:
             room.take(spot)
             starts.append(Start(snapshot.names[slot], room.placement(spot)))
         elif running[slot]:
-            stops.append(snapshot.names[slot])
-    return Plan(tuple(starts), tuple(stops))
+            stops.append(slot)
+    return moving(snapshot, starts, stops, now)
