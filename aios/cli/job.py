@@ -2,7 +2,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +13,9 @@ from aios.cli.explain import explain_job
 from aios.cli.output import Columns, Noun, age, common, connected, leaf, short, size, span, state
 from aios.cli.progress import Bar
 from aios.scheduler.v1 import job_pb2
+
+if TYPE_CHECKING:
+    from aios.client import Client
 
 PLATFORM_FAILED = 125
 """Exit code of what was followed and ended without an exit code of its own."""
@@ -49,6 +54,89 @@ def job() -> None:
     """Jobs: what runs on the pool, training and serving alike."""
 
 
+@job.command("create")
+@click.option("-f", "--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="job.yaml")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value: resources.cpu=2"
+)
+@click.option("--name", help="The job's name; one is made up where none is given.")
+@click.option("--cpu", help="Cores: 2, or 0.5. Where no resources are said: 1.")
+@click.option("--memory", help="512MiB, 4Gi. Where no resources are said: 1Gi.")
+@click.option("--gpus", metavar="N", help="Devices of any type, or a share of one: 0.5.")
+@click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="For the process; repeat it.")
+@click.option("--priority", help="-100 to 100; higher goes first under the policies that look at it.")
+@click.option("--queue", help="Queue that it is counted in; the project's own otherwise.")
+@click.option(
+    "--service", is_flag=True, help="It runs until it is cancelled, and is started again when it ends."
+)
+@click.option("--dry-run", is_flag=True, help="Say whether it would be accepted, and make nothing.")
+@click.option("--wait", is_flag=True, help="Follow it to its end, and end with its exit code.")
+@click.option("--follow", is_flag=True, help="The same, with what it writes.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@common
+def create_job(
+    file: Path | None,
+    assignments: tuple[str, ...],
+    wait: bool,
+    follow: bool,
+    dry_run: bool,
+    environment: tuple[str, ...],
+    service: bool,
+    command: tuple[str, ...],
+    **said: str | None,
+) -> int | None:
+    """Put a COMMAND on the pool: `aios job create --cpu 2 -- python -c 'print(1)'`, or what job.yaml says.
+
+    It runs as it stands, with no code, data or record of its own: `aios run submit` is for training.
+    """
+    from aios.cli.run import assigned, load
+    from aios.client.runspec import override
+
+    if file is None and not command:
+        raise click.UsageError("Give -f job.yaml, or a command: `aios job create -- sleep 60`.")
+    spec = load(file, (), {"command": list(command)} if command else {})
+    if environment:
+        spec["environment"] = {**(spec.get("environment") or {}), **_variables(environment)}
+    if service:
+        spec["kind"] = "service"
+    spec = override(spec, {**_placed(said), **assigned(assignments)})
+    with connected() as client:
+        made = client.jobs.create(spec, dry_run=dry_run)
+        if dry_run:
+            output.notice("It would be accepted.")
+            return None
+        if not (wait or follow):
+            output.emit(made, JOB)
+            output.notice(f"Follow it with `aios job watch {leaf(made.name)}`.")
+            return None
+        output.notice(f"Submitted {leaf(made.name)}.")
+        if follow:
+            write(client.jobs.logs(made.name, follow=True))
+        return _watched(client, made.name)
+
+
+PLACES = {"cpu": "resources.cpu", "memory": "resources.memory", "gpus": "resources.accelerators.gpu"}
+"""Options to where a job.yaml says the same; the others have their own name there."""
+
+
+def _placed(said: Mapping[str, str | None]) -> dict[str, Any]:
+    import yaml
+
+    given = {PLACES.get(key, key): value for key, value in said.items() if value is not None}
+    return {
+        key: value if key in ("name", "queue", "resources.memory") else yaml.safe_load(value)
+        for key, value in given.items()
+    }
+
+
+def _variables(given: Iterable[str]) -> dict[str, str]:
+    pairs = [each.partition("=") for each in given]
+    for name, sign, value in pairs:
+        if not (name and sign):
+            raise click.UsageError(f"--env must look like NAME=VALUE, not {name + sign + value!r}.")
+    return {name: value for name, _, value in pairs}
+
+
 @job.command("list")
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option(
@@ -62,7 +150,7 @@ def list_jobs(limit: int, states: tuple[str, ...]) -> None:
     wanted = [job_pb2.Job.State.Value(f"STATE_{each.upper()}") for each in states]
     with connected() as client:
         found = client.jobs.list(limit, wanted)
-        output.emit_list(found, JOB, none="No jobs yet: `aios run submit` makes one.")
+        output.emit_list(found, JOB, none="No jobs yet: `aios job create -- COMMAND` makes one.")
 
 
 @job.command("get")
@@ -94,21 +182,25 @@ def job_logs(name: str, follow: bool, attempt: int, rank: int) -> None:
 @common
 def watch_job(name: str) -> int:
     """Follow a job to its end; ends with 0 where it succeeded, else with its exit code. Ctrl-C leaves it running."""
-    last = job_pb2.Job()
     with connected() as client:
-        try:
-            with Bar() as bar:
-                for last in client.jobs.follow(name):
-                    why = last.state_message or last.state_reason
-                    bar.update(
-                        f"{leaf(last.name)} {state(last)}",
-                        last.progress.step,
-                        last.progress.total_steps or None,
-                        done(last.progress) or why,
-                    )
-        except KeyboardInterrupt:
-            output.notice(f"\nIt goes on. Follow it again with `aios job watch {leaf(name)}`.")
-            return INTERRUPTED
+        return _watched(client, name)
+
+
+def _watched(client: "Client", name: str) -> int:
+    last = job_pb2.Job()
+    try:
+        with Bar() as bar:
+            for last in client.jobs.follow(name):
+                why = last.state_message or last.state_reason
+                bar.update(
+                    f"{leaf(last.name)} {state(last)}",
+                    last.progress.step,
+                    last.progress.total_steps or None,
+                    done(last.progress) or why,
+                )
+    except KeyboardInterrupt:
+        output.notice(f"\nIt goes on. Follow it again with `aios job watch {leaf(name)}`.")
+        return INTERRUPTED
     output.emit(last, JOB)
     return 0 if state(last) == "succeeded" else last.attempt.exit_code or PLATFORM_FAILED
 

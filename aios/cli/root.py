@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("run", "Training runs: submit, list, watch, logs, cancel."),
     "sweep": ("sweep", "Searches for good hyperparameters: create, watch, best, report."),
     "automl": ("automl", "The best model for a dataset within a time, beside a baseline."),
-    "job": ("job", "Jobs on the pool: list, watch, explain, logs, cancel."),
+    "job": ("job", "Jobs on the pool: create, list, watch, explain, logs, cancel."),
     "explain": ("explain", "Why a job waits, or why a model gave an answer."),
     "top": ("top", "The pool now: nodes, queues, jobs with progress and reasons."),
     "node": ("job", "The machines of the pool."),

@@ -1,12 +1,13 @@
 """Jobs and the machines that run them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from aios.client.connection import Connection, pages
+from aios.client.connection import Connection, pages, request_id
 from aios.errors import Unavailable
 from aios.names import JobName, NodeName
 from aios.scheduler.v1 import (
@@ -33,6 +34,25 @@ class Jobs:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stub = scheduler_service_pb2_grpc.SchedulerServiceStub(connection.channel)
+
+    async def create(self, spec: Mapping[str, Any], *, dry_run: bool = False) -> job_pb2.Job:
+        """Put a command on the pool: what a job.yaml says, as a mapping.
+
+        Args:
+            dry_run: Ask whether it would be accepted, with the same errors, and make nothing.
+        """
+        from aios.client import jobspec
+
+        read = jobspec.parse(spec)
+        return await self._stub.CreateJob(
+            pb.CreateJobRequest(
+                parent=self._connection.project,
+                job_id=read.job_id,
+                job=job_pb2.Job(spec=read.spec),
+                request_id=request_id(),
+                validate_only=dry_run,
+            )
+        )
 
     async def get(self, name: str) -> job_pb2.Job:
         """One job."""

@@ -128,6 +128,9 @@ def test_a_shell_is_told_how_to_complete(shell: str) -> None:
     [
         (("run", "--help"), 0),
         (("run", "submit"), 2),
+        (("job", "create"), 2),
+        (("job", "create", "--env", "X", "--", "true"), 2),
+        (("job", "create", "--cpu", "much", "--", "true"), 1),
         (("run", "list", "-n", "0"), 2),
         (("-p", "x", "run"), 2),
         (("run", "frob"), 2),
