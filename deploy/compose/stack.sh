@@ -8,7 +8,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 project=${COMPOSE_PROJECT_NAME:-aios}
 settings=${AIOS_ENV_FILE:-$here/.env}
-images="gateway scheduler data trainer inference worker"
+images="gateway scheduler data trainer inference worker serving-worker"
 # NO_BUILD: images come from elsewhere, under the names in $settings; `upgrade` then asks NEW_IMAGES to bring them.
 
 say() { echo "aios: $*" >&2; }
@@ -16,14 +16,18 @@ fail() { say "$*"; exit 1; }
 
 engine() { ${DOCKER:-docker} "$@"; }
 if [ -n "${DOCKER_COMPOSE:-}" ]; then
-    compose() { $DOCKER_COMPOSE --project-name "$project" $files --env-file "$settings" "$@"; }
+    compose() { $DOCKER_COMPOSE --project-name "$project" $files $known "$@"; }
 else
-    compose() { engine compose --project-name "$project" $files --env-file "$settings" "$@"; }
+    compose() { engine compose --project-name "$project" $files $known "$@"; }
 fi
+# What $settings does not say, since it is older than a setting, is as in the example.
+known="--env-file $here/.env.example --env-file $settings"
 files="--file $here/compose.yaml"
 for more in ${COMPOSE_OVERRIDES:-}; do files="$files --file $more"; done
 
-setting() { sed -n "s/^$1=//p" "$settings" | tail -1; }
+setting() { cat "$here/.env.example" "$settings" | sed -n "s/^$1=//p" | tail -1; }
+# The version before may have had fewer images.
+keep() { if engine image inspect "$1" >/dev/null 2>&1; then engine tag "$1" "$2"; fi; }
 image() { echo "$(setting AIOS_IMAGE_PREFIX)/$1:$(setting AIOS_VERSION)"; }
 tls() { case " ${COMPOSE_OVERRIDES:-} " in *compose.tls.yaml\ *) return 0 ;; *) return 1 ;; esac }
 address() { if tls; then echo "https://localhost:$(setting AIOS_PORT)"; else echo "http://$(setting AIOS_BIND):$(setting AIOS_PORT)"; fi; }
@@ -97,7 +101,7 @@ restore() {
 
 upgrade() {
     target=backups/before-upgrade-$(date -u +%Y%m%dT%H%M%SZ)
-    for one in $images; do engine tag "$(image "$one")" "$(image "$one")-before"; done
+    for one in $images; do keep "$(image "$one")" "$(image "$one")-before"; done
     backup "$target"
     if [ -z "${NO_BUILD:-}" ]; then compose build; else ${NEW_IMAGES:-true}; fi
     # Each service migrates its own records as it starts, and does not answer before.
@@ -107,7 +111,7 @@ upgrade() {
     fi
     say "the new version does not come up: going back to $target"
     compose logs --tail 20 >&2 || true
-    for one in $images; do engine tag "$(image "$one")-before" "$(image "$one")"; done
+    for one in $images; do keep "$(image "$one")-before" "$(image "$one")"; done
     NO_BUILD=1 restore "$target"
     exit 1
 }

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aios.common.v1 import resources_pb2, tensor_pb2
+from aios.common.v1 import resources_pb2, scheduling_pb2, tensor_pb2
 from aios.errors import InvalidArgument
 from aios.inference.v1 import deployment_pb2, inference_service_pb2
 from aios.names import DeploymentName
@@ -20,6 +20,10 @@ from services.inference.work import Work
 
 REPLICA_COMMAND = ("python", "-m", "services.inference.replica")
 REPLICA_PORTS = ("http", "grpc", "metrics")
+SERVING_NODES = {"role": "serving"}
+"""Labels of the nodes that replicas prefer, where there are any."""
+SERVING_TAINT = {"dedicated": "serving"}
+"""What keeps all else away from such nodes."""
 
 PORT_MAX = 65_535
 BLAMELESS_ENDS = frozenset(
@@ -216,6 +220,7 @@ def job_of(revision: Revision) -> job_pb2.Job:
             resources=_resources_to_proto(revision.spec.resources),
             ports=REPLICA_PORTS,
             owner=str(revision.name),
+            scheduling=scheduling_pb2.Scheduling(node_preference=SERVING_NODES, tolerations=SERVING_TAINT),
         )
     )
 

@@ -18,8 +18,10 @@ STANDINS = Path(__file__).parent / "standins"
 CACHE = REPOSITORY / "build" / "compose"
 """The base and the engine's images: kept, since they take minutes."""
 BASE = "aios-test/python:3.11"
+TRITON = "aios-test/triton"
 PACKAGES = "python3,python3-venv,ca-certificates,curl"
 SERVICES = ("gateway", "scheduler", "data", "trainer", "inference")
+WORKERS = ("worker", "serving-worker")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 WHEELS = Path(os.environ.get("PIP_FIND_LINKS") or os.devnull)
 """A folder of this machine that its pip takes wheels from: builds of images cannot see it, so it is served to them."""
@@ -94,10 +96,11 @@ def prepare(engine: Engine) -> None:
             engine.build("--target", target, "--tag", f"aios-test/{target}", context=STANDINS)
         build_services(engine, REPOSITORY, "aios-test", "test")
         ours = ("--file", str(REPOSITORY / "deploy/compose/Dockerfile"))
-        index = ("--build-arg", "TORCH_INDEX_URL=https://pypi.org/simple")
-        engine.build(
-            *ours, *index, "--target", "worker", "--tag", "aios-test/worker:test", context=REPOSITORY
-        )
+        worker = (*ours, "--target", "worker", "--build-arg", "TORCH_INDEX_URL=https://pypi.org/simple")
+        engine.build(*worker, "--tag", "aios-test/worker:test", context=REPOSITORY)
+        engine.build("--target", "triton", "--tag", TRITON, context=STANDINS)
+        on_triton = ("--build-arg", f"BASE={TRITON}", "--tag", "aios-test/serving-worker:test")
+        engine.build(*worker, *on_triton, context=REPOSITORY)
 
 
 def build_services(engine: Engine, source: Path, prefix: str, tag: str) -> None:

@@ -131,7 +131,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             made = Stack(engine, folder)
             images = {
                 name: f"aios-test/{name.lower().replace('_', '-')}"
-                for name in ("NATS", "POSTGRES", "ENVOY", "OBJECT_STORE", "PROMETHEUS")
+                for name in ("NATS", "POSTGRES", "ENVOY", "OBJECT_STORE", "PROMETHEUS", "TRITON")
             }
             settings = {
                 "AIOS_BIND": "127.0.0.1",
@@ -172,12 +172,31 @@ def test_the_demo_runs_against_it(stack: Stack) -> None:
     assert json.loads(said)
 
 
+SERVERS = """
+import pathlib
+for each in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    if each.read_bytes().startswith(b"/opt/tritonserver/bin/server"):
+        print("serves")
+"""
+
+
+def test_replicas_are_on_the_triton_image_and_training_is_beside_it(stack: Stack) -> None:
+    nodes = {node["name"]: node for node in json.loads(stack.aios("node", "-o", "json"))}
+    placed = {
+        (job["spec"].get("kind", ""), nodes[job["attempt"]["node"]]["labels"].get("role", ""))
+        for job in json.loads(stack.aios("job", "-o", "json"))
+    }
+    assert placed == {("KIND_BATCH", ""), ("KIND_SERVICE", "serving")}
+    assert stack.python("serving-worker", SERVERS) == "serves"
+    assert stack.python("worker", SERVERS) == ""
+
+
 def test_images_are_small(stack: Stack) -> None:
     base = int(stack.engine.run("inspect", "--format", "{{.Size}}", engines.BASE))
-    for service in (*engines.SERVICES, "worker"):
+    for service in (*engines.SERVICES, *engines.WORKERS):
         size = int(stack.engine.run("inspect", "--format", "{{.Size}}", f"aios-test/{service}:test")) - base
         print(f"\n{service}: {size / 1e6:.0f} MB above the base", end="")
-        assert size <= SIZE_BYTES_MAX or service in ("data", "worker")
+        assert size <= SIZE_BYTES_MAX or service in ("data", *engines.WORKERS)
 
 
 def test_each_container_sees_its_own_secrets_alone_and_is_nobody(stack: Stack) -> None:
@@ -209,6 +228,7 @@ def test_each_container_sees_its_own_secrets_alone_and_is_nobody(stack: Stack) -
         "postgres",
         "object-store",
         "worker",
+        "serving-worker",
     ],
 )
 def test_a_killed_container_comes_back_and_nothing_accepted_is_lost(stack: Stack, service: str) -> None:
@@ -256,7 +276,7 @@ def test_what_was_stopped_and_removed_starts_again_with_everything(stack: Stack)
 def test_three_workers_are_three_nodes(stack: Stack) -> None:
     stack.chore("compose", "up", "--detach", "--no-build", "--wait", "--scale", "worker=3")
     nodes = [node for node in json.loads(stack.aios("node", "-o", "json")) if node["state"] == "STATE_READY"]
-    assert len(nodes) == 3
+    assert sorted(node["labels"].get("role", "") for node in nodes) == ["", "", "", "serving"]
     spec = {"command": ["sleep", "2"], "resources": {"cpuMillis": 100}}
     headers = {"authorization": f"Bearer {stack.token}"}
     with httpx.Client(base_url=stack.address, headers=headers, timeout=10) as client:
@@ -364,9 +384,9 @@ def test_an_upgrade_from_the_previous_schema_keeps_what_was_there(stack: Stack) 
         pytest.skip("the history that git has here holds no former schema")
     stack.chore("compose", "down", "--volumes")
     engines.build_services(stack.engine, engines.checkout(former), "aios-test-now", "test")
-    for service in (*engines.SERVICES, "worker"):
+    for service in (*engines.SERVICES, *engines.WORKERS):
         stack.engine.run("tag", f"aios-test/{service}:test", f"aios-test-new/{service}:test")
-        if service != "worker":
+        if service in engines.SERVICES:
             stack.engine.run("tag", f"aios-test-now/{service}:test", f"aios-test/{service}:test")
     stack.up()
     stack.aios("demo", "-o", "json")
@@ -374,7 +394,7 @@ def test_an_upgrade_from_the_previous_schema_keeps_what_was_there(stack: Stack) 
     script = stack.folder / "new-images"
     tags = [
         f"{stack.engine.docker} tag aios-test-new/{service}:test aios-test/{service}:test"
-        for service in (*engines.SERVICES, "worker")
+        for service in (*engines.SERVICES, *engines.WORKERS)
     ]
     script.write_text("\n".join(["#!/bin/sh", *tags]))
     script.chmod(0o755)
