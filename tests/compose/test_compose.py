@@ -181,12 +181,22 @@ for each in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
 
 
 def test_replicas_are_on_the_triton_image_and_training_is_beside_it(stack: Stack) -> None:
-    nodes = {node["name"]: node for node in json.loads(stack.aios("node", "-o", "json"))}
-    placed = {
-        (job["spec"].get("kind", ""), nodes[job["attempt"]["node"]]["labels"].get("role", ""))
-        for job in json.loads(stack.aios("job", "-o", "json"))
-    }
-    assert placed == {("KIND_BATCH", ""), ("KIND_SERVICE", "serving")}
+    nodes = json.loads(stack.aios("node", "-o", "json"))
+    [serving] = [
+        node["name"]
+        for node in nodes
+        if node["labels"].get("role") == "serving" and node["state"] == "STATE_READY"
+    ]
+
+    def replicas() -> set[str]:
+        jobs = json.loads(stack.aios("job", "--state", "running", "-o", "json"))
+        return {job["attempt"]["node"] for job in jobs if job["spec"]["kind"] == "KIND_SERVICE"}
+
+    _wait(lambda: replicas() == {serving}, "replicas do not run on the serving worker alone")
+    jobs = json.loads(stack.aios("job", "-o", "json"))
+    others = [job for job in jobs if job["spec"]["kind"] == "KIND_BATCH"]
+    assert others
+    assert serving not in {job["attempt"]["node"] for job in others if "attempt" in job}
     assert stack.python("serving-worker", SERVERS) == "serves"
     assert stack.python("worker", SERVERS) == ""
 
