@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ TRUST = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "SSL_CERT_FILE"
 READY_SECONDS_MAX = 90.0
 SIZE_BYTES_MAX = 250e6
 RECOVERY_SECONDS_MAX = 60.0
+BROKEN = "aios-test/broken:test"
 
 
 @dataclass
@@ -388,28 +389,43 @@ def test_spans_and_figures_reach_the_collector_and_prometheus_reads_them(stack: 
 
 
 @pytest.mark.timeout(1800)
-def test_an_upgrade_from_the_previous_schema_keeps_what_was_there(stack: Stack) -> None:
+def test_an_upgrade_from_the_previous_schema_keeps_what_was_there_and_a_failed_one_goes_back(
+    stack: Stack,
+) -> None:
     former = engines.previous_schema()
     if former is None:
         pytest.skip("the history that git has here holds no former schema")
     stack.chore("compose", "down", "--volumes")
     engines.build_services(stack.engine, engines.checkout(former), "aios-test-now", "test")
-    for service in (*engines.SERVICES, *engines.WORKERS):
+    ours = (*engines.SERVICES, *engines.WORKERS)
+    for service in ours:
         stack.engine.run("tag", f"aios-test/{service}:test", f"aios-test-new/{service}:test")
         if service in engines.SERVICES:
             stack.engine.run("tag", f"aios-test-now/{service}:test", f"aios-test/{service}:test")
     stack.up()
     stack.aios("demo", "-o", "json")
     before = stack.listing()
-    script = stack.folder / "new-images"
-    tags = [
-        f"{stack.engine.docker} tag aios-test-new/{service}:test aios-test/{service}:test"
-        for service in (*engines.SERVICES, *engines.WORKERS)
-    ]
-    script.write_text("\n".join(["#!/bin/sh", *tags]))
-    script.chmod(0o755)
-    stack.chore("upgrade", NEW_IMAGES=str(script))
+    new = _bringing(stack, {service: f"aios-test-new/{service}:test" for service in ours})
+    stack.engine.run(
+        "build", "--tag", BROKEN, "-", stdin=b'FROM aios-test-new/data:test\nENTRYPOINT ["false"]\n'
+    )
+    broken = _bringing(stack, {"trainer": "aios-test-new/trainer:test", "data": BROKEN})
+    with pytest.raises(AssertionError, match="restored from"):
+        stack.chore("upgrade", NEW_IMAGES=str(broken))
+    assert stack.listing() == before, "what failed left its traces"
+    stack.chore("upgrade", NEW_IMAGES=str(new))
     assert stack.listing() == before
+
+
+def _bringing(stack: Stack, images: Mapping[str, str]) -> Path:
+    """A script that brings these images under the names that the stack uses."""
+    script = stack.folder / f"bring-{len(images)}"
+    tags = [
+        f"{stack.engine.docker} tag {image} aios-test/{service}:test" for service, image in images.items()
+    ]
+    script.write_text("\n".join(["#!/bin/sh -e", *tags]))
+    script.chmod(0o755)
+    return script
 
 
 def _wait(met: Callable[[], bool], otherwise: str) -> None:
