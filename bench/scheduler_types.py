@@ -1,8 +1,8 @@
 """Types of device: shares of time over V100, P100 and K80 on Gavel's traces, and what it costs to compute them.
 
 The rules are Gavel's (rounds of 360 s, no charge for a restart), but what ends within a round is seen at once, as in
-production. The bars are the best of Gavel's own policies on each trace. No schedule ends before the linear program's
-bound, which is printed. Shares are checked against a bound that holds
+production. The bars are the best of Gavel's own policies on each trace. `balanced` is composed as the pool has it. No
+schedule ends before the linear program's bound, which is printed. Shares are checked against a bound that holds
 whatever the solver did (weak duality).
 """
 
@@ -15,7 +15,9 @@ from bench.report import Report
 from services.scheduler.engine import allocate, linear, shares
 from services.scheduler.engine.allocate import Demand
 from services.scheduler.engine.linear import Groups
+from services.scheduler.engine.plan import Decide
 from services.scheduler.simulate import anchors, cluster, metrics, traces
+from services.scheduler.simulate.policies import POLICIES
 from services.scheduler.simulate.world import Rules, World
 
 TRACES = Path(__file__).parent / "traces" / "gavel"
@@ -31,7 +33,8 @@ SIZES = ((2_048, 3, 0.3), (10_000, 8, 3.0))
 def main() -> None:
     report = Report("scheduler_types")
     for trace in ("continuous", "static"):
-        found = {name: _run(trace, name) for name in shares.ALLOCATIONS}
+        found = {name: _run(trace, _alone(name)) for name in shares.ALLOCATIONS}
+        found["balanced"] = _run(trace, POLICIES["balanced"].make(ROUND_SECONDS))
         for name, figures in found.items():
             report.figure(f"{trace}.{name}.jct_mean_seconds", figures.jct_mean)
             report.figure(f"{trace}.{name}.makespan_seconds", figures.makespan)
@@ -39,6 +42,7 @@ def main() -> None:
             report.figure(f"{trace}.{name}.restarts", figures.restarts)
         if trace == "continuous":
             report.bar("continuous_jct_mean_seconds", found["soonest"].jct_mean, CONTINUOUS_JCT_MAX)
+            report.bar("continuous_jct_mean_seconds.balanced", found["balanced"].jct_mean, CONTINUOUS_JCT_MAX)
         else:
             report.bar("static_makespan_seconds", found["makespan"].makespan, STATIC_MAKESPAN_MAX)
     report.figure("static_makespan_bound_seconds", _bound())
@@ -47,8 +51,11 @@ def main() -> None:
     report.finish()
 
 
-def _run(trace: str, name: str) -> metrics.Figures:
-    decide = anchors.rounds(shares.ALLOCATIONS[name], interval=0.0, seconds=ROUND_SECONDS, aware=True)
+def _alone(name: str) -> Decide:
+    return anchors.rounds(shares.ALLOCATIONS[name], interval=0.0, seconds=ROUND_SECONDS, aware=True)
+
+
+def _run(trace: str, decide: Decide) -> metrics.Figures:
     jobs = traces.read(TRACES / f"{trace}.trace")
     return metrics.figures(World(jobs, cluster.parse(SPEC), decide, Rules(ROUND_SECONDS)).run())
 
