@@ -14,7 +14,7 @@ from services.scheduler.engine.forecast import RESERVATIONS, Basis, Forecast, Kn
 from services.scheduler.engine.order import known, remaining
 from services.scheduler.engine.plan import Decide
 from services.scheduler.engine.snapshot import Snapshot as EngineSnapshot
-from services.scheduler.jobs import PREEMPTED, Job, State
+from services.scheduler.jobs import GIVES_WAY, PREEMPTED, Job, State
 from services.scheduler.plan import Reason, Reasons, Snapshot, plan
 from services.scheduler.policies import ALGORITHMS, compose
 from services.scheduler.pool import Pool, asked
@@ -173,7 +173,9 @@ class _Waiting:
         return [*found[:HOLDERS_MAX], *others]
 
     def _end(self, job: Job) -> datetime | None:
-        """When a job is expected to end, where something is known of that."""
+        """When a job is expected to end, where something is known of that; what is told to stop does so now."""
+        if job.state is State.STOPPING:
+            return self._now
         slot = np.array([self._engine.slots[str(job.name)]])
         if str(job.name) in self._known.endless or not known(self._engine, slot)[0]:
             return None
@@ -186,7 +188,7 @@ class _Waiting:
         policy = self._snapshot.policy
         preempts = ALGORITHMS[policy.algorithm].preempts
         return forecast(
-            engine,
+            self._without_what_stops(engine),
             lambda: compose(replace(policy, reservations=RESERVATIONS)),
             self._name,
             self._now.timestamp(),
@@ -194,6 +196,20 @@ class _Waiting:
             quantum=policy.preempt_interval.total_seconds() if preempts else 0.0,
             enough=enough,
         )
+
+    def _without_what_stops(self, engine: EngineSnapshot) -> EngineSnapshot:
+        """As it will be in a moment: what gives way waits again, what was cancelled is gone."""
+        stops = [each for each in self._snapshot.holding if each.state is State.STOPPING]
+        if stops:
+            engine = engine.copy()
+        for each in stops:
+            if str(each.name) not in engine.slots:
+                continue
+            if each.reason in GIVES_WAY:
+                engine.wait(str(each.name), self._now.timestamp())
+            else:
+                engine.remove(str(each.name), self._now.timestamp())
+        return engine
 
     def _prediction(self, found: Forecast) -> Prediction:
         assert found.start is not None

@@ -71,6 +71,14 @@ def test_it_starts_when_the_job_that_holds_its_devices_is_expected_to_end() -> N
     assert holder.end == NOW + timedelta(minutes=20)
 
 
+def test_what_was_told_to_stop_holds_nobody_up() -> None:
+    ahead = running(job(1, gpus(3), minutes=300))
+    for stops in (jobs.preempt(ahead, NOW), jobs.cancel(ahead, NOW)):
+        found = told(job(2, gpus(2), minutes=1), [stops], policy=Policy("srtf"))
+        [holder] = found.holders
+        assert (holder.end, found.prediction and found.prediction.start) == (NOW, NOW)
+
+
 def test_where_nothing_is_known_no_time_is_made_up() -> None:
     found = told(job(2, gpus(2)), [running(job(1, gpus(3)))])
     assert found.prediction is None
