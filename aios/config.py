@@ -46,6 +46,8 @@ class Settings:
     mqtt_address: str = ""
     """Where Envoy listens for devices that speak MQTT: `0.0.0.0:8883`. Nowhere when empty. With the certificate above
     it is TLS; without one it must be loopback."""
+    edge_address: str = ""
+    """Where Envoy listens for leaf nodes of edge devices: `0.0.0.0:7422`. As `mqtt_address` otherwise."""
     scheduler_address: str = "127.0.0.1:7001"
     """gRPC of the scheduler."""
     data_address: str = "127.0.0.1:7002"
@@ -72,6 +74,8 @@ class Settings:
     """JSON with `user` and `password`. `secrets/nats.json` under home where unset."""
     nats_mqtt_address: str = "127.0.0.1:1883"
     """NATS's own MQTT listener, behind Envoy's."""
+    nats_edge_address: str = "127.0.0.1:7422"
+    """NATS's own listener for leaf nodes, behind Envoy's."""
     s3_endpoint: str = "http://127.0.0.1:8333"
     """Object store. When set, `aios up` starts none of its own."""
     s3_public_endpoint: str = ""

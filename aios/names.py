@@ -173,6 +173,13 @@ class DeviceName(Name):
 
 
 @dataclass(frozen=True, order=True)
+class EdgeDeviceName(Name):
+    PATTERN = "projects/{project}/edgeDevices/{edge_device}"
+    project: str
+    edge_device: str
+
+
+@dataclass(frozen=True, order=True)
 class LabelProjectName(Name):
     PATTERN = "projects/{project}/labelProjects/{label_project}"
     project: str

@@ -27,7 +27,7 @@ from gateway.envoy.model import (
     DeploymentRoute,
     Inside,
     Mirror,
-    Mqtt,
+    Passage,
     Pem,
     Replica,
     Services,
@@ -75,7 +75,7 @@ class Edge:
             calls_per_second=settings.calls_per_second,
             tls=_tls(settings),
             peer=_inside(settings),
-            mqtt=_mqtt(settings),
+            passages=_passages(settings),
         )
         self._services = _services(settings)
         self._revoked: frozenset[str] = frozenset()
@@ -252,12 +252,14 @@ def _tls(settings: Settings) -> Tls | None:
     return Tls(_address(settings.tls_address), Pem(*map(str, files)))
 
 
-def _mqtt(settings: Settings) -> Mqtt | None:
-    if not settings.mqtt_address:
-        return None
+def _passages(settings: Settings) -> list[Passage]:
     files = settings.tls_certificate_file, settings.tls_key_file
     pem = None if None in files else Pem(*map(str, files))
-    return Mqtt(_address(settings.mqtt_address), _address(settings.nats_mqtt_address), pem)
+    doors = (
+        ("mqtt", settings.mqtt_address, settings.nats_mqtt_address),
+        ("edge", settings.edge_address, settings.nats_edge_address),
+    )
+    return [Passage(name, _address(at), _address(nats), pem) for name, at, nats in doors if at]
 
 
 def _inside(settings: Settings) -> Inside | None:

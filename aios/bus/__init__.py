@@ -5,13 +5,14 @@ publishes it, and a `Consumer` applies it in the transaction that also remembers
 needed to answer a call: while NATS is away, events wait in the outbox.
 """
 
-from aios.bus.bus import Bus, BusUnavailable
+from aios.bus.bus import Asked, Bus, BusUnavailable
 from aios.bus.consumer import Consumer, Handler
 from aios.bus.dead import DeadEvent, DeadEvents
 from aios.bus.devices import Connections, Devices, Gap, Published
 from aios.bus.relay import Relay
 
 __all__ = [
+    "Asked",
     "Bus",
     "BusUnavailable",
     "Connections",

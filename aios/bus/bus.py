@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
@@ -20,7 +21,7 @@ from aios.bus import cloudevents
 from aios.bus.cloudevents import Message
 from aios.bus.streams import ADVISORIES, DEAD, EVENTS, EVENTS_NAME
 from aios.config import Settings
-from aios.errors import FailedPrecondition, Unavailable
+from aios.errors import AiosError, FailedPrecondition, Unavailable
 from aios.records.events import Event
 from aios.runtime import meters
 from aios.runtime.peers import Peer
@@ -31,8 +32,17 @@ CONNECT_SECONDS = 2.0  # how long start-up waits: the bus may come later than th
 RECONNECT_SECONDS = 0.5
 REQUEST_SECONDS = 5.0
 BATCH_MESSAGES = 64
+ANSWERS_AT_ONCE = 16
 FETCH_SECONDS = 5.0
 PING_SECONDS = 10  # a server that stopped without closing is noticed after two of these
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that came over the bus."""
+
+    subject: str
+    data: bytes
 
 
 class BusUnavailable(Unavailable):
@@ -120,6 +130,47 @@ class Bus:
         finally:
             with suppress(nats.errors.Error):  # the connection may be gone, and the subscription with it
                 await heard.unsubscribe()
+
+    @asynccontextmanager
+    async def answering(
+        self, subject: str, answer: Callable[[Asked], Awaitable[bytes]]
+    ) -> AsyncIterator[None]:
+        """Answer a subject while a block runs, as `listening`, several at a time. What fails gets no answer: whoever
+        asks asks again."""
+        running: set[asyncio.Task[None]] = set()
+        room = asyncio.Semaphore(ANSWERS_AT_ONCE)
+
+        async def reply(message: Msg) -> None:
+            try:
+                said = await answer(Asked(message.subject, message.data))
+                if message.reply:
+                    await message.respond(said)
+            except (AiosError, nats.errors.Error, ValueError) as error:
+                log.warning("%s got no answer: %s", message.subject, error)
+            finally:
+                room.release()
+
+        async def hear(message: Msg) -> None:
+            await room.acquire()
+            task = asyncio.create_task(reply(message))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+        try:
+            async with self.listening(subject, hear):
+                yield
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def say(self, subject: str, data: bytes) -> None:
+        """Publish what nobody keeps, to whoever listens now.
+
+        Raises:
+            BusUnavailable
+        """
+        async with self.asking():
+            await self._client.publish(subject, data)
 
     async def publish(self, event: Event) -> None:
         """Return once the event is on the server's disk. Publishing the same event again changes nothing.

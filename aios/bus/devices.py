@@ -154,7 +154,7 @@ class Connected:
 
 
 class Connections:
-    """Who speaks MQTT to the server now, asked with the account that may close connections."""
+    """Which devices are connected to the server now, asked with the account that may close connections."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -206,7 +206,7 @@ class Connections:
                     datetime.fromisoformat(str(each["start"])),
                 )
                 for each in page
-                if each.get("mqtt_client")
+                if each.get("mqtt_client") or each.get("kind") == "Leafnode"
             ]
             offset += len(page)
             if not page or offset >= int(told["data"].get("total", 0)):

@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "optimize": ("optimize", "Make a model version smaller or faster, with a measured verdict."),
     "deploy": ("serve", "Serve a model version under a name."),
     "deployment": ("serve", "Deployments: list, status, watch, logs, history, scale, promote, rollback."),
+    "edge": ("edge", "Models on devices without a platform: sign, device, agent."),
     "drift": ("drift", "What a deployment is asked, beside what its model was trained on."),
     "alert": ("alert", "Rules on deployments that tell when they are broken: create, list, delete."),
     "predict": ("predict", "Ask a deployment."),
@@ -58,7 +59,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 """Command to its module in this package and its line in the help."""
 LISTS: Mapping[str, str] = {
     "runs": "run", "sweeps": "sweep", "transforms": "transform", "jobs": "job", "datasets": "dataset", "models": "model",
-    "ingestSources": "ingest mqtt",
+    "ingestSources": "ingest mqtt", "edgeDevices": "edge device",
     "deployments": "deployment", "alerts": "alert", "labelProjects": "label", "tokens": "token", "traces": "trace",
 }  # fmt: skip
 """Collection of resources to the command that lists it."""

@@ -11,6 +11,7 @@ from aios.client.connection import Connection
 from aios.client.credentials import Credentials, resolve
 from aios.client.datasets import Datasets
 from aios.client.deployments import Deployments
+from aios.client.edge import Edge
 from aios.client.events import Events
 from aios.client.identity import Projects, Tokens
 from aios.client.ingest import Ingest
@@ -75,6 +76,11 @@ class AsyncClient:
     def ingest(self) -> Ingest:
         """What devices publish, as datasets."""
         return Ingest(self._connection)
+
+    @cached_property
+    def edge(self) -> Edge:
+        """Devices that run models where no platform is."""
+        return Edge(self._connection)
 
     @cached_property
     def labels(self) -> Labels:

@@ -7,11 +7,13 @@ manifest. The private key is its owner's and stays with them; devices hold the p
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from aios.data.v1.edge_pb2 import EdgeBundle
 from aios.data.v1.model_pb2 import ModelVersion
 from aios.edge import run
 from aios.errors import FailedPrecondition, InvalidArgument
@@ -55,15 +57,37 @@ def make(version: ModelVersion, files: Path, key: Ed25519PrivateKey, target: Pat
     """
     if target.exists():
         raise InvalidArgument.of("to", f"{target} is there: name another folder, or delete it")
+    model = _model_of(version, files)
+    target.mkdir(parents=True)
+    shutil.copyfile(model, target / MODEL)
+    shutil.copyfile(run.__file__, target / "run.py")
+    stated = _manifest(version, files, {MODEL: target / MODEL, "run.py": target / "run.py"})
+    (target / run.MANIFEST).write_bytes(stated)
+    (target / run.SIGNATURE).write_text(key.sign(stated).hex() + "\n")
+
+
+def signed(version: ModelVersion, files: Path, key: Ed25519PrivateKey) -> EdgeBundle:
+    """A model version, whose files are at hand, for devices that have a runner of their own.
+
+    Raises:
+        FailedPrecondition: it is no single ONNX file.
+    """
+    stated = _manifest(version, files, {MODEL: _model_of(version, files)})
+    return EdgeBundle(
+        manifest=stated, signature=key.sign(stated), public_key=key.public_key().public_bytes_raw()
+    )
+
+
+def _model_of(version: ModelVersion, files: Path) -> Path:
     found = sorted(files.rglob("*.onnx"), key=lambda each: (each.name != MODEL, each))
     if not found or list(files.rglob("*.data")):
         raise FailedPrecondition(
             f"{version.name} is not one ONNX file, which is what a device runs.", reason="NOT_EXPORTABLE"
         )
-    features = json.loads((files / FEATURES).read_text()) if (files / FEATURES).is_file() else []
-    target.mkdir(parents=True)
-    shutil.copyfile(found[0], target / MODEL)
-    shutil.copyfile(run.__file__, target / "run.py")
+    return found[0]
+
+
+def _manifest(version: ModelVersion, files: Path, content: Mapping[str, Path]) -> bytes:
     tensors = {
         kind: [{"name": each.name, "datatype": each.datatype, "shape": list(each.shape)} for each in some]
         for kind, some in (("inputs", version.signature.inputs), ("outputs", version.signature.outputs))
@@ -76,11 +100,7 @@ def make(version: ModelVersion, files: Path, key: Ed25519PrivateKey, target: Pat
         **tensors,
         "max_batch_size": version.signature.max_batch_size,
         "labels": list(version.signature.labels),
-        "features": features,
-        "files": {
-            name: hashlib.sha256((target / name).read_bytes()).hexdigest() for name in (MODEL, "run.py")
-        },
+        "features": json.loads((files / FEATURES).read_text()) if (files / FEATURES).is_file() else [],
+        "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in content.items()},
     }
-    stated = json.dumps(manifest, indent=1, sort_keys=True).encode()
-    (target / run.MANIFEST).write_bytes(stated)
-    (target / run.SIGNATURE).write_text(key.sign(stated).hex() + "\n")
+    return json.dumps(manifest, indent=1, sort_keys=True).encode()

@@ -95,11 +95,20 @@ def opened(folder: Path, key: bytes) -> tuple[dict[str, Any], bytes]:
 
 def answers(manifest: dict[str, Any], content: bytes, source: Path) -> dict[str, Any]:
     """What the model makes of a file of inputs: for each instance its outputs, and of classes the likeliest."""
-    import numpy as np
+    return answered(manifest, session_of(content), read(manifest, source))
+
+
+def session_of(content: bytes) -> Any:
+    """The model, loaded."""
     import onnxruntime
 
-    feed = read(manifest, source)
-    session = onnxruntime.InferenceSession(content, providers=onnxruntime.get_available_providers())
+    return onnxruntime.InferenceSession(content, providers=onnxruntime.get_available_providers())
+
+
+def answered(manifest: dict[str, Any], session: Any, feed: dict[str, Any]) -> dict[str, Any]:
+    """What a loaded model makes of arrays by input, rows first."""
+    import numpy as np
+
     batches = bool(manifest["max_batch_size"])
     names = [each["name"] for each in manifest["outputs"]]
     rows = len(next(iter(feed.values())))
@@ -127,7 +136,14 @@ def read(manifest: dict[str, Any], source: Path) -> dict[str, Any]:
         if len(inputs) != 1:
             raise WrongInput(f"the model has {len(inputs)} inputs: give JSON")
         return {inputs[0]["name"]: shaped(inputs[0], np.load(source, allow_pickle=False))}
-    said = json.loads(source.read_text())
+    return arrays(manifest, json.loads(source.read_text()))
+
+
+def arrays(manifest: dict[str, Any], said: Any) -> dict[str, Any]:
+    """Arrays by input of instances as JSON has them."""
+    import numpy as np
+
+    inputs = manifest["inputs"]
     instances = said.get("instances") if isinstance(said, dict) else said
     if not isinstance(instances, list) or not instances:
         raise WrongInput('must be a list of instances, or {"instances": [...]}')

@@ -70,7 +70,7 @@ NEEDS: Mapping[str, Sequence[str]] = MappingProxyType(
 """What each container reads; the names that official images take from files are theirs."""
 
 NATS_HEALTH_PORT = 8222
-NATS_MQTT_PORT = 1883
+NATS_MQTT_PORT, NATS_EDGE_PORT = 1883, 7422
 NATS_PEER = Peer(*(Path("/secrets") / file for file in PEER))
 DATABASE_CALLERS = """\
 local all all trust
@@ -121,11 +121,7 @@ def _content(settings: Settings, layout: Layout, service: str, file: str) -> str
                 credentials_file=layout.secrets / "nats.json",
                 health_port=NATS_HEALTH_PORT,
                 peer=NATS_PEER if settings.mutual_tls else None,
-                devices=nats.Devices(
-                    NATS_MQTT_PORT, layout.secrets / "devices.pem", layout.secrets / "nats-system.json"
-                )
-                if settings.mqtt_address
-                else None,
+                devices=nats.devices(settings, layout.secrets, NATS_MQTT_PORT, NATS_EDGE_PORT),
             )
         case "postgres", "pg_hba.conf":
             return DATABASE_CALLERS

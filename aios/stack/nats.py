@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from aios.config import Settings
 from aios.runtime import nkeys
 from aios.runtime.peers import Peer
 from aios.runtime.tokens import read_key
@@ -24,13 +25,28 @@ MEMORY_STORE_BYTES = 64 * 1024 * 1024  # our streams are files; this bounds what
 
 @dataclass(frozen=True)
 class Devices:
-    """The listener for devices, and what it takes to know them."""
+    """The listeners for devices, and what it takes to know them."""
 
-    port: int
+    mqtt_port: int
+    """0: none."""
+    edge_port: int
+    """Of leaf nodes. 0: none."""
     key_file: Path
     """Private key of whoever answers for devices: the data service. The server gets the public half."""
     system_credentials_file: Path
     """JSON with `user` and `password` of the account that may close connections."""
+
+
+def devices(settings: Settings, secrets: Path, mqtt_port: int, edge_port: int) -> Devices | None:
+    """What the settings let in; None where that is nobody."""
+    if not (settings.mqtt_address or settings.edge_address):
+        return None
+    return Devices(
+        mqtt_port if settings.mqtt_address else 0,
+        edge_port if settings.edge_address else 0,
+        secrets / "devices.pem",
+        secrets / "nats-system.json",
+    )
 
 
 def server_config(
@@ -51,7 +67,7 @@ def server_config(
         credentials_file: JSON with `user` and `password`. The server reads it, so that the secret is in one file only.
         health_port: Where it answers `GET {health_path(credentials_file)}`; nowhere when 0.
         peer: Who the server is, where only peers may connect, over TLS.
-        devices: Where devices speak MQTT to it. None closes that.
+        devices: Where devices speak to it. None closes that.
     """
     credentials = os.path.relpath(credentials_file, config_file.parent)
     known = (
@@ -79,7 +95,7 @@ jetstream {{
 authorization {{
   {known}
 }}
-{_mqtt(devices, config_file, host, peer) if devices else ""}{_tls(peer) if peer else ""}{monitor if health_port else ""}"""
+{_devices(devices, config_file, host, peer) if devices else ""}{_tls(peer) if peer else ""}{monitor if health_port else ""}"""
 
 
 def _known(devices: Devices, config_file: Path, credentials_file: Path) -> str:
@@ -93,25 +109,34 @@ def _known(devices: Devices, config_file: Path, credentials_file: Path) -> str:
   auth_callout {{ issuer: {json.dumps(issuer)}, auth_users: {json.dumps(named)}, account: "$G" }}"""
 
 
-def _mqtt(devices: Devices, config_file: Path, host: str, peer: Peer | None) -> str:
+def _devices(devices: Devices, config_file: Path, host: str, peer: Peer | None) -> str:
     system = os.path.relpath(devices.system_credentials_file, config_file.parent)
+    mqtt = f"""
+mqtt {{
+  host: {json.dumps(host)}
+  port: {devices.mqtt_port}{_tls(peer) if peer else ""}
+}}"""
+    # Envoy begins with TLS: it waits for no greeting.
+    edge = f"""
+leafnodes {{
+  host: {json.dumps(host)}
+  port: {devices.edge_port}{_tls(peer, "handshake_first: true") if peer else ""}
+}}"""
     return f"""
 accounts {{ SYS {{ users: [ {{ include {json.dumps(system)} }} ] }} }}
 system_account: SYS
-mqtt {{
-  host: {json.dumps(host)}
-  port: {devices.port}{_tls(peer) if peer else ""}
-}}
+{mqtt if devices.mqtt_port else ""}{edge if devices.edge_port else ""}
 """
 
 
-def _tls(peer: Peer) -> str:
+def _tls(peer: Peer, more: str = "") -> str:
     return f"""
 tls {{
   cert_file: {json.dumps(str(peer.certificate))}
   key_file: {json.dumps(str(peer.key))}
   ca_file: {json.dumps(str(peer.authority))}
   verify: true
+  {more}
 }}
 """
 

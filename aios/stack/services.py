@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ PORTS: Mapping[str, int] = {
     **USUAL_PORTS,
     "nats_health": 0,
     "nats_mqtt": 0,
+    "nats_edge": 0,
     **{f"seaweed_{part}": 0 for part in seaweed.PORTS if part != "s3"},
 }
 """Every listener: nobody but SeaweedFS itself dials its inner parts, nobody but the supervisor asks for health."""
@@ -49,6 +50,13 @@ RESTART_ORDER: Sequence[str] = ("scheduler", "data", "trainer", "inference", "ga
 """An upgrade of everything that is ours: what others ask first, so that a new caller finds a new service."""
 
 
+DOORS: Sequence[tuple[str, Callable[[Settings], str]]] = (
+    ("AIOS_MQTT_ADDRESS", lambda settings: settings.mqtt_address),
+    ("AIOS_EDGE_ADDRESS", lambda settings: settings.edge_address),
+)
+"""Of devices."""
+
+
 def table(
     settings: Settings, layout: Layout, ports: Mapping[str, int], given: Mapping[str, str]
 ) -> list[Service]:
@@ -57,8 +65,9 @@ def table(
     Raises:
         InvalidArgument: devices are to be let in from elsewhere without TLS.
     """
-    if settings.mqtt_address:
-        _require_private(settings)
+    for setting, address in DOORS:
+        if found := address(settings):
+            _require_private(settings, setting, found)
     own = [
         *([] if given.get("AIOS_NATS_URL") else [_nats(settings, layout, ports)]),
         *([] if given.get("AIOS_S3_ENDPOINT") else [_s3(settings, layout, ports)]),
@@ -113,6 +122,7 @@ def settings_of(ports: Mapping[str, int], home: Path, given: Mapping[str, str]) 
     if not env.get("AIOS_NATS_URL"):
         env["AIOS_NATS_URL"] = f"nats://{HOST}:{ports['nats']}"
         env["AIOS_NATS_MQTT_ADDRESS"] = f"{HOST}:{ports['nats_mqtt']}"
+        env["AIOS_NATS_EDGE_ADDRESS"] = f"{HOST}:{ports['nats_edge']}"
     if not env.get("AIOS_S3_ENDPOINT"):
         env["AIOS_S3_ENDPOINT"] = f"http://{HOST}:{ports['s3']}"
         env["AIOS_S3_DIRECTORY"] = str(seaweed.data_directory(Layout(home).data("s3")))
@@ -135,14 +145,14 @@ def environment(settings: Mapping[str, str], given: Mapping[str, str]) -> dict[s
     }
 
 
-def _require_private(settings: Settings) -> None:
+def _require_private(settings: Settings, setting: str, address: str) -> None:
     """Refuse a door for devices that would take their passwords in plain text from elsewhere."""
-    host, _, port = settings.mqtt_address.rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdigit():
-        raise InvalidArgument.of("AIOS_MQTT_ADDRESS", f"must be HOST:PORT, not {settings.mqtt_address!r}")
+        raise InvalidArgument.of(setting, f"must be HOST:PORT, not {address!r}")
     if host != HOST and None in (settings.tls_certificate_file, settings.tls_key_file):
         needs = f"needs AIOS_TLS_CERTIFICATE_FILE and AIOS_TLS_KEY_FILE, or must be {HOST}:PORT"
-        raise InvalidArgument.of("AIOS_MQTT_ADDRESS", needs)
+        raise InvalidArgument.of(setting, needs)
 
 
 def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Service:
@@ -154,11 +164,7 @@ def _nats(settings: Settings, layout: Layout, ports: Mapping[str, int]) -> Servi
         store_dir=layout.data("nats") / "store",
         credentials_file=settings.nats_credentials_file,
         health_port=ports["nats_health"],
-        devices=nats.Devices(
-            ports["nats_mqtt"], layout.secrets / "devices.pem", layout.secrets / "nats-system.json"
-        )
-        if settings.mqtt_address
-        else None,
+        devices=nats.devices(settings, layout.secrets, ports["nats_mqtt"], ports["nats_edge"]),
     )
     write_secret(config, text)
     return Service(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gateway.envoy import limits
-from gateway.envoy.model import Address, Backend, Inside, Mqtt, Services
+from gateway.envoy.model import Address, Backend, Inside, Passage, Services
 
 Json = dict[str, Any]
 
@@ -16,7 +16,6 @@ GATEWAY_HTTP = "gateway-http"
 TELEMETRY = "telemetry"
 ACTIVATOR = "activator"
 """The gateway, asked by Envoy itself."""
-MQTT = "mqtt"
 """NATS's listener for devices."""
 NOBODY = Address("127.0.0.1", 1)
 """Where nobody listens, and a connection is refused at once."""
@@ -33,7 +32,7 @@ def clusters(
     endpoints_dir: str,
     token_path: str,
     peer: Inside | None = None,
-    mqtt: Mqtt | None = None,
+    passages: Sequence[Passage] = (),
 ) -> list[Json]:
     """All clusters, services first.
 
@@ -56,7 +55,7 @@ def clusters(
         # A collector that an operator names is none of ours.
         _service(TELEMETRY, telemetry, as_envoy, None if services.collector else peer),
         _service(ACTIVATOR, services.gateway_grpc, as_envoy, peer),
-        *([_devices(mqtt.upstream, peer)] if mqtt else []),
+        *(_devices(each, peer) for each in passages),
         *(
             _asleep(name, replicas[name])
             if name in asleep
@@ -104,17 +103,18 @@ def _service(name: str, address: Address, http_options: Json, peer: Inside | Non
     }
 
 
-def _devices(address: Address, peer: Inside | None) -> Json:
+def _devices(passage: Passage, peer: Inside | None) -> Json:
+    address = passage.upstream
     thresholds = [{"max_connections": limits.DEVICES_MAX}]
     return {
         **({"transport_socket": _as_peer(peer, address.host)} if peer else {}),
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-        "name": MQTT,
+        "name": passage.name,
         "dns_lookup_family": "V4_PREFERRED",
         "type": "STATIC" if is_ip(address.host) else "STRICT_DNS",
         "connect_timeout": f"{limits.CONNECT_SECONDS}s",
         "load_assignment": {
-            "cluster_name": MQTT,
+            "cluster_name": passage.name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(address)}}]}],
         },
         "circuit_breakers": {"thresholds": thresholds},

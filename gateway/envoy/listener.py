@@ -10,8 +10,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from gateway.envoy import limits, replies, routes, scripts
-from gateway.envoy.clusters import ACTIVATOR, MQTT, TELEMETRY, is_ip
-from gateway.envoy.model import Address, Inside, Mqtt, Pem, Tls
+from gateway.envoy.clusters import ACTIVATOR, TELEMETRY, is_ip
+from gateway.envoy.model import Address, Inside, Passage, Pem, Tls
 
 Json = dict[str, Any]
 
@@ -28,7 +28,7 @@ def listeners(
     calls_per_second: int = limits.CALLS_PER_SECOND,
     tls: Tls | None = None,
     peer: Inside | None = None,
-    mqtt: Mqtt | None = None,
+    passages: Sequence[Passage] = (),
 ) -> list[Json]:
     """The door, and where there is a certificate the same again over TLS: jobs use the first, the outside the second.
 
@@ -40,7 +40,7 @@ def listeners(
 
     Raises:
         ValueError: `address` is neither a name nor loopback, without TLS: tokens would travel in the clear. So would
-            passwords of devices, at an address of `mqtt` that is not loopback.
+            passwords of devices, at an address of `passages` that is not loopback.
     """
     host = address.host if is_ip(address.host) else ALL_ADDRESSES
     if peer is None and is_ip(address.host) and not ipaddress.ip_address(host).is_loopback:
@@ -53,29 +53,27 @@ def listeners(
     doors = [_listener(NAME, Address(host, address.port), chain | inside)]
     if tls is not None:
         doors.append(_listener(f"{NAME}-tls", tls.address, chain | {"transport_socket": _tls(tls.pem)}))
-    if mqtt is not None:
-        doors.append(_for_devices(mqtt))
-    return doors
+    return [*doors, *map(_for_devices, passages)]
 
 
-def _for_devices(mqtt: Mqtt) -> Json:
-    if mqtt.pem is None and not (
-        is_ip(mqtt.address.host) and ipaddress.ip_address(mqtt.address.host).is_loopback
+def _for_devices(passage: Passage) -> Json:
+    if passage.pem is None and not (
+        is_ip(passage.address.host) and ipaddress.ip_address(passage.address.host).is_loopback
     ):
         raise ValueError(
-            f"listening for devices on {mqtt.address.host} needs TLS: set AIOS_TLS_CERTIFICATE_FILE and "
-            "AIOS_TLS_KEY_FILE, or AIOS_MQTT_ADDRESS=127.0.0.1:1883"
+            f"listening for devices on {passage.address.host} needs TLS: set AIOS_TLS_CERTIFICATE_FILE and "
+            f"AIOS_TLS_KEY_FILE, or AIOS_{passage.name.upper()}_ADDRESS=127.0.0.1:{passage.address.port}"
         )
     network = "type.googleapis.com/envoy.extensions.filters.network"
     bounded = {
         "@type": f"{network}.connection_limit.v3.ConnectionLimit",
-        "stat_prefix": MQTT,
+        "stat_prefix": passage.name,
         "max_connections": limits.DEVICES_MAX,
     }
     proxy = {
         "@type": f"{network}.tcp_proxy.v3.TcpProxy",
-        "stat_prefix": MQTT,
-        "cluster": MQTT,
+        "stat_prefix": passage.name,
+        "cluster": passage.name,
         "idle_timeout": f"{limits.DEVICE_IDLE_SECONDS}s",
     }
     chain: Json = {
@@ -84,9 +82,9 @@ def _for_devices(mqtt: Mqtt) -> Json:
             {"name": "tcp_proxy", "typed_config": proxy},
         ]
     }
-    if mqtt.pem is not None:
-        chain["transport_socket"] = _tls(mqtt.pem, protocols=())
-    return _listener(MQTT, mqtt.address, chain)
+    if passage.pem is not None:
+        chain["transport_socket"] = _tls(passage.pem, protocols=())
+    return _listener(passage.name, passage.address, chain)
 
 
 def _listener(name: str, address: Address, chain: Json) -> Json:

@@ -133,9 +133,11 @@ class Tls:
 
 
 @dataclass(frozen=True)
-class Mqtt:
-    """The door for devices: bytes go through to NATS's own listener, which knows who they are."""
+class Passage:
+    """A door for devices: bytes go through to a listener of NATS's own, which knows who they are."""
 
+    name: str
+    """`mqtt` or `edge`; the setting of its address is named after it."""
     address: Address
     upstream: Address
     pem: Pem | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from gateway.envoy.clusters import clusters, endpoints
 from gateway.envoy.files import ConfigFiles, read, replace_file, write_resources
 from gateway.envoy.listener import NAME as LISTENER
 from gateway.envoy.listener import listeners
-from gateway.envoy.model import Address, Backend, DeploymentRoute, Inside, Mqtt, Services, Snapshot, Tls
+from gateway.envoy.model import Address, Backend, DeploymentRoute, Inside, Passage, Services, Snapshot, Tls
 from gateway.envoy.routes import NAME as ROUTES
 from gateway.envoy.routes import routes
 
@@ -62,7 +62,7 @@ class Publisher:
         calls_per_second: int = limits.CALLS_PER_SECOND,
         tls: Tls | None = None,
         peer: Inside | None = None,
-        mqtt: Mqtt | None = None,
+        passages: Sequence[Passage] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._files = files
@@ -71,7 +71,7 @@ class Publisher:
         self._calls_per_second = calls_per_second
         self._tls = tls
         self._peer = peer
-        self._mqtt = mqtt
+        self._passages = passages
         self._clock = clock
         self._lock = asyncio.Lock()
         self._current: Snapshot | None = None
@@ -150,7 +150,7 @@ class Publisher:
             endpoints_dir=str(files.endpoints),
             token_path=str(files.token),
             peer=self._peer,
-            mqtt=self._mqtt,
+            passages=self._passages,
         )
         await self._put(files.clusters, config, "cluster_manager.cds")
 
@@ -165,7 +165,7 @@ class Publisher:
             calls_per_second=self._calls_per_second,
             tls=self._tls,
             peer=self._peer,
-            mqtt=self._mqtt,
+            passages=self._passages,
         )
         await self._put(self._files.listeners, config, "listener_manager.lds")
 

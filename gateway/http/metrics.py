@@ -25,6 +25,7 @@ LIST_FIGURES = "/aios.inference.v1.InferenceService/ListFigures"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Value = Callable[[RevisionFigures], float]
+Maybe = Callable[[RevisionFigures], float | None]
 _GAUGES: tuple[tuple[str, str, Value], ...] = (
     ("requests_per_second", "Predictions.", lambda each: each.requests_per_second),
     ("failed_ratio", "Share of them that failed.", lambda each: each.errors / max(1, each.requests)),
@@ -36,6 +37,19 @@ _GAUGES: tuple[tuple[str, str, Value], ...] = (
     ("tokens_generated_per_second", "Tokens of answers.", lambda each: each.completion_tokens_per_second),
     ("replicas_ready", "Replicas that answer.", lambda each: each.replicas_ready),
     ("replicas_wanted", "Replicas that there should be.", lambda each: each.replicas_wanted),
+)
+_QUALITY: tuple[tuple[str, str, Maybe], ...] = (
+    (
+        "live_accuracy_ratio",
+        "Share of right classes, of the newest answers that somebody said the truth of.",
+        lambda each: each.live_accuracy if each.HasField("live_accuracy") else None,
+    ),
+    (
+        "live_mae",
+        "Mean distance of numbers from the truth, of the newest answers.",
+        lambda each: each.live_mae if each.HasField("live_mae") else None,
+    ),
+    ("feedback", "Answers that these are of.", lambda each: each.feedback or None),
 )
 _TIMES: tuple[tuple[str, Value], ...] = (
     ("0.5", lambda each: each.p50_millis / 1000),
@@ -88,6 +102,11 @@ def _lines(figures: list[RevisionFigures]) -> Iterator[str]:
         yield from _head(name, about)
         for each in figures:
             yield f"aios_revision_{name}{{{_labels(each)}}} {value(each):.6g}"
+    for name, about, known in _QUALITY:
+        yield from _head(name, about)
+        for each in figures:
+            if (found := known(each)) is not None:
+                yield f"aios_revision_{name}{{{_labels(each)}}} {found:.6g}"
     yield from _head("time_seconds", "How long predictions take, as quantiles of the last seconds.")
     for each in figures:
         for quantile, value in _TIMES:

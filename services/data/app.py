@@ -11,6 +11,7 @@ from aios.config import Settings
 from aios.data.v1 import (
     annotation_service_pb2_grpc,
     data_service_pb2_grpc,
+    edge_service_pb2_grpc,
     ingest_service_pb2_grpc,
     privacy_service_pb2_grpc,
     transform_service_pb2_grpc,
@@ -27,6 +28,8 @@ from aios.runtime.tokens import read_key
 from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from services.data import adopt, reindex, store
 from services.data.annotation.servicer import AnnotationServicer
+from services.data.edge.desk import Desk
+from services.data.edge.servicer import EdgeServicer
 from services.data.intake.consumer import Intake
 from services.data.intake.door import Door
 from services.data.intake.servicer import IngestServicer
@@ -63,9 +66,11 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     keys = ProjectKeys(settings.secret("pseudonyms.key"))
     preparing = TransformServicer(parts, SchedulerServiceStub(to_scheduler), keys)
     intake = [Windows(parts).run]
-    if settings.mqtt_address:
+    if settings.mqtt_address or settings.edge_address:
         door = Door(settings, db, read_key(settings.secret("devices.pem")))
         intake += [Intake(bus, db, door).run, door.shut_out]
+    if settings.edge_address:
+        intake.append(Desk(bus, db, blobs).run)
     return App(
         services=[
             Service(data_service_pb2_grpc.add_DataServiceServicer_to_server, DataServicer(parts)),
@@ -75,6 +80,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
                 annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, AnnotationServicer(parts)
             ),
             Service(ingest_service_pb2_grpc.add_IngestServiceServicer_to_server, IngestServicer(parts)),
+            Service(edge_service_pb2_grpc.add_EdgeServiceServicer_to_server, EdgeServicer(parts)),
         ],
         loops=[parts.ingest.reap, parts.ledger.settle, parts.audit.run, Relay(db, bus).run, *intake],
         heard=parts.audit.hear,

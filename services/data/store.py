@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 
 from aios.records import Tx
 from services.data import blob_store
-from services.data.intake.tables import metadata as metadata
+from services.data.edge.tables import metadata as metadata
 from services.data.manifests import Manifest
 from services.data.tables import manifests
 

@@ -47,12 +47,30 @@ WORK: tuple[tuple[str, str, str, Callable[[RevisionFigures], float]], ...] = (
 )
 
 
+QUALITY: tuple[tuple[str, str, str, Callable[[RevisionFigures], float | None]], ...] = (
+    (
+        "aios.revision.live_accuracy",
+        "1",
+        "Share of right classes, of the newest answers that somebody said the truth of.",
+        lambda each: each.live_accuracy if each.HasField("live_accuracy") else None,
+    ),
+    (
+        "aios.revision.live_mae",
+        "",
+        "Mean distance of numbers from the truth, of the newest answers.",
+        lambda each: each.live_mae if each.HasField("live_mae") else None,
+    ),
+    ("aios.revision.feedback", "{answer}", "Answers that these are of.", lambda each: each.feedback or None),
+)
+
+
 def levels(db: Database, watching: Watching) -> list[Levels]:
     """Deployments and replicas by state, and what each revision answered in the last seconds."""
 
-    def of_revisions(value: Callable[[RevisionFigures], float]) -> Look:
+    def of_revisions(value: Callable[[RevisionFigures], float | None]) -> Look:
         async def look() -> Found:
-            return [(value(each), _labels(each)) for each in await watching.figures(ANY_PROJECT)]
+            figures = await watching.figures(ANY_PROJECT)
+            return [(found, _labels(each)) for each in figures if (found := value(each)) is not None]
 
         return look
 
@@ -94,7 +112,7 @@ def levels(db: Database, watching: Watching) -> list[Levels]:
             "Predictions under way.",
             of_revisions(lambda each: each.in_flight),
         ),
-        *(Levels(name, unit, about, of_revisions(value)) for name, unit, about, value in WORK),
+        *(Levels(name, unit, about, of_revisions(value)) for name, unit, about, value in (*WORK, *QUALITY)),
         Levels("aios.revision.time", "s", "How long a revision's predictions take.", times),
     ]
 

@@ -56,6 +56,7 @@ def aios(
     variables = {
         "AIOS_COLLECTOR_ADDRESS": collector.address,
         "AIOS_MQTT_ADDRESS": f"127.0.0.1:{free_port()}",
+        "AIOS_EDGE_ADDRESS": f"127.0.0.1:{free_port()}",
         "AIOS_TLS_CERTIFICATE_FILE": str(certificate),
         "AIOS_TLS_KEY_FILE": str(key),
         "AIOS_PACKAGE_INDEX": str(packages),

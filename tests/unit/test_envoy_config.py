@@ -21,7 +21,7 @@ from gateway.envoy.model import (
     Backend,
     DeploymentRoute,
     Mirror,
-    Mqtt,
+    Passage,
     Pem,
     Replica,
     Services,
@@ -122,8 +122,8 @@ def test_only_loopback_is_served_without_tls() -> None:
 
 def test_passwords_of_devices_leave_the_machine_only_over_tls() -> None:
     def door(host: str, pem: Pem | None = None) -> Any:
-        mqtt = Mqtt(Address(host, 8883), Address("127.0.0.1", 1883), pem)
-        return listeners(address=Address("127.0.0.1", 80), jwks="{}", routes_path="/r", mqtt=mqtt)[-1]
+        mqtt = Passage("mqtt", Address(host, 8883), Address("127.0.0.1", 1883), pem)
+        return listeners(address=Address("127.0.0.1", 80), jwks="{}", routes_path="/r", passages=[mqtt])[-1]
 
     for host in ("0.0.0.0", "192.0.2.1", "envoy"):
         with pytest.raises(ValueError, match="needs TLS"):
