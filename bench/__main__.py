@@ -22,6 +22,8 @@ HELPERS = {
     "serving_models",
     "stack",
     "steady",
+    "trainer_recipes_data",
+    "trainer_recipes_kept",
     "weights",
 }
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)

@@ -45,6 +45,23 @@ FIRST = [
     {"family": "mlp", "layers": 1, "width": 64, "decay": 0.0001},
 ]
 """One of each family, with settings that are good for most: then the search begins."""
+_NETWORKS = {"family": ["lstm", "transformer"]}
+TEXT_SPACE: dict[str, Any] = {
+    "family": ["tfidf_linear", "tfidf_bayes", "lstm", "transformer"],
+    "strength": {"low": 0.1, "high": 1000.0, "log": True, "when": {"family": ["tfidf_linear"]}},
+    "smoothing": {"low": 0.001, "high": 1.0, "log": True, "when": {"family": ["tfidf_bayes"]}},
+    "epochs": {"low": 2, "high": 10, "when": _NETWORKS},
+    "width": {"low": 32, "high": 128, "log": True, "when": _NETWORKS},
+    "learning_rate": {"low": 0.0005, "high": 0.01, "log": True, "when": _NETWORKS},
+    "dropout": {"low": 0.0, "high": 0.5, "when": _NETWORKS},
+    "layers": {"low": 1, "high": 3, "when": {"family": ["transformer"]}},
+}
+TEXT_FIRST = [
+    {"family": "tfidf_linear", "strength": 10.0},
+    {"family": "tfidf_bayes", "smoothing": 0.05},
+    {"family": "lstm", "epochs": 4, "width": 96, "learning_rate": 0.002, "dropout": 0.3},
+    {"family": "transformer", "epochs": 4, "width": 96, "learning_rate": 0.002, "dropout": 0.3, "layers": 2},
+]
 
 
 @click.command()
@@ -59,6 +76,7 @@ FIRST = [
     default="auto",
     help="What the target is; by its values where nothing is said.",
 )
+@click.option("--text", "texts", is_flag=True, help="The dataset is texts and their labels: two columns.")
 @click.option("--folds", default=5, show_default=True, help="Of the cross-validation.")
 @click.option("--parallelism", default=2, show_default=True, help="Candidates at once.")
 @click.option("--name", default="", help="Of the search: a sweep. One is made up where none is given.")
@@ -70,16 +88,18 @@ def automl(
     trials: int,
     model: str,
     task: str,
+    texts: bool,
     folds: int,
     parallelism: int,
     name: str,
 ) -> int:
-    """Find a good model for a table or images of a DATASET: candidates of many families as jobs, each judged by
-    cross-validation of the training part, then an ensemble of the best, measured on the held-out part beside a baseline.
+    """Find a good model for a table, images or texts of a DATASET: candidates of many families as jobs, each judged by
+    cross-validation of the training part, then an ensemble and a stack of the best, measured on the held-out part beside baselines.
     """
     from aios.client.runspec import span
 
     searched = span(budget, "--budget") * SEARCH_SHARE
+    space, first = (TEXT_SPACE, TEXT_FIRST) if texts else (SPACE, FIRST)
     common_settings = {"target": target, "task": task}
     spec = {
         "name": name,
@@ -89,10 +109,10 @@ def automl(
             "hyperparameters": {**common_settings, "folds": folds},
             "resources": RESOURCES,
         },
-        "space": SPACE,
-        "first": FIRST,
+        "space": space,
+        "first": first,
         "metric": "cv_score",
-        "sampler": {"kind": "tpe", "startup": len(FIRST) + 4},
+        "sampler": {"kind": "tpe", "startup": len(first) + 4},
         "parallelism": parallelism,
         "budget": {"trials": trials, "time": f"{searched.total_seconds():.0f}s"},
         "last": {

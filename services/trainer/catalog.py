@@ -100,7 +100,9 @@ _SEARCHED = {
     "task": Setting(default="auto", choices=("auto", "classes", "numbers")),
 }
 FAMILIES = ("linear", "nearest", "random_forest", "extra_trees", "gradient_boosting", "mlp")
+TEXT_FAMILIES = ("tfidf_linear", "tfidf_bayes", "lstm", "transformer")
 _WIDTH = Setting(default=64, low=1, high=8_192)
+_PRECISION = Setting(default="float32", choices=("float32", "bfloat16"))
 _DROPOUT = Setting(default=0.1, low=0.0, high=0.95)
 _TASK = Setting(default="classes", choices=("classes", "numbers"))
 _TEXT = {
@@ -162,7 +164,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 **_steps(8, 64, 0.002),
                 "shift_pixels": Setting(default=2, low=0, high=8),
                 "mirror": Setting(default=False),
-                "precision": Setting(default="float32", choices=("float32", "bfloat16")),
+                "precision": _PRECISION,
                 "dp_epsilon": Setting(default=0.0, low=0.0, high=1_000.0),
                 "dp_delta": Setting(default=1e-5, low=1e-12, high=0.1),
                 "dp_clip": Setting(default=1.0, low=1e-6, high=1e6),
@@ -173,7 +175,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "One candidate of an AutoML search, tried by cross-validation.",
             {
                 **_SEARCHED,
-                "family": Setting(default="random_forest", choices=FAMILIES),
+                "family": Setting(default="random_forest", choices=(*FAMILIES, *TEXT_FAMILIES)),
                 "folds": Setting(default=5, low=2, high=20),
                 "strength": Setting(default=1.0, low=1e-9, high=1e9),
                 "neighbours": Setting(default=5, low=1, high=10_000),
@@ -183,6 +185,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "layers": Setting(default=1, low=1, high=16),
                 "width": Setting(default=64, low=1, high=8_192),
                 "decay": Setting(default=1e-4, low=0.0, high=1e6),
+                "smoothing": Setting(default=0.1, low=1e-9, high=1e9),
+                "epochs": Setting(default=4, low=1, high=1_000),
+                "batch_size": Setting(default=64, low=1, high=65_536),
+                "vocabulary": Setting(default=20_000, low=10, high=1_000_000),
+                "length": Setting(default=96, low=1, high=256),
+                "dropout": Setting(default=0.3, low=0.0, high=0.95),
             },
         ),
         "ensemble": _recipe(
@@ -206,6 +214,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "steps": Setting(default=0, low=0, high=1_000_000),
                     "rank": Setting(default=8, low=1, high=1_024),
                     "alpha": Setting(default=16.0, low=1e-3, high=1e6),
+                    "precision": _PRECISION,
                     "length": Setting(default=96, low=4, high=8_192),
                     "evaluate_texts": Setting(default=128, low=1, high=100_000),
                 }

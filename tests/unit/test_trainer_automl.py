@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 from sklearn import datasets
@@ -19,7 +21,7 @@ from aios.train import Run
 from aios.train.local import Local
 from aios.trainer.v1 import run_pb2
 from services.trainer import catalog
-from services.trainer.job import candidates
+from services.trainer.job import candidates, reading, text_families
 from services.trainer.sweeps import mapping, sampling
 
 pytestmark = pytest.mark.timeout(120)
@@ -76,6 +78,8 @@ def test_a_search_for_classes_ends_with_a_model_that_beats_the_baseline_and_is_s
     assert [entry["cv_loss"] for entry in board if entry["chosen"]] == [
         min(entry["cv_loss"] for entry in board)
     ]
+    stack = next(entry for entry in board if entry["name"] == "stack of 5")
+    assert min(stack["cv_score"], stack["test_score"]) > 0.9
     session = onnxruntime.InferenceSession(str(last / "model" / "model.onnx"))
     held = np.load(data / "test.npz")
     outputs = session.run(["probabilities"], {"features": held["x"]})[0]
@@ -91,7 +95,11 @@ def test_a_search_for_numbers_measures_against_the_mean(tmp_path: Path) -> None:
     last, board = search(
         tmp_path,
         table(tmp_path / "data", x, y, 340),
-        [{"family": "linear"}, {"family": "extra_trees", "trees": 20, "leaf": 3}],
+        [
+            {"family": "linear"},
+            {"family": "extra_trees", "trees": 20, "leaf": 3},
+            {"family": "mlp", "width": 4},
+        ],
     )
     base = next(entry for entry in board if entry["name"] == "baseline: mean")
     assert board[0]["cv_score"] > 0.35 > 0.01 > base["cv_score"]
@@ -106,6 +114,66 @@ def test_images_are_searched_by_their_pixels(tmp_path: Path) -> None:
         np.save(tmp_path / "data" / split / "labels.npy", found.target[part])
     _, board = search(tmp_path, tmp_path / "data", [{"family": "linear"}, {"family": "nearest"}])
     assert board[0]["cv_score"] > 0.9
+
+
+def sections(folder: Path, count: int) -> Path:
+    """Texts of three kinds, each with a word that tells it, in letters of any case and alphabet."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    tells = ["Linux, kernel!", "ÜBER perl", "Привет python3"]
+    for name, rows in (("train", count), ("test", count // 3)):
+        texts = [f"{' '.join(rng.choice(list('abcdefgh'), 6))} {tells[row % 3]}" for row in range(rows)]
+        labels = [f"kind {row % 3}" for row in range(rows)]
+        pyarrow.parquet.write_table(pa.table({"text": texts, "label": labels}), folder / f"{name}.parquet")
+    return folder
+
+
+def test_texts_are_searched_and_what_is_served_reads_them_as_it_learnt(tmp_path: Path) -> None:
+    data = sections(tmp_path / "data", 90)
+    network = {"epochs": 3, "batch_size": 8, "width": 8, "length": 16, "learning_rate": 0.02}
+    families: list[dict[str, Any]] = [
+        {"family": "tfidf_linear", "strength": 0.1},
+        {"family": "tfidf_bayes", "smoothing": 1.0},
+        {"family": "transformer", **network},
+    ]
+    last, board = search(tmp_path, data, families)
+    names = [entry["name"] for entry in board]
+    assert "baseline: TF-IDF and logistic regression" in names
+    assert "stack of 3" in names
+    assert board[0]["cv_score"] > 0.9
+    held = pyarrow.parquet.read_table(data / "test.parquet")
+    session = onnxruntime.InferenceSession(str(last / "model" / "model.onnx"))
+    texts = np.array(held["text"].to_pylist(), dtype=object)[:, None]
+    (shares,) = session.run(["probabilities"], {"text": texts})
+    described = json.loads((last / "model.json").read_text())
+    named = np.array(described["signature"]["labels"])
+    accuracy = float((named[shares.argmax(axis=1)] == np.array(held["label"].to_pylist())).mean())
+    assert accuracy == pytest.approx(described["metrics"]["accuracy"])
+    assert shares.sum(axis=1) == pytest.approx(1, abs=1e-4)
+    (empty,) = session.run(["probabilities"], {"text": np.array([[""]], dtype=object)})
+    assert np.isfinite(empty).all()
+
+
+@pytest.mark.parametrize("family", ["tfidf_linear", "lstm"])
+def test_what_reads_texts_answers_as_a_graph_as_it_did_when_it_was_judged(family: str) -> None:
+    texts = ["Linux, kernel!", "ÜBER perl", "Привет python3", "x", ""] * 6
+    words = reading.split(texts, reading.LENGTH_MAX)
+    assert words[2] == ["привет", "python3"]
+    network = {"epochs": 1, "batch_size": 8, "width": 8, "length": 6, "vocabulary": 50, "dropout": 0.1}
+    settings = {"family": family, "strength": 1.0, "smoothing": 0.1, "layers": 1, "learning_rate": 0.01}
+    model = text_families.make({**settings, **network}, 0).fit(words, np.arange(30) % 5)
+    session = onnxruntime.InferenceSession(model.graph().SerializeToString())
+    (got,) = session.run(None, {"text": np.array(texts, dtype=object)[:, None]})
+    assert got == pytest.approx(model.predict_proba(words), abs=1e-5)
+
+
+def test_a_family_for_other_data_is_refused(tmp_path: Path) -> None:
+    samples = candidates.load(sections(tmp_path / "data", 30), "", "auto", 0)
+    assert samples.train.classes == ["kind 0", "kind 1", "kind 2"]
+    with pytest.raises(InvalidArgument, match="--text"):
+        candidates.check("mlp", samples)
+    with pytest.raises(InvalidArgument, match="must be classes"):
+        candidates.load(tmp_path / "data", "", "numbers", 0)
 
 
 def test_a_greedy_ensemble_takes_what_helps_and_leaves_what_does_not() -> None:
@@ -128,12 +196,22 @@ def test_whole_numbers_of_few_values_are_classes_and_others_are_numbers(tmp_path
         candidates.load(few, "z", "auto", 0)
 
 
-def test_the_space_of_the_command_is_one_that_the_recipe_takes() -> None:
+@pytest.mark.parametrize(
+    ("space", "first", "families"),
+    [
+        (automl.SPACE, automl.FIRST, catalog.FAMILIES),
+        (automl.TEXT_SPACE, automl.TEXT_FIRST, catalog.TEXT_FAMILIES),
+    ],
+    ids=["tables", "texts"],
+)
+def test_the_space_of_the_command_is_one_that_the_recipe_takes(
+    space: dict[str, Any], first: list[dict[str, Any]], families: tuple[str, ...]
+) -> None:
     run_part = {"recipe": "candidate", "dataset": "d"}
-    asked = parse({"run": run_part, "space": automl.SPACE, "first": automl.FIRST, "metric": "cv_score"}).spec
+    asked = parse({"run": run_part, "space": space, "first": first, "metric": "cv_score"}).spec
     spec = mapping.spec_from_proto(asked)
     mapping.check_values(asked, spec)
-    assert {values["family"] for values in spec.first} == set(catalog.FAMILIES)
+    assert {values["family"] for values in spec.first} == set(families)
     for number in range(len(spec.first)):
         proposal = sampling.propose(spec, [None] * number)  # type: ignore[list-item]
         assert proposal is not None

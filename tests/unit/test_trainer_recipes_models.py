@@ -153,6 +153,17 @@ def test_low_rank_changes_teach_a_language_model_and_become_its_weights(tmp_path
     assert lora.perplexity(merged.eval(), held) < found["perplexity_before"]
 
 
+def test_texts_are_packed_into_whole_blocks() -> None:
+    tokenizer = language_models.tokenizer()
+    texts = ["the red cat sat"] * 5
+    coded = [token for text in tokenizer(texts)["input_ids"] for token in (*text, tokenizer.eos_token_id)]
+    blocks = lora.packed(tokenizer, texts, 8)
+    assert blocks.flatten().tolist() == coded[: len(coded) // 8 * 8]
+    short = lora.packed(tokenizer, texts[:1], 32)
+    assert short.shape == (1, 32)
+    assert short[0, len(coded) // 5 :].eq(lora.IGNORED).all()
+
+
 def test_texts_of_one_label_come_to_lie_close(tmp_path: Path) -> None:
     base = based(tmp_path, language_models.encoder(tmp_path / "encoder"), language_models.EMBEDS)
     found = train(

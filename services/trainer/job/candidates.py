@@ -1,7 +1,7 @@
 """Candidates of an AutoML search: families of models, what each is made of, and how good it is by cross-validation.
 
-Every family is scikit-learn's, so that an ensemble of any of them is one estimator and one ONNX file. A score is
-accuracy for classes and R² for numbers: of both, more is better.
+The families of tables and images are scikit-learn's; those of texts are in `text_families`. A score is accuracy for classes
+and R² for numbers: of both, more is better.
 
 Shapes: N samples, D features, C classes (1 for numbers).
 """
@@ -26,6 +26,7 @@ from sklearn import (
 from sklearn.exceptions import ConvergenceWarning
 
 from aios.errors import InvalidArgument
+from services.trainer import catalog
 from services.trainer.job import tables
 from services.trainer.job.tables import Array, Table
 
@@ -43,6 +44,9 @@ class Samples:
     image: tuple[int, int] | None = None
     """Height and width, where the features are pixels."""
 
+    texts: bool = False
+    """Features are the words of texts: an array of lists."""
+
     @property
     def classes(self) -> int:
         """How many; 0 where numbers are learnt."""
@@ -50,7 +54,7 @@ class Samples:
 
 
 def load(folder: Path, target: str, task: str, seed: int) -> Samples:
-    """A table, or images as tables of pixels from 0 to 1.
+    """A table, images as tables of pixels from 0 to 1, or one column of texts, which are cut into words.
 
     Args:
         task: `classes`, `numbers`, or `auto`: as the values of the target look.
@@ -61,14 +65,53 @@ def load(folder: Path, target: str, task: str, seed: int) -> Samples:
     found = sorted(folder.rglob("train/images.npy"))
     if found:
         return _images(found[0].parent.parent)
-    train, _ = tables.parts(folder, seed)
+    train, test = tables.parts(folder, seed)
     name = target or train.column_names[-1]
     if name not in train.column_names:
         raise InvalidArgument.of(
             "hyperparameters.target", f"there is no column {name!r}: {', '.join(train.column_names)}"
         )
+    others = [column for column in train.column_names if column != name]
+    if len(others) == 1 and _are_texts(others[0], train[others[0]]):
+        if task == "numbers":
+            raise InvalidArgument.of("hyperparameters.task", "must be classes, where the features are texts")
+        return _texts(train, test, others[0], name)
     classes = _are_classes(train[name]) if task == "auto" else task == "classes"
     return Samples(*tables.load(folder, target, classes=classes, seed=seed))
+
+
+def check(family: str, samples: Samples) -> None:
+    """Refuse a family that is for other data.
+
+    Raises:
+        InvalidArgument: naming what the data is.
+    """
+    if samples.texts is not (family in catalog.TEXT_FAMILIES):
+        held = "texts: search them with --text" if samples.texts else "no texts: search it without --text"
+        raise InvalidArgument.of("hyperparameters.family", f"cannot be {family}: the dataset holds {held}")
+
+
+def _are_texts(name: str, column: Any) -> bool:
+    words = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return words and (name == "text" or len(column.unique()) > tables.VALUES_MAX)
+
+
+def _texts(train: pa.Table, test: pa.Table, column: str, target: str) -> Samples:
+    from services.trainer.job import reading
+
+    parts = [([str(each or "") for each in part[column].to_pylist()], part[target]) for part in (train, test)]
+    names = sorted({str(label) for _, labels in parts for label in labels.to_pylist()})
+    index = {name: number for number, name in enumerate(names)}
+    train_table, test_table = (
+        Table(
+            reading.split(texts, reading.LENGTH_MAX),
+            np.array([index[str(label)] for label in labels.to_pylist()], dtype=np.int64),
+            [column],
+            names,
+        )
+        for texts, labels in parts
+    )
+    return Samples(train_table, test_table, texts=True)
 
 
 def _are_classes(column: Any) -> bool:
@@ -101,6 +144,10 @@ def _images(folder: Path) -> Samples:
 def make(settings: Mapping[str, Any], *, classes: bool, seed: int) -> Any:
     """An estimator of a family, not fitted yet."""
     family, leaf = settings["family"], settings["leaf"]
+    if family in catalog.TEXT_FAMILIES:
+        from services.trainer.job import text_families  # torch, which no table needs
+
+        return text_families.make(settings, seed)
     if family == "linear":
         model = (
             linear_model.LogisticRegression(C=settings["strength"], max_iter=500)
@@ -114,7 +161,11 @@ def make(settings: Mapping[str, Any], *, classes: bool, seed: int) -> Any:
     if family == "mlp":
         network = neural_network.MLPClassifier if classes else neural_network.MLPRegressor
         layers = (settings["width"],) * settings["layers"]
-        return _scaled(network(layers, alpha=settings["decay"], max_iter=MLP_ROUNDS, random_state=seed))
+        return _scaled(
+            network(
+                hidden_layer_sizes=layers, alpha=settings["decay"], max_iter=MLP_ROUNDS, random_state=seed
+            )
+        )
     if family == "gradient_boosting":
         boosted = (
             ensemble.HistGradientBoostingClassifier if classes else ensemble.HistGradientBoostingRegressor
@@ -142,18 +193,22 @@ def fit(model: Any, x_ND: Array, y_N: Array) -> Any:
     """Fitted on what it will be served: float32."""
     # The score says what it costs.
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        return model.fit(x_ND.astype(np.float32), y_N)
+        return model.fit(_served(x_ND), y_N)
 
 
 def predict(model: Any, x_ND: Array, classes: int) -> Array:
     """Probabilities [N, C], with a column for every class, or values [N, 1]."""
-    x = x_ND.astype(np.float32)
+    x = _served(x_ND)
     if not classes:
         values: Array = np.asarray(model.predict(x), dtype=np.float64)[:, None]
         return values
     p_NC = np.zeros((len(x), classes))
     p_NC[:, model.classes_] = model.predict_proba(x)
     return p_NC
+
+
+def _served(x_ND: Array) -> Array:
+    return x_ND if x_ND.dtype == object else x_ND.astype(np.float32)
 
 
 def folds(samples: Samples, count: int, seed: int) -> Iterator[tuple[Array, Array]]:

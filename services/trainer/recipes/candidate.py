@@ -5,7 +5,8 @@ after each fold, over all that were guessed so far: accuracy, or R² for numbers
 chosen from, so they are kept: `predictions.npz`. Nothing is exported here: `ensemble` fits what was chosen once more.
 
 Families: `linear` (logistic regression or ridge), `nearest` (neighbours, by distance), `random_forest`, `extra_trees`,
-`gradient_boosting`, `mlp`. Dataset: a table, see `tables`, or images, whose pixels are the features. Model: none.
+`gradient_boosting`, `mlp`; and for texts `tfidf_linear`, `tfidf_bayes`, `lstm`, `transformer`. Dataset: a table, see `tables`,
+images, whose pixels are the features, or a table of one column of texts and one of labels. Model: none.
 """
 
 import json
@@ -20,6 +21,7 @@ def train(run: Run) -> None:
     """Try, hand over the guesses."""
     settings = run.hparams
     samples = candidates.load(run.files(), settings["target"], settings["task"], run.seed)
+    candidates.check(settings["family"], samples)
     run.restore()
     y, classes = samples.train.y_N, samples.classes
     guessed = np.zeros((len(y), max(1, classes)))

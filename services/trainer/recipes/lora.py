@@ -2,12 +2,14 @@
 
 Every linear layer of the blocks, y = Wx, becomes y = Wx + (α/r) B A x with A [r, in] drawn at random and B [out, r] zero; W
 stays as it is, and only A and B are trained. At the end W + (α/r) B A takes W's place, so what is served is as fast as before.
-Loss: −log p(token | tokens before it), the mean over a text's tokens. Perplexity is its exponential over the held-out texts.
+Loss: −log p(token | tokens before it), the mean over all tokens. Perplexity is its exponential over the held-out texts, each from
+its own beginning. Training texts are packed: laid end to end and cut into blocks of `length` tokens, so that no token of a step
+is padding, however short the texts are (Raffel et al. 2020); `batch_size` and `steps` count blocks.
 
 Dataset: a table with a column `text`. Starts from: a causal language model in Hugging Face's layout, safetensors, as
 `aios model register` takes it. Model: the same, with what it takes and gives.
 
-Shapes: N texts, B batch, T tokens.
+Shapes: N texts or blocks, B batch, T tokens.
 """
 
 import math
@@ -41,12 +43,12 @@ def train(run: Run) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, use_safetensors=True, dtype=torch.float32, **LOCAL
         )
-        parts = tables.parts(run.files(), run.seed)
-        train_NT, held_NT = (encode(tokenizer, texts(part), settings["length"]) for part in parts)
+        learnt, held = (texts(part) for part in tables.parts(run.files(), run.seed))
+        train_NT = packed(tokenizer, learnt, settings["length"])
+        held_NT = encode(tokenizer, held[: settings["evaluate_texts"]], settings["length"])
     device = loop.device()
     model.to(device).eval().requires_grad_(False)
     adapters = Adapters(model, settings["rank"], settings["alpha"]).to(device)
-    held_NT = held_NT[: settings["evaluate_texts"]]
     before = perplexity(model, held_NT)
     print(f"perplexity before: {before:.2f}", flush=True)
     steps = settings["steps"] * settings["batch_size"]
@@ -54,7 +56,7 @@ def train(run: Run) -> None:
         run,
         adapters,
         min(steps, len(train_NT)) if steps else len(train_NT),
-        lambda chosen_B: loss(model, train_NT[chosen_B]),
+        lambda chosen_B: loss(model, train_NT[chosen_B], settings["precision"]),
         lambda: {"perplexity": perplexity(model, held_NT)},
     )
     figures = {"perplexity": perplexity(model, held_NT), "perplexity_before": before}
@@ -144,9 +146,24 @@ def encode(tokenizer: Any, found: Sequence[str], length: int) -> torch.Tensor:
     return coded_NT
 
 
-def loss(model: Any, texts_BT: torch.Tensor) -> torch.Tensor:
+def packed(tokenizer: Any, found: Sequence[str], length: int) -> torch.Tensor:
+    """Texts end to end, each with its end, in blocks of `length` tokens. What fills no block is left out, unless it is all.
+
+    Shape: [N, length].
+    """
+    tokens = [
+        token for text in tokenizer(list(found))["input_ids"] for token in (*text, tokenizer.eos_token_id)
+    ]
+    blocks = len(tokens) // length
+    if not blocks:
+        return torch.tensor([tokens + [IGNORED] * (length - len(tokens))])
+    return torch.tensor(tokens[: blocks * length]).view(blocks, length)
+
+
+def loss(model: Any, texts_BT: torch.Tensor, precision: str = "float32") -> torch.Tensor:
     """The mean of −log p over the tokens of some texts, but their first."""
-    total, count = _summed(model, texts_BT)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        total, count = _summed(model, texts_BT)
     return total / count
 
 
@@ -180,6 +197,9 @@ def _summed(model: Any, texts_BT: torch.Tensor) -> tuple[torch.Tensor, int]:
     real_BT = texts_BT != IGNORED
     logits_BTV = model(input_ids=texts_BT.clamp(min=0), attention_mask=real_BT.long()).logits
     total = functional.cross_entropy(
-        logits_BTV[:, :-1].flatten(0, 1), texts_BT[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+        logits_BTV[:, :-1].flatten(0, 1).float(),
+        texts_BT[:, 1:].flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
     )
     return total, max(1, int(real_BT[:, 1:].sum()))
