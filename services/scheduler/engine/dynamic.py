@@ -25,6 +25,8 @@ from services.scheduler.engine.snapshot import Bools, Ints, Snapshot, Variant
 
 TRIES = 8
 """Times that sizes are chosen in one step, each without those for which there was no place the last time."""
+KEEP_TRIES = 4
+"""Jobs that wait for which a step looks closely whether others will make room."""
 
 
 def dynamic(
@@ -84,6 +86,8 @@ class _Sizes:
         # What stops is as good as free: else what comes of it first would go to the very jobs that were stopped.
         gives = np.concatenate([self.moves, np.flatnonzero(snapshot.state == STOPPING)])
         self._left = self._left + snapshot.holds[gives, : len(self._left)].sum(axis=0)
+        self._soon_most: Ints = snapshot.holds[self.soon, : len(self._left)].sum(axis=0)
+        self._tried = 0
         self._kept = False
 
     def admit(self, slot: int) -> None:
@@ -100,14 +104,17 @@ class _Sizes:
             if self._take(slot, variants[kind].need * least):
                 self.chosen[slot] = _Size(kind, variants[kind].need, least)
                 return
-        if waits and not self._kept:
+        if waits and not self._kept and self._tried < KEEP_TRIES:
             self._kept = any(self._keep(slot, variants[kind], least) for kind in kinds)
 
     def _keep(self, slot: int, variant: Variant, least: int) -> bool:
         """Leave to a job what is free, if it and what others will give make enough of it, and in one place."""
         snapshot, need = self.snapshot, variant.need * least
+        if not (need <= self._left + self._soon_most).all():
+            return False
         if not self._quota.allows(int(snapshot.queue[slot]), need):
             return False
+        self._tried += 1
         ranks = {each: rank for rank, each in enumerate(sjf(snapshot, np.append(self.soon, slot), self.now))}
         coming, room = np.zeros_like(self._left), Room(snapshot)
         for each in self.soon.tolist():
