@@ -165,13 +165,18 @@ def log(name: str, limit: int) -> None:
 
 
 @model.command()
-@click.argument("version")
+@click.argument("name")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what that would free, and delete nothing.")
 @common
-def delete(version: str, dry_run: bool) -> None:
-    """Delete a version, NAME/3, that no alias names and no deployment serves."""
+def delete(name: str, dry_run: bool) -> None:
+    """Delete a version, NAME/3, that no alias names and no deployment serves; or a model, NAME, with all of its
+    versions and aliases, of which no deployment serves any.
+
+    A model's name can be used again; the numbers of its versions go on. Content that others share stays; the rest is
+    deleted from the object store after a time of grace. What was made from it keeps its lineage.
+    """
     with connected() as client:
-        output.emit(client.models.delete(version, dry_run=dry_run), DELETION)
+        output.emit(client.models.delete(name, dry_run=dry_run), DELETION)
 
 
 @model.command()

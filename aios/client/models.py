@@ -96,7 +96,12 @@ class Models:
             yield each
 
     async def delete(self, name: str, *, dry_run: bool = False) -> pb.Deletion:
-        """Remove a version, `digits/3`, unless an alias names it or a deployment serves it."""
+        """Remove a version, `digits/3`, unless an alias names it or a deployment serves it; or a model, `digits`, with all
+        of its versions and aliases, unless a deployment serves one.
+        """
+        if "/" not in name.removeprefix(f"{self._connection.project}/").removeprefix("models/"):
+            model = str(self._connection.name(ModelName, name))
+            return await self._stub.DeleteModel(pb.DeleteModelRequest(name=model, validate_only=dry_run))
         version = self._connection.name(ModelVersionName, name)
         request = pb.DeleteModelVersionRequest(name=str(version), validate_only=dry_run)
         return await self._stub.DeleteModelVersion(request)

@@ -46,6 +46,9 @@ def main(name: str) -> dict:
         mlflow.pyfunc.load_model(uri).predict(x)
         for uri in (f"models:/{name}@champion", f"models:/{copied.name}/1", logged.model_uri)
     ]
+    renamed = client.rename_registered_model(copied.name, f"{name}-renamed")
+    last = client.create_registered_model(f"{name}-last")
+    client.delete_registered_model(last.name)
     run_id, ids = run.info.run_id, [experiment.experiment_id]
     found = client.get_run(run_id)
     return {
@@ -66,6 +69,8 @@ def main(name: str) -> dict:
         "versions": [each.version for each in client.search_model_versions(f"name = '{name}'")],
         "tags": client.get_model_version(name, "1").tags,
         "refused": refused,
+        "renamed": client.get_registered_model(renamed.name).name,
+        "deleted": not client.search_registered_models(f"name = '{last.name}'"),
     }
 
 

@@ -4,7 +4,7 @@ from sqlalchemy import delete, func, insert, select
 
 from aios.records import Page, Tx
 from aios.records.pages import ListRequest
-from services.data.logs import Entry, Log
+from services.data.logs import Change, Entry, Log
 from services.data.tables import entries, open_logs
 
 
@@ -31,6 +31,15 @@ def has_entries(tx: Tx, log: Log) -> bool:
     """Whether a log has begun."""
     query = select(entries.c.sequence).filter_by(project=log.project, log=log.path).limit(1)
     return tx.execute(query).first() is not None
+
+
+def newest(tx: Tx, log: Log, change: Change) -> Entry | None:
+    """The last entry of a log that says this."""
+    query = select(entries.c.body).filter_by(project=log.project, log=log.path)
+    for body in tx.execute(query.order_by(entries.c.sequence.desc())).scalars():
+        if body["change"] == change:
+            return Entry.from_json(body)
+    return None
 
 
 def open_log(tx: Tx, log: Log) -> None:

@@ -171,6 +171,12 @@ def _model(tx: Tx, name: ModelName, entry: Entry, content: Content | None) -> It
             blob_store.release(tx, name.project, gone.manifest_sha256, entry.time)
             resource = f"{name.model}/{body['number']}"
             yield Event("model_version", resource, "deleted", {"name": str(version_name)})
+        case Change.DELETED:
+            held = model_store.manifests_of(tx, name)
+            model_store.delete_model(tx, name)
+            for manifest in held:
+                blob_store.release(tx, name.project, manifest, entry.time)
+            yield Event("model", name.model, "deleted", {"name": str(name)})
         case _:
             if entry.change is Change.ALIAS_SET:
                 model_store.set_alias(tx, name, body["alias"], body["number"])

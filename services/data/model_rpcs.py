@@ -170,6 +170,24 @@ class ModelRpcs(Rpcs):
 
         return await self._ledger.change(Log.of(model), decide, lambda tx: told, pb.Deletion)
 
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.Deletion:
+        name = ModelName.parse(request.name)
+        serving = set[str]()
+        for version in await self._db.read(lambda tx: model_store.version_names(tx, name)):
+            serving |= set(await self._parts.deployments(version))
+        if serving:
+            named = ", ".join(sorted(serving))
+            raise ModelVersionInUse(f"{name} is served by {named}: delete or update that first.", users=named)
+        told = pb.Deletion()
+
+        def decide(tx: Tx) -> Draft | pb.Deletion:
+            numbered = model_store.next_number(tx, name) - 1
+            going = model_store.manifests_of(tx, name)
+            told.CopyFrom(self._deletion(blob_store.freed_by(tx, name.project, going)))
+            return told if request.validate_only else Draft(Change.DELETED, {"numbered": numbered})
+
+        return await self._ledger.change(Log.of(name), decide, lambda tx: told, pb.Deletion)
+
 
 def _model(tx: Tx, name: ModelName) -> model_pb2.Model:
     return mapping.model_to_proto(model_store.get_model(tx, name))

@@ -8,8 +8,9 @@ from sqlalchemy import Row, delete, func, insert, select, update
 from aios.names import ModelName, ModelVersionName, RunName
 from aios.records import Page, Tx
 from aios.records.pages import ListRequest
-from services.data import mapping
+from services.data import entry_store, mapping
 from services.data.datasets import LATEST
+from services.data.logs import Change, Log
 from services.data.models import (
     ALIAS_MARK,
     Candidate,
@@ -30,14 +31,14 @@ _VERSIONS = select(model_versions, manifests.c.size_bytes).join(
 
 
 def add_model(tx: Tx, model: Model) -> None:
-    """Fold: a model is made."""
+    """Fold: a model is made. One that had its name before leaves it the numbers that come next."""
     tx.execute(
         insert(models).values(
             project=model.name.project,
             id=model.name.model,
             description=model.description,
             latest=model.latest,
-            numbered=0,
+            numbered=_numbered_before(tx, model.name),
             create_time=model.create_time,
         )
     )
@@ -80,7 +81,8 @@ def models_page(tx: Tx, request: ListRequest, project: str) -> tuple[list[Model]
 def next_number(tx: Tx, name: ModelName) -> int:
     """Of the version that comes next."""
     query = select(models.c.numbered).filter_by(project=name.project, id=name.model)
-    return (tx.execute(query).scalar_one_or_none() or 0) + 1
+    numbered = tx.execute(query).scalar_one_or_none()
+    return (_numbered_before(tx, name) if numbered is None else numbered) + 1
 
 
 def registered_by(tx: Tx, name: ModelName, run: RunName) -> ModelVersion | None:
@@ -171,6 +173,41 @@ def delete_version(tx: Tx, name: ModelName, number: int) -> None:
     tx.execute(delete(model_versions).filter_by(**mine, number=number))
     newest = tx.execute(select(func.max(model_versions.c.number)).filter_by(**mine, rejected="")).scalar_one()
     tx.execute(update(models).filter_by(project=name.project, id=name.model).values(latest=newest or 0))
+
+
+def delete_model(tx: Tx, name: ModelName) -> None:
+    """Fold: a model is gone. Its manifests are released by the caller."""
+    for table in (aliases, model_versions):
+        tx.execute(delete(table).filter_by(project=name.project, model=name.model))
+    tx.execute(delete(models).filter_by(project=name.project, id=name.model))
+
+
+def version_names(tx: Tx, name: ModelName) -> list[ModelVersionName]:
+    """Every version of a model.
+
+    Raises:
+        ModelNotFound
+    """
+    get_model(tx, name)
+    query = select(model_versions.c.number).filter_by(project=name.project, model=name.model)
+    return [ModelVersionName(name.project, name.model, str(number)) for number in tx.execute(query).scalars()]
+
+
+def manifests_of(tx: Tx, name: ModelName) -> list[str]:
+    """What the versions of a model hold.
+
+    Raises:
+        ModelNotFound
+    """
+    get_model(tx, name)
+    query = select(model_versions.c.manifest).filter_by(project=name.project, model=name.model).distinct()
+    return list(tx.execute(query).scalars())
+
+
+def _numbered_before(tx: Tx, name: ModelName) -> int:
+    """The highest number that a deleted model of this name gave."""
+    gone = entry_store.newest(tx, Log.of(name), Change.DELETED)
+    return int(gone.body["numbered"]) if gone else 0
 
 
 def _models(tx: Tx, project: str, rows: Sequence[Row[Any]]) -> list[Model]:

@@ -79,6 +79,8 @@ def test_a_script_that_logs_registers_and_loads_a_model(aios: Stack, token: str)
         "versions": ["1"],
         "tags": {"checked": "yes"},
         "refused": "INVALID_STATE",
+        "renamed": "Irises-renamed",
+        "deleted": True,
     }
     with aios.client() as client:
         version = client.models.version("irises/@champion")

@@ -338,6 +338,34 @@ async def test_content_that_is_wanted_again_within_its_grace_stays(platform: Pla
     assert await alice.read((await alice.commit(NAME, [file("a", b"orphan")])).name) == {"a": b"orphan"}
 
 
+async def test_a_model_is_deleted_whole_unless_it_is_served_and_its_numbers_go_on(platform: Platform) -> None:
+    alice, model = platform.caller(), f"{PROJECT}/models/m"
+    first = await alice.register("m", [await alice.store("model", b"1")])
+    await alice.register("m", [await alice.store("model", b"2")])
+    await alice.api.SetModelAlias(pb.SetModelAliasRequest(model=model, alias="champion", version="2"))
+
+    platform.deployed[first.name] = [f"{PROJECT}/deployments/web"]
+    with pytest.raises(FailedPrecondition, match="deployments/web"):
+        await alice.api.DeleteModel(pb.DeleteModelRequest(name=model))
+    platform.deployed.clear()
+    told = await alice.api.DeleteModel(pb.DeleteModelRequest(name=model, validate_only=True))
+    assert (told.freed_blobs, told.freed_bytes) == (2, 2)
+    gone = await alice.api.DeleteModel(pb.DeleteModelRequest(name=model))
+    assert gone.freed_blobs == 2
+    with pytest.raises(NotFound):
+        await alice.api.GetModel(pb.GetModelRequest(name=model))
+    with pytest.raises(NotFound):
+        await alice.api.DeleteModel(pb.DeleteModelRequest(name=model))
+
+    again = await alice.register("m", [await alice.store("model", b"1")])
+    assert again.name == f"{model}/versions/3"
+    await platform.caller("admin", platform=True).api.Reindex(pb.ReindexRequest())
+    listed = await alice.api.ListModelVersions(pb.ListModelVersionsRequest(parent=model))
+    assert [each.name for each in listed.model_versions] == [again.name]
+    assert dict((await alice.api.GetModel(pb.GetModelRequest(name=model))).aliases) == {}
+    assert (await alice.register("m", [await alice.store("model", b"4")])).name == f"{model}/versions/4"
+
+
 async def test_a_model_version_that_is_served_or_named_is_not_deleted(platform: Platform) -> None:
     alice, model = platform.caller(), f"{PROJECT}/models/m"
     made = await alice.register("m", [await alice.store("model", b"1")])

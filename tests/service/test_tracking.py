@@ -347,3 +347,32 @@ async def test_artifacts_of_a_job_are_outputs_of_its_run(mlflow: Mlflow) -> None
     async with channel(address, token("worker", job="projects/demo/jobs/r2", epoch=1)) as door:
         with pytest.raises(NotFound):
             await artifact_service_pb2_grpc.ArtifactServiceStub(door).PutArtifact(put)
+
+
+async def test_a_registered_model_is_renamed_and_deleted(mlflow: Mlflow) -> None:
+    models = "registered-models"
+    await mlflow.post(f"{models}/create", name="Irises", tags=[{"key": "team", "value": "vision"}])
+    await mlflow.post(f"{models}/create", name="Other")
+    renamed = await mlflow.post(f"{models}/rename", name="Irises", new_name="Flowers")
+    assert renamed["registered_model"]["name"] == "Flowers"
+    found = (await mlflow.get(f"{models}/get", name="Flowers"))["registered_model"]
+    assert (found["name"], found["tags"]) == ("Flowers", [{"key": "team", "value": "vision"}])
+    assert (await mlflow.get(f"{models}/get", name="irises"))["registered_model"]["name"] == "Flowers"
+    assert await mlflow.refused(f"{models}/rename", name="Flowers", new_name="OTHER") == (
+        "RESOURCE_ALREADY_EXISTS"
+    )
+    assert await mlflow.refused(f"{models}/create", name="Irises") == "RESOURCE_ALREADY_EXISTS"
+
+    async def delete(name: str) -> httpx.Response:
+        return await mlflow.http.request("DELETE", f"{API}/{models}/delete", json={"name": name})
+
+    mlflow.world.data.down = True
+    assert (await delete("Flowers")).json()["error_code"] == "INVALID_STATE"
+    assert (await mlflow.get(f"{models}/get", name="Flowers"))["registered_model"]["name"] == "Flowers"
+    mlflow.world.data.down = False
+    assert (await delete("Flowers")).status_code == 200
+    assert (await delete("Flowers")).status_code == 404
+    made = await mlflow.post(f"{models}/create", name="Irises")
+    assert "tags" not in made["registered_model"]
+    mlflow.world.data.models.clear()  # by `aios model delete`
+    await mlflow.post(f"{models}/create", name="Irises")

@@ -15,7 +15,15 @@ from aios.bus import Bus
 from aios.common.v1 import resources_pb2
 from aios.config import Settings
 from aios.data.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, model_pb2
-from aios.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, StaleEpoch, Unavailable
+from aios.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    StaleEpoch,
+    Unavailable,
+)
 from aios.records import Event
 from aios.runtime.clock import SystemClock
 from aios.runtime.server import Service
@@ -79,7 +87,30 @@ class Data(data_service_pb2_grpc.DataServiceServicer):
 
     edges: list[data_service_pb2.LineageEdge] = field(default_factory=list)
     registered: list[data_service_pb2.CreateModelVersionRequest] = field(default_factory=list)
+    models: dict[str, model_pb2.Model] = field(default_factory=dict)
     down: bool = False
+
+    async def CreateModel(
+        self, request: data_service_pb2.CreateModelRequest, context: Any
+    ) -> model_pb2.Model:
+        name = f"{request.parent}/models/{request.model_id}"
+        if name in self.models:
+            raise AlreadyExists("taken")
+        self.models[name] = model_pb2.Model(name=name, description=request.model.description)
+        return self.models[name]
+
+    async def GetModel(self, request: data_service_pb2.GetModelRequest, context: Any) -> model_pb2.Model:
+        if request.name not in self.models:
+            raise NotFound("no such model")
+        return self.models[request.name]
+
+    async def DeleteModel(
+        self, request: data_service_pb2.DeleteModelRequest, context: Any
+    ) -> data_service_pb2.Deletion:
+        if self.down:
+            raise FailedPrecondition("served by web")
+        del self.models[request.name]
+        return data_service_pb2.Deletion()
 
     async def GetDatasetVersion(
         self, request: data_service_pb2.GetDatasetVersionRequest, context: Any

@@ -169,6 +169,11 @@ class DataServiceStub:
                 request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.SerializeToString,
                 response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
                 _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/aios.data.v1.DataService/DeleteModel',
+                request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
+                _registered_method=True)
         self.CreateCheckpoint = channel.unary_unary(
                 '/aios.data.v1.DataService/CreateCheckpoint',
                 request_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.CreateCheckpointRequest.SerializeToString,
@@ -402,6 +407,14 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteModel(self, request, context):
+        """Removes a model with all versions and aliases. FAILED_PRECONDITION while a deployment serves one of them. Its name can
+        be used again; the numbers of its versions are not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateCheckpoint(self, request, context):
         """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop. A worker
         writes for its own run and attempt alone. The same again is no error; other files at the same step are
@@ -578,6 +591,11 @@ def add_DataServiceServicer_to_server(servicer, server):
             'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteModelVersion,
                     request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelRequest.FromString,
                     response_serializer=aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.SerializeToString,
             ),
             'CreateCheckpoint': grpc.unary_unary_rpc_method_handler(
@@ -1314,6 +1332,33 @@ class DataService:
             target,
             '/aios.data.v1.DataService/DeleteModelVersion',
             aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.SerializeToString,
+            aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.data.v1.DataService/DeleteModel',
+            aios_dot_data_dot_v1_dot_data__service__pb2.DeleteModelRequest.SerializeToString,
             aios_dot_data_dot_v1_dot_data__service__pb2.Deletion.FromString,
             options,
             channel_credentials,

@@ -96,6 +96,10 @@ class DataServiceStub:
     """Removes a version. FAILED_PRECONDITION while an alias names it or a deployment serves it. Its number is not used
     again.
     """
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteModelRequest, _data_service_pb2.Deletion]
+    """Removes a model with all versions and aliases. FAILED_PRECONDITION while a deployment serves one of them. Its name can
+    be used again; the numbers of its versions are not.
+    """
     CreateCheckpoint: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateCheckpointRequest, _model_pb2.Checkpoint]
     """Makes a checkpoint visible. ABORTED when a newer attempt of the run has written one: this attempt must stop. A worker
     writes for its own run and attempt alone. The same again is no error; other files at the same step are
@@ -348,6 +352,16 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_data_service_pb2.Deletion]:
         """Removes a version. FAILED_PRECONDITION while an alias names it or a deployment serves it. Its number is not used
         again.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _data_service_pb2.DeleteModelRequest,
+        context: _aio.ServicerContext[_data_service_pb2.DeleteModelRequest, _abc.Awaitable[_data_service_pb2.Deletion]],
+    ) -> _abc.Awaitable[_data_service_pb2.Deletion]:
+        """Removes a model with all versions and aliases. FAILED_PRECONDITION while a deployment serves one of them. Its name can
+        be used again; the numbers of its versions are not.
         """
 
     @_abc_1.abstractmethod

@@ -142,6 +142,16 @@ class TrackedModelServiceStub:
                 request_serializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.UpdateTrackedModelVersionRequest.SerializeToString,
                 response_deserializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.UpdateTrackedModelVersionResponse.FromString,
                 _registered_method=True)
+        self.RenameRegisteredModel = channel.unary_unary(
+                '/aios.trainer.v1.TrackedModelService/RenameRegisteredModel',
+                request_serializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.RenameRegisteredModelRequest.SerializeToString,
+                response_deserializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.RenameRegisteredModelResponse.FromString,
+                _registered_method=True)
+        self.DeleteRegisteredModel = channel.unary_unary(
+                '/aios.trainer.v1.TrackedModelService/DeleteRegisteredModel',
+                request_serializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.DeleteRegisteredModelRequest.SerializeToString,
+                response_deserializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.DeleteRegisteredModelResponse.FromString,
+                _registered_method=True)
         self.DeleteTrackedModelVersion = channel.unary_unary(
                 '/aios.trainer.v1.TrackedModelService/DeleteTrackedModelVersion',
                 request_serializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.DeleteTrackedModelVersionRequest.SerializeToString,
@@ -324,6 +334,21 @@ class TrackedModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenameRegisteredModel(self, request, context):
+        """Gives a model another title. Its id, which is in the names of its versions, in lineage and in deployments, stays, and
+        finds it as before. ALREADY_EXISTS when another model has the title, or its id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRegisteredModel(self, request, context):
+        """Removes a model with all versions and aliases. FAILED_PRECONDITION while a deployment serves one of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteTrackedModelVersion(self, request, context):
         """Removes a version. FAILED_PRECONDITION while an alias names it or a deployment serves it.
         """
@@ -466,6 +491,16 @@ def add_TrackedModelServiceServicer_to_server(servicer, server):
                     servicer.UpdateTrackedModelVersion,
                     request_deserializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.UpdateTrackedModelVersionRequest.FromString,
                     response_serializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.UpdateTrackedModelVersionResponse.SerializeToString,
+            ),
+            'RenameRegisteredModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameRegisteredModel,
+                    request_deserializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.RenameRegisteredModelRequest.FromString,
+                    response_serializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.RenameRegisteredModelResponse.SerializeToString,
+            ),
+            'DeleteRegisteredModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRegisteredModel,
+                    request_deserializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.DeleteRegisteredModelRequest.FromString,
+                    response_serializer=aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.DeleteRegisteredModelResponse.SerializeToString,
             ),
             'DeleteTrackedModelVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTrackedModelVersion,
@@ -1063,6 +1098,60 @@ class TrackedModelService:
             '/aios.trainer.v1.TrackedModelService/UpdateTrackedModelVersion',
             aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.UpdateTrackedModelVersionRequest.SerializeToString,
             aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.UpdateTrackedModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameRegisteredModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.trainer.v1.TrackedModelService/RenameRegisteredModel',
+            aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.RenameRegisteredModelRequest.SerializeToString,
+            aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.RenameRegisteredModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRegisteredModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aios.trainer.v1.TrackedModelService/DeleteRegisteredModel',
+            aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.DeleteRegisteredModelRequest.SerializeToString,
+            aios_dot_trainer_dot_v1_dot_tracked__model__service__pb2.DeleteRegisteredModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,12 @@ class TrackedModelServiceStub:
     """One version."""
     UpdateTrackedModelVersion: _aio.UnaryUnaryMultiCallable[_tracked_model_service_pb2.UpdateTrackedModelVersionRequest, _tracked_model_service_pb2.UpdateTrackedModelVersionResponse]
     """Describes a version."""
+    RenameRegisteredModel: _aio.UnaryUnaryMultiCallable[_tracked_model_service_pb2.RenameRegisteredModelRequest, _tracked_model_service_pb2.RenameRegisteredModelResponse]
+    """Gives a model another title. Its id, which is in the names of its versions, in lineage and in deployments, stays, and
+    finds it as before. ALREADY_EXISTS when another model has the title, or its id.
+    """
+    DeleteRegisteredModel: _aio.UnaryUnaryMultiCallable[_tracked_model_service_pb2.DeleteRegisteredModelRequest, _tracked_model_service_pb2.DeleteRegisteredModelResponse]
+    """Removes a model with all versions and aliases. FAILED_PRECONDITION while a deployment serves one of them."""
     DeleteTrackedModelVersion: _aio.UnaryUnaryMultiCallable[_tracked_model_service_pb2.DeleteTrackedModelVersionRequest, _tracked_model_service_pb2.DeleteTrackedModelVersionResponse]
     """Removes a version. FAILED_PRECONDITION while an alias names it or a deployment serves it."""
     SearchTrackedModelVersions: _aio.UnaryUnaryMultiCallable[_tracked_model_service_pb2.SearchTrackedModelVersionsRequest, _tracked_model_service_pb2.SearchTrackedModelVersionsResponse]
@@ -253,6 +259,24 @@ class TrackedModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_tracked_model_service_pb2.UpdateTrackedModelVersionRequest, _abc.Awaitable[_tracked_model_service_pb2.UpdateTrackedModelVersionResponse]],
     ) -> _abc.Awaitable[_tracked_model_service_pb2.UpdateTrackedModelVersionResponse]:
         """Describes a version."""
+
+    @_abc_1.abstractmethod
+    def RenameRegisteredModel(
+        self,
+        request: _tracked_model_service_pb2.RenameRegisteredModelRequest,
+        context: _aio.ServicerContext[_tracked_model_service_pb2.RenameRegisteredModelRequest, _abc.Awaitable[_tracked_model_service_pb2.RenameRegisteredModelResponse]],
+    ) -> _abc.Awaitable[_tracked_model_service_pb2.RenameRegisteredModelResponse]:
+        """Gives a model another title. Its id, which is in the names of its versions, in lineage and in deployments, stays, and
+        finds it as before. ALREADY_EXISTS when another model has the title, or its id.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRegisteredModel(
+        self,
+        request: _tracked_model_service_pb2.DeleteRegisteredModelRequest,
+        context: _aio.ServicerContext[_tracked_model_service_pb2.DeleteRegisteredModelRequest, _abc.Awaitable[_tracked_model_service_pb2.DeleteRegisteredModelResponse]],
+    ) -> _abc.Awaitable[_tracked_model_service_pb2.DeleteRegisteredModelResponse]:
+        """Removes a model with all versions and aliases. FAILED_PRECONDITION while a deployment serves one of them."""
 
     @_abc_1.abstractmethod
     def DeleteTrackedModelVersion(

@@ -113,6 +113,18 @@ class TrackedModelServicer(tracked_model_service_pb2_grpc.TrackedModelServiceSer
         found = await self._registry.get(request.name)
         return pb.UpdateRegisteredModelResponse(registered_model=_model(found))
 
+    async def RenameRegisteredModel(
+        self, request: pb.RenameRegisteredModelRequest, context: Any
+    ) -> pb.RenameRegisteredModelResponse:
+        found = await self._registry.rename(request.name, request.new_name)
+        return pb.RenameRegisteredModelResponse(registered_model=_model(found))
+
+    async def DeleteRegisteredModel(
+        self, request: pb.DeleteRegisteredModelRequest, context: Any
+    ) -> pb.DeleteRegisteredModelResponse:
+        await self._registry.delete(request.name)
+        return pb.DeleteRegisteredModelResponse()
+
     async def SearchRegisteredModels(
         self, request: pb.SearchRegisteredModelsRequest, context: Any
     ) -> pb.SearchRegisteredModelsResponse:

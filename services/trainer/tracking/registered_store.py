@@ -42,6 +42,17 @@ def forget(tx: Tx, project: str, model: str, version: int) -> None:
     tx.execute(delete(registered).where(*_is(project, model, version)))
 
 
+def forget_model(tx: Tx, project: str, model: str) -> None:
+    """Forget what was said of a model and of all its versions."""
+    tx.execute(delete(registered).where(registered.c.project == project, registered.c.model == model))
+
+
+def retitle(tx: Tx, project: str, model: str, title: str) -> None:
+    """Its versions are named as it is now."""
+    mine = (registered.c.project == project, registered.c.model == model)
+    tx.execute(update(registered).where(*mine).values(title=title))
+
+
 def titled(tx: Tx, project: str, title: str) -> str:
     """The id of the model that was made with a title; empty where none was."""
     query = select(registered.c.model).where(

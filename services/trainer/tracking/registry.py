@@ -50,8 +50,10 @@ class Registry:
         """Make a model without versions."""
         project, made = principal().project, model_id(title)
         words = Words(title, tags=experiments.said(tags=tags).tags)
-        if await self._db.read(lambda tx: registered_store.titled(tx, project, title)):
-            raise RegisteredModelExists(f"A model is named {title!r} already.", model=made)
+        if known := await self._db.read(lambda tx: registered_store.titled(tx, project, title)):
+            if await self._is_there(known):
+                raise RegisteredModelExists(f"A model is named {title!r} already.", model=made)
+            await self._db.write(lambda tx: registered_store.forget_model(tx, project, known))
         request = data_service_pb2.CreateModelRequest(
             parent=f"projects/{project}", model_id=made, model=model_pb2.Model(description=description)
         )
@@ -170,6 +172,36 @@ class Registry:
         project, made = principal().project, model.name.rpartition("/")[2]
         await self._db.write(lambda tx: registered_store.forget(tx, project, made, at))
 
+    async def delete(self, title: str) -> None:
+        """Delete a model with all of its versions."""
+        model = await self._found(title)
+        await self._data.DeleteModel(data_service_pb2.DeleteModelRequest(name=model.name))
+        project, made = principal().project, model.name.rpartition("/")[2]
+        await self._db.write(lambda tx: registered_store.forget_model(tx, project, made))
+
+    async def rename(self, title: str, new: str) -> Model:
+        """Give a model another title. Its id stays: it is in the names of its versions, in lineage and in deployments.
+
+        Raises:
+            RegisteredModelExists: another model has that title, or would be found by it.
+        """
+        model = await self._found(title)
+        project, made, wanted = principal().project, model.name.rpartition("/")[2], model_id(new)
+        taken = await self._db.read(lambda tx: registered_store.titled(tx, project, new))
+        for other in {taken, wanted} - {made, ""}:
+            if await self._is_there(other):
+                raise RegisteredModelExists(f"The model {other!r} has the name {new!r} already.", model=other)
+
+        def write(tx: Tx) -> None:
+            if taken and taken != made:
+                registered_store.forget_model(tx, project, taken)  # it was deleted
+            known = registered_store.words(tx, project, made)
+            registered_store.save(tx, project, made, 0, replace(known, title=new))
+            registered_store.retitle(tx, project, made, new)
+
+        await self._db.write(write)
+        return await self.get(new)
+
     async def say(self, title: str, version: str, change: Callable[[Words], Words]) -> None:
         """Change what MLflow says of a model, or of a version of it."""
         if version:
@@ -234,6 +266,15 @@ class Registry:
         project = f"projects/{principal().project}"
         await self._data.RecordLineage(data_service_pb2.RecordLineageRequest(parent=project, edges=[edge]))
         return version
+
+    async def _is_there(self, model: str) -> bool:
+        """Whether the data service has a model of this id."""
+        name = f"projects/{principal().project}/models/{model}"
+        try:
+            await self._data.GetModel(data_service_pb2.GetModelRequest(name=name))
+        except NotFound:
+            return False
+        return True
 
     async def _found(self, title: str) -> model_pb2.Model:
         project = principal().project
