@@ -21,7 +21,7 @@ ALERT: Columns = {
     "RULE": lambda a: rule(a),
     "SINCE": lambda a: stamp(a.state_time),
     "WHY": lambda a: a.state_message,
-    "WEBHOOK": lambda a: a.webhook.partition("?")[0],
+    "WEBHOOK": lambda a: a.webhook,
     "LAST CALL": lambda a: a.delivery,
 }
 

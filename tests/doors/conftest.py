@@ -36,3 +36,9 @@ def everyone(live: Live) -> dict[str, Caller]:
     """Every kind of caller, by name."""
     key = read_key(live.stack.home / "secrets" / "identity.pem")
     return callers(key, revoked_token(live, PROJECT))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In a long run say at once what failed: it may be stopped before its end."""
+    if report.failed and os.environ.get("AIOS_TEST_FUZZ"):
+        print(f"\n{report.nodeid}\n{report.longreprtext}", file=sys.__stderr__, flush=True)

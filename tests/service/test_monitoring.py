@@ -263,8 +263,9 @@ async def test_an_alert_calls_its_webhook_signed_when_it_fires_and_when_it_is_ov
                 said = json.loads(body)
                 assert (said["type"], said["data"]["name"]) == (f"aios.inference.alert.{event}", made.name)
                 assert made.secret not in body.decode()
+                assert said["data"]["webhook"] == made.webhook != url
             [listed] = (await t.stub("viewer").ListAlerts(pb.ListAlertsRequest(parent=PARENT))).alerts
-            assert listed.state == Alert.STATE_OK
+            assert (listed.state, listed.webhook) == (Alert.STATE_OK, url.rpartition("/")[0] + "/…")
             await t.editor.DeleteAlert(pb.DeleteAlertRequest(name=made.name))
             with pytest.raises(NotFound):
                 await t.editor.GetAlert(pb.GetAlertRequest(name=made.name))

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from sqlalchemy import ColumnElement, Table, and_, delete, insert, select, update
 
@@ -37,6 +38,16 @@ class Call(NamedTuple):
     secret: str
     body: str
     tries: int
+
+
+def shown(alert: monitoring_pb2.Alert) -> monitoring_pb2.Alert:
+    """An alert as anyone who may read it sees it: of the webhook the host alone, since its path is often a secret."""
+    told = monitoring_pb2.Alert()
+    told.CopyFrom(alert)
+    if alert.webhook:
+        parts = urlsplit(alert.webhook)
+        told.webhook = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
+    return told
 
 
 def add(tx: Tx, made: monitoring_pb2.Alert, secret: str) -> None:
@@ -108,7 +119,7 @@ def turn(tx: Tx, now: monitoring_pb2.Alert, event: str, body: str) -> None:
     if not save(tx, now):
         return
     tx.execute(update(alerts).where(*_is(alerts, name)).values(doubted_since=None))
-    tx.emit("alert", name.project, name.alert, event, now)
+    tx.emit("alert", name.project, name.alert, event, shown(now))
     if now.webhook:
         call = {"project": name.project, "alert": name.alert, "body": body, "tries": 0, "next_time": tx.now()}
         tx.execute(insert(alert_calls).values(call))

@@ -84,19 +84,21 @@ class Alerts:
                 create_time=stamp(tx.now()),
             )
             alert_store.add(tx, made, secret)
-            made.secret = secret if made.webhook else ""
-            return made
+            answer = alert_store.shown(made)
+            answer.secret = secret if made.webhook else ""
+            return answer
 
         return await self._db.once(request, write, monitoring_pb2.Alert)
 
     async def get(self, name: AlertName) -> monitoring_pb2.Alert:
         """One alert."""
-        return await self._db.read(lambda tx: alert_store.get(tx, name))
+        return alert_store.shown(await self._db.read(lambda tx: alert_store.get(tx, name)))
 
     async def page(self, request: pb.ListAlertsRequest) -> tuple[list[monitoring_pb2.Alert], str]:
         """A page of a project's alerts, newest first, and the token of the next."""
         project = ProjectName.parse(request.parent, "parent").project
-        return await self._db.read(lambda tx: alert_store.page(tx, project, request))
+        found, token = await self._db.read(lambda tx: alert_store.page(tx, project, request))
+        return [alert_store.shown(each) for each in found], token
 
     async def delete(self, name: AlertName) -> None:
         """Remove an alert. One that is not there is removed."""
@@ -187,7 +189,7 @@ def _body(alert: monitoring_pb2.Alert, event: str, now: datetime) -> str:
             "source": f"/{alert.name}",
             "time": now.isoformat(),
             "datacontenttype": "application/json",
-            "data": MessageToDict(alert),
+            "data": MessageToDict(alert_store.shown(alert)),
         }
     )
 
