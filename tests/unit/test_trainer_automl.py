@@ -24,7 +24,7 @@ from services.trainer import catalog
 from services.trainer.job import candidates, reading, text_families
 from services.trainer.sweeps import mapping, sampling
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def run(folder: Path, recipe: str, data: dict[str, Path], **given: Any) -> Path:
