@@ -5,10 +5,17 @@ import json
 import time
 
 import numpy as np
+import psutil
 
 import aios.train
 
 STEP_SECONDS, SAVE_STEPS, FEATURES = 0.05, 200, 256
+
+
+def processor_seconds() -> float:
+    """That this process has used, and the one that fetched its code and checkpoint and started it."""
+    own = psutil.Process()
+    return sum(sum(each.cpu_times()[:2]) for each in (own, *own.parents()[:1]))
 
 
 def main() -> None:
@@ -20,7 +27,7 @@ def main() -> None:
         if found:
             weights = np.load(found.folder / "weights.npy")
         first = found.step if found else 0
-        told = {"from": first, "began": 0.0, "ended": 0.0}
+        told = {"from": first, "began": 0.0, "ended": 0.0, "processor": processor_seconds()}
         run.progress("train", steps)
         for step in range(first + 1, steps + 1):
             began = time.time()

@@ -137,7 +137,7 @@ async def demand(report: Report, running: Stack, seen: Seen, runs: list[str]) ->
 
 async def account(report: Report, client: AsyncClient, seen: Seen, runs: list[tuple[str, str]]) -> None:
     """What was lost, of all that the runs held."""
-    held = stopping = reloading = again = first_start = 0.0
+    held = stopping = reloading = again = first_start = working = 0.0
     committed = repeated = duplicates = missing = preemptions = 0
     for run, job in runs:
         kept = 0
@@ -152,6 +152,7 @@ async def account(report: Report, client: AsyncClient, seen: Seen, runs: list[tu
                 first_start += told["began"] - assigned
             else:
                 reloading += told["began"] - assigned
+                working += told["processor"]
             committed += max(0, kept - told["from"])
             repeated += max(0, reached - told["from"])
             kept = max((line["saved"] for line in lines if "saved" in line), default=kept)
@@ -167,6 +168,7 @@ async def account(report: Report, client: AsyncClient, seen: Seen, runs: list[tu
     report.figure("device_hours_held", held * DEVICES / RUNS / 3600)
     report.figure("seconds_from_last_step_to_free_mean", stopping / max(1, preemptions))
     report.figure("seconds_from_assignment_to_step_mean", reloading / max(1, preemptions))
+    report.figure("of_which_processor_seconds_mean", working / max(1, preemptions))
     report.figure("first_start_seconds_mean", first_start / len(runs))
     report.bar("committed_steps_lost", committed, 0)
     report.bar("steps_made_twice", repeated, 0)

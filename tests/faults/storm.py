@@ -33,6 +33,8 @@ JOBS_WAITING = 60
 """Kept waiting, beside what runs."""
 PAUSE_SECONDS = (0.05, 0.6)
 """Between two faults."""
+PROGRESS = 50
+"""Faults between two lines that say how far it is."""
 SETTLE_SECONDS = 120.0
 FAULTS = {"hang-up": 5, "crash": 5, "kill-scheduler": 2, "stop-scheduler": 1}
 """What is broken, and how often of all times."""
@@ -68,7 +70,9 @@ async def storm(folder: Path, count: int, seed: int, database_url: str = "") -> 
         callers = [_submit(pool, ledger, names, random.Random(f"{seed} {n}")) for n in range(CALLERS)]
         submitting = asyncio.gather(*callers)
         try:
-            for _ in range(count):
+            for n in range(count):
+                if n % PROGRESS == 0:
+                    print(f"{n} faults, {len(names)} jobs, {len(ledger.faults)} violations", flush=True)
                 await asyncio.sleep(rng.uniform(*PAUSE_SECONDS))
                 [what] = rng.choices(list(FAULTS), list(FAULTS.values()))
                 made.faults[what] += 1
