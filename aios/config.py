@@ -95,6 +95,11 @@ class Settings:
     """How long it is known who read and changed data."""
     data_grace_seconds: float = 86_400.0
     """How long the bytes of what was deleted are kept."""
+    ray_address: str = ""
+    """A Ray cluster of the operator's own, as `ray://host:10001`, for transforms of large versions. Its token lies in
+    `secrets/ray.token` of the data service. None where unset."""
+    ray_bytes: int = 64 << 20
+    """Size of a version from which a transform uses it: connecting takes as long as smaller ones do here."""
     database_url: str = ""
     """SQLAlchemy URL of a PostgreSQL; empty keeps one SQLite file per service under home."""
 

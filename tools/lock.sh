@@ -21,6 +21,7 @@ compile triton requirements/triton.in --no-deps "$@"
 compile build requirements/build.in "$@"
 compile supply requirements/supply.in "$@"
 compile mlflow requirements/mlflow.in "$@"
+compile ray requirements/ray.in --constraint requirements/common.lock "$@"
 # What each image of deploy/compose holds: parts of the common lock. Lists of files are read by clients, by jobs and by
 # the data service alone.
 mkdir -p requirements/images

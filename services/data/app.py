@@ -28,6 +28,7 @@ from aios.runtime.tokens import read_key
 from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from services.data import adopt, reindex, store
 from services.data.annotation.servicer import AnnotationServicer
+from services.data.cluster import Cluster
 from services.data.edge.desk import Desk
 from services.data.edge.servicer import EdgeServicer
 from services.data.intake.consumer import Intake
@@ -64,7 +65,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> App:
     await adopt.adopt(parts)
     await parts.ledger.settle_once()
     keys = ProjectKeys(settings.secret("pseudonyms.key"))
-    preparing = TransformServicer(parts, SchedulerServiceStub(to_scheduler), keys)
+    preparing = TransformServicer(parts, SchedulerServiceStub(to_scheduler), keys, Cluster.of(settings))
     intake = [Windows(parts).run]
     if settings.mqtt_address or settings.edge_address:
         door = Door(settings, db, read_key(settings.secret("devices.pem")))

@@ -18,6 +18,7 @@ from aios.runtime.context import require_job
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2
 from aios.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from services.data import dataset_store, layout, lineage_store, transform_mapping, transforms
+from services.data.cluster import RAY_ADDRESS, Cluster
 from services.data.datasets import MAIN
 from services.data.keys import ProjectKeys
 from services.data.ledger import Draft
@@ -47,10 +48,13 @@ _STATES: Mapping[int, "transform_pb2.Transform.State.ValueType"] = {
 class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceServicer):
     """The caller may touch the project: the interceptor has seen to it."""
 
-    def __init__(self, parts: Parts, scheduler: SchedulerServiceStub, keys: ProjectKeys) -> None:
+    def __init__(
+        self, parts: Parts, scheduler: SchedulerServiceStub, keys: ProjectKeys, cluster: Cluster
+    ) -> None:
         super().__init__(parts)
         self._scheduler = scheduler
         self._keys = keys
+        self._cluster = cluster
 
     async def CreateTransform(
         self, request: pb.CreateTransformRequest, context: Context
@@ -68,11 +72,14 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
             "request_id": request.request_id,
             "trace_id": telemetry.trace_id_of(telemetry.current_traceparent()),
         }
+        on_ray = self._cluster.serves(spec, size)
+        environment = {transform_mapping.VARIABLE: json.dumps(record, sort_keys=True)}
         job = job_pb2.Job(
             spec=job_pb2.JobSpec(
                 kind=job_pb2.JobSpec.KIND_BATCH,
                 command=COMMAND,
-                environment={transform_mapping.VARIABLE: json.dumps(record, sort_keys=True)},
+                environment=environment | ({RAY_ADDRESS: self._cluster.address} if on_ray else {}),
+                node_network=on_ray,
                 resources=resources_pb2.Resources(
                     cpu_millis=CPU_MILLIS, memory_bytes=transforms.memory_bytes(size)
                 ),
@@ -166,10 +173,14 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         self, request: pb.GetTransformKeyRequest, context: Context
     ) -> pb.GetTransformKeyResponse:
         name = TransformName.parse(request.name)
-        spec = (await self._attempt(name, request.epoch)).spec
-        if not transforms.type_of(spec.type).keyed:
-            raise NotATransform(f"{spec.type} needs no key.", name=str(name))
-        return pb.GetTransformKeyResponse(key=self._keys.derive(name.project, str(spec.parameters["key"])))
+        found = await self._attempt(name, request.epoch)
+        keyed, on_ray = transforms.type_of(found.spec.type).keyed, RAY_ADDRESS in found.job.spec.environment
+        if not keyed and not on_ray:
+            raise NotATransform(f"{found.spec.type} needs no key.", name=str(name))
+        return pb.GetTransformKeyResponse(
+            key=self._keys.derive(name.project, str(found.spec.parameters["key"])) if keyed else b"",
+            ray_token=self._cluster.token() if on_ray else "",
+        )
 
     async def _pinned(self, project: str, asked: transform_pb2.TransformSpec) -> tuple[Spec, int]:
         """What is asked for with nothing left open, and how many bytes that reads."""

@@ -19,6 +19,8 @@ class Type:
     """Further versions that it needs, by name."""
     keyed: bool = False
     """Its job is given a secret of the project."""
+    by_rows: bool = False
+    """Most of its work is done row by row, so that a cluster can share it: services.data.job.engine."""
 
 
 _SEED = Parameter(0, "Of everything random: the same seed makes the same version.", low=0, high=2**53)
@@ -77,6 +79,7 @@ _CLEAN = Type(
         "columns": Parameter((), "Where missing values and outliers are looked for; all where empty."),
         "seed": _SEED,
     },
+    by_rows=True,
 )
 _SPLIT = Type(
     "Divide it into parts, such as train and test.",
@@ -116,6 +119,7 @@ TYPES: Mapping[str, Type] = MappingProxyType(
                 "bins": Parameter(20, "Of each histogram.", low=2, high=200),
                 "top": Parameter(10, "Most frequent values that are named.", low=0, high=100),
             },
+            by_rows=True,
         ),
         "drift": Type(
             "Compare it with another version, the baseline: PSI, KS, MMD.",
@@ -164,6 +168,7 @@ TYPES: Mapping[str, Type] = MappingProxyType(
                 "vocabulary": Parameter(20_000, "Words that are known.", low=3, high=1_000_000),
                 "length": Parameter(128, "Of each row; what is longer is cut.", low=1, high=65_536),
             },
+            by_rows=True,
         ),
         "resize": Type(
             "Unpack images and bring them to one size.",
@@ -172,11 +177,13 @@ TYPES: Mapping[str, Type] = MappingProxyType(
                 "width": Parameter(64, "Pixels.", low=1, high=4_096),
                 "colours": Parameter("rgb", "With colours or without.", choices=("rgb", "grey")),
             },
+            by_rows=True,
         ),
         "augment": _AUGMENT,
         "pii": Type(
             "Find what people can be told by, in texts and by the names of columns.",
             {"columns": _COLUMNS, "kinds": _KINDS},
+            by_rows=True,
         ),
         "mask": Type(
             "Take out of texts what people can be told by.",
@@ -190,6 +197,7 @@ TYPES: Mapping[str, Type] = MappingProxyType(
                 ),
                 "drop": Parameter((), "Columns that are left out altogether."),
             },
+            by_rows=True,
         ),
         "pseudonymise": Type(
             "Replace values by pseudonyms, the same for the same value, with a secret of the project.",

@@ -21,12 +21,14 @@ from aios.runtime.channel import connect
 from aios.runtime.server import Server, Service
 from aios.runtime.tokens import Verifier
 from aios.scheduler.v1 import job_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
+from services.data.cluster import Cluster
 from services.data.keys import ProjectKeys
 from services.data.transform_servicer import TransformServicer
 from tests.servers import S3Server, s3_server
 from tests.service.data_service import Platform, running, settings_at, token_of
 
 STATE = transform_pb2.Transform
+RAY_BYTES = 1000
 
 
 class Scheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
@@ -119,7 +121,9 @@ async def service(s3: S3Server, tmp_path: Path) -> AsyncIterator[Preparing]:
         to_scheduler = connect(f"127.0.0.1:{beside.port}", lambda: token_of("service"))
         stub = scheduler_service_pb2_grpc.SchedulerServiceStub(to_scheduler)
         keys = ProjectKeys(tmp_path / "pseudonyms.key")
-        servicer = TransformServicer(platform.parts, stub, keys)
+        (tmp_path / "ray.token").write_text("of-the-cluster\n")
+        cluster = Cluster("ray://cluster:10001", RAY_BYTES, tmp_path / "ray.token")
+        servicer = TransformServicer(platform.parts, stub, keys, cluster)
         add_mine = transform_service_pb2_grpc.add_TransformServiceServicer_to_server
         server = Server("127.0.0.1:0", [Service(add_mine, servicer)], verifier)
         await server.start()
@@ -234,3 +238,31 @@ async def test_a_job_that_ends_well_without_a_result_is_a_failed_transform(servi
     assert shown.name == made.name
     assert shown.state == STATE.STATE_FAILED
     assert "nothing" in shown.state_message
+
+
+async def test_a_large_version_is_prepared_on_the_cluster_that_is_attached_and_its_job_alone_has_the_token(
+    service: Preparing,
+) -> None:
+    await service.table()
+    small = await service.submit("pii")
+    dataset = "projects/demo/datasets/people"
+    await service.alice.commit(
+        dataset, [await service.alice.store("people.csv", b"a,b\n" + b"1,2\n" * RAY_BYTES)]
+    )
+    large, whole = await service.submit("pii"), await service.submit("split")
+
+    specs = {each.name: service.scheduler.jobs[each.job].spec for each in (small, large, whole)}
+    told = await service.worker(large.name).GetTransformKey(
+        pb.GetTransformKeyRequest(name=large.name, epoch=1)
+    )
+
+    assert [spec.environment.get("AIOS_RAY_ADDRESS") for spec in specs.values()] == [
+        None,
+        "ray://cluster:10001",
+        None,
+    ]
+    assert [spec.node_network for spec in specs.values()] == [False, True, False]
+    assert (told.ray_token, told.key) == ("of-the-cluster", b"")
+    assert not any("of-the-cluster" in str(spec) for spec in specs.values())
+    with pytest.raises(FailedPrecondition):
+        await service.worker(small.name).GetTransformKey(pb.GetTransformKeyRequest(name=small.name, epoch=1))

@@ -20,6 +20,7 @@ from aios.cli.transform import summary_of
 from aios.errors import AiosError, InvalidArgument
 from services.data import transforms
 from services.data.job import duplicates, labels, parts
+from services.data.job.engine import Local
 from services.data.job.parts import Form, Source, array_of, with_column
 from services.data.job.transforms import (
     anonymity,
@@ -160,7 +161,8 @@ def test_texts_that_are_nearly_the_same_are_found_and_others_are_not() -> None:
     texts = [" ".join(random.choice(words, 60)) for _ in range(60)]
     texts[40] = texts[3].replace(texts[3].split()[10], "changed", 1)
 
-    found = [(one, other) for one, other, _ in duplicates.alike_texts(texts, 0.8)]
+    table = pa.table({"text": texts})
+    found = [(one, other) for one, other, _ in duplicates.alike_texts(Local(), table, "text", 0.8)]
 
     assert found == [(3, 40)]
 

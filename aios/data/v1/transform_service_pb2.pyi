@@ -254,16 +254,20 @@ class GetTransformKeyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
+    RAY_TOKEN_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
-    """32 bytes."""
+    """32 bytes; empty where the transform does not pseudonymise."""
+    ray_token: _builtins.str
+    """Empty where it uses no cluster, or one without a token."""
     def __init__(
         self,
         *,
         key: _builtins.bytes = ...,
+        ray_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "ray_token", b"ray_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

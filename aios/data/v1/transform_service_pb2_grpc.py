@@ -125,8 +125,8 @@ class TransformServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTransformKey(self, request, context):
-        """The secret of a transform that pseudonymises, for its own job alone. It is the project's, one for each key name, and
-        stands in no parameter, log or version.
+        """What its own job alone is told, and stands in no parameter, log or version: the secret of a transform that
+        pseudonymises, which is the project's, one for each key name; the token of the Ray cluster that it uses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,8 @@ class TransformServiceStub:
     version.
     """
     GetTransformKey: _aio.UnaryUnaryMultiCallable[_transform_service_pb2.GetTransformKeyRequest, _transform_service_pb2.GetTransformKeyResponse]
-    """The secret of a transform that pseudonymises, for its own job alone. It is the project's, one for each key name, and
-    stands in no parameter, log or version.
+    """What its own job alone is told, and stands in no parameter, log or version: the secret of a transform that
+    pseudonymises, which is the project's, one for each key name; the token of the Ray cluster that it uses.
     """
 
 class TransformServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -106,8 +106,8 @@ class TransformServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transform_service_pb2.GetTransformKeyRequest,
         context: _aio.ServicerContext[_transform_service_pb2.GetTransformKeyRequest, _abc.Awaitable[_transform_service_pb2.GetTransformKeyResponse]],
     ) -> _abc.Awaitable[_transform_service_pb2.GetTransformKeyResponse]:
-        """The secret of a transform that pseudonymises, for its own job alone. It is the project's, one for each key name, and
-        stands in no parameter, log or version.
+        """What its own job alone is told, and stands in no parameter, log or version: the secret of a transform that
+        pseudonymises, which is the project's, one for each key name; the token of the Ray cluster that it uses.
         """
 
 def add_TransformServiceServicer_to_server(servicer: TransformServiceServicer, server: _aio.Server) -> None: ...

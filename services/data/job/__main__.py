@@ -9,15 +9,18 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 
 from aios.config import Settings
+from aios.data.v1 import transform_service_pb2 as pb
 from aios.errors import AiosError, FailedPrecondition
 from aios.runtime import telemetry
 from aios.runtime.token_files import token_file
 from services.data.job import parts
+from services.data.job.engine import Engine, Local
+from services.data.job.on_ray import Ray
 from services.data.job.platform import Platform, spec_of
 from services.data.job.work import Model, Result, Work, folder_of
 from services.data.transforms import Spec, type_of
@@ -48,13 +51,15 @@ async def _do(settings: Settings, spec: Spec) -> None:
             named = {"": spec.input, **spec.inputs}
             for name, version in named.items():
                 await platform.download(version, scratch / f"input-{name}")
-        key = await platform.key() if type_of(spec.type).keyed else b""
+        told = pb.GetTransformKeyResponse()
+        if type_of(spec.type).keyed or settings.ray_address:
+            told = await platform.secrets()
         named_model = str(spec.parameters.get("model", ""))
         model = await platform.model(named_model, scratch / "model") if named_model else Model()
         with telemetry.span(spec.type, attributes={"aios.input": spec.input}):
             # The loop stays free for the connection's keepalive.
             result, form = await asyncio.to_thread(
-                _transform, spec, scratch, key, frozenset(origin.privacy), model
+                _transform, settings.ray_address, spec, scratch, told, frozenset(origin.privacy), model
             )
         with telemetry.span("push"):
             await asyncio.to_thread(folder_of, result, scratch / "output", form)
@@ -66,7 +71,12 @@ async def _do(settings: Settings, spec: Spec) -> None:
 
 
 def _transform(
-    spec: Spec, scratch: Path, key: bytes, privacy: frozenset[str], model: Model
+    ray_address: str,
+    spec: Spec,
+    scratch: Path,
+    told: pb.GetTransformKeyResponse,
+    privacy: frozenset[str],
+    model: Model,
 ) -> tuple[Result, parts.Form]:
     source = parts.read(scratch / "input-")
     inputs = {name: parts.read(scratch / f"input-{name}") for name in spec.inputs}
@@ -74,9 +84,21 @@ def _transform(
     for left in source.left_out:
         print(f"left out {left}: no table and no image", flush=True)
     module = import_module(f"services.data.job.transforms.{spec.type}")
-    result: Result = module.run(Work(spec.parameters, source, inputs, lambda: key, privacy, model))
+    with _engine(ray_address, told.ray_token) as engine:
+        work = Work(spec.parameters, source, inputs, lambda: told.key, privacy, model, engine)
+        result: Result = module.run(work)
     print(json.dumps(result.summary, sort_keys=True)[:2000], flush=True)
     return result, source.form
+
+
+@contextmanager
+def _engine(ray_address: str, token: str) -> Iterator[Engine]:
+    if not ray_address:
+        yield Local()
+        return
+    with closing(Ray(ray_address, token)) as engine:
+        print(f"works on the Ray cluster at {ray_address}", flush=True)
+        yield engine
 
 
 def schema_of(result: Result) -> str:

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from aios.errors import InvalidArgument
 from aios.formats.images import CLASSES, MAGIC
+from services.data.job.engine import Engine, Given, Told, over
 from services.data.job.parts import Array, array_of
 
 PIXELS_MAX = 50_000_000  # of one image: more is a bomb, not a picture
@@ -110,17 +111,23 @@ def images(table: "pa.Table", name: str, size: tuple[int, int] | None = None) ->
         yield scaled(opened, size) if size else np.asarray(opened)
 
 
-def unreadable(table: "pa.Table", name: str) -> dict[int, str]:
+def unreadable(engine: Engine, table: "pa.Table", name: str) -> dict[int, str]:
     """Rows of a column of image files that are none, and why."""
-    found: dict[int, str] = {}
     if pa.types.is_fixed_size_list(table.schema.field(name).type):
-        return found
-    for row, content in enumerate(table[name].to_pylist()):
+        return {}
+    told = over(engine, checked, table.select([name])).told
+    return {first + row: why for first, each in told for row, why in each["unreadable"]}
+
+
+def checked(piece: "pa.Table", given: Given) -> tuple["pa.Table", Told]:
+    """A step: which files of images in the one column are none."""
+    found = []
+    for row, content in enumerate(piece.column(0).to_pylist()):
         try:
             open_image(content, "it")
         except InvalidArgument as error:
-            found[row] = error.message.removeprefix("input: it ")
-    return found
+            found.append([row, error.message.removeprefix("input: it ")])
+    return piece.slice(0, 0), {"unreadable": found}
 
 
 def open_image(content: bytes | None, where: str) -> "Image.Image":

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from services.data.job.columns import Kind, images, kind_of, texts
-from services.data.job.parts import Array
+from services.data.job.engine import Engine, Given, Told, over
+from services.data.job.parts import Array, array_of, with_column
 from services.data.job.rejects import Rejects
 
 PERMUTATIONS = 128
@@ -54,7 +55,12 @@ def leaked(parts: Mapping[str, "pa.Table"], training: str, rejects: Rejects, apa
 
 
 def near(
-    parts: Mapping[str, "pa.Table"], columns: Sequence[str], likeness: float, training: str, rejects: Rejects
+    engine: Engine,
+    parts: Mapping[str, "pa.Table"],
+    columns: Sequence[str],
+    likeness: float,
+    training: str,
+    rejects: Rejects,
 ) -> None:
     """Put aside the later one of rows that are alike in a text or an image; across parts the one of the training part.
 
@@ -68,7 +74,7 @@ def near(
         chosen = [parts[name].select([column]).take(pa.array(kept[name])) for name in order]
         whole = pa.concat_tables(chosen).combine_chunks()
         reasons: dict[int, str] = {}
-        for one, other, alike in sorted(_alike(whole, column, likeness)):
+        for one, other, alike in sorted(_alike(engine, whole, column, likeness)):
             if one not in reasons and other not in reasons:
                 name, row = places[one]
                 reasons[other] = f"near duplicate: {column} is {alike:.0%} like row {row} of {name}"
@@ -85,15 +91,14 @@ def row_digests(table: "pa.Table") -> list[bytes]:
     ]
 
 
-def alike_texts(values: Sequence[str | None], likeness: float) -> Iterator[Pair]:
+def alike_texts(engine: Engine, table: "pa.Table", column: str, likeness: float) -> Iterator[Pair]:
     """Pairs whose sets of character sequences overlap by at least that share (Jaccard's)."""
-    shingles = [_shingles(value or "") for value in values]
-    signatures = (
-        np.stack([_signature(each) for each in shingles]) if shingles else np.empty((0, PERMUTATIONS))
-    )
+    signed = over(engine, signatures, table.select([column])).table
+    shingles = [each.values.to_numpy() for each in signed["shingles"]]
+    signed_NP = array_of(signed, "signature")
     rows = _rows_of_a_band(likeness)
     for one, other in _candidates(
-        signatures[:, start : start + rows] for start in range(0, PERMUTATIONS, rows)
+        signed_NP[:, start : start + rows] for start in range(0, PERMUTATIONS, rows)
     ):
         both = len(np.intersect1d(shingles[one], shingles[other], assume_unique=True))
         union = len(shingles[one]) + len(shingles[other]) - both
@@ -101,11 +106,20 @@ def alike_texts(values: Sequence[str | None], likeness: float) -> Iterator[Pair]
             yield one, other, both / union
 
 
-def alike_images(table: "pa.Table", column: str, likeness: float) -> Iterator[Pair]:
+def signatures(piece: "pa.Table", given: Given) -> tuple["pa.Table", Told]:
+    """A step: the shingles of each text of the one column, and their MinHash."""
+    shingles = [_shingles(value or "") for value in texts(piece, piece.column_names[0])]
+    signed = np.array([_signature(each) for each in shingles], dtype=np.uint64).reshape(-1, PERMUTATIONS)
+    made = pa.table({"shingles": pa.array(shingles, pa.list_(pa.uint64()))})
+    return with_column(made, "signature", signed), {}
+
+
+def alike_images(engine: Engine, table: "pa.Table", column: str, likeness: float) -> Iterator[Pair]:
     """Pairs whose hashes differ in few of 64 bits, and whose thumbnails are close."""
-    thumbnails = [small.astype(np.float32) / 255 for small in images(table, column, THUMBNAIL)]
-    hashes = [np.diff(grid.astype(np.int16), axis=1).ravel() > 0 for grid in images(table, column, GRID)]
-    bits = np.array(hashes).reshape(-1, 64)
+    small = over(engine, shrunk, table.select([column])).table
+    thumbnails = array_of(small, "thumbnail").astype(np.float32) / 255
+    grid = array_of(small, "grid").astype(np.int16)
+    bits = (np.diff(grid, axis=2) > 0).reshape(-1, 64)
     allowed = int((1 - likeness) * 64)
     # Of so many bands more than bits may differ, one is the same in both.
     bands = np.array_split(np.arange(64), min(64, allowed + 1))
@@ -116,10 +130,20 @@ def alike_images(table: "pa.Table", column: str, likeness: float) -> Iterator[Pa
             yield one, other, 1 - distance / 64
 
 
-def _alike(table: "pa.Table", column: str, likeness: float) -> Iterator[Pair]:
+def shrunk(piece: "pa.Table", given: Given) -> tuple["pa.Table", Told]:
+    """A step: each image of the one column, small enough to be compared."""
+    [column] = piece.column_names
+    made = pa.table({})
+    for name, size in (("thumbnail", THUMBNAIL), ("grid", GRID)):
+        found = np.array(list(images(piece, column, size)), dtype=np.uint8).reshape(-1, *size)
+        made = with_column(made, name, found)
+    return made, {}
+
+
+def _alike(engine: Engine, table: "pa.Table", column: str, likeness: float) -> Iterator[Pair]:
     if kind_of(table, column) is Kind.IMAGE:
-        return alike_images(table, column, likeness)
-    return alike_texts(texts(table, column), likeness)
+        return alike_images(engine, table, column, likeness)
+    return alike_texts(engine, table, column, likeness)
 
 
 def _digests(parts: Mapping[str, "pa.Table"], apart: Sequence[str]) -> dict[str, list[bytes]]:

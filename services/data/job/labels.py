@@ -21,7 +21,6 @@ FOLDS = 5
 EACH_MIN = 2  # rows of a class: with fewer nothing can be learnt of it without them
 CLASSES_MAX = 1_000
 IMAGE_SIZE = (16, 16)
-SMALL = 1024  # numbers of an image that need not be scaled down
 WORDS_MAX = 20_000
 TREES = 200
 CARDINALITY_MAX = 50  # of a column of text that is a feature by its values; with more it is read as words
@@ -144,15 +143,6 @@ def features_of(table: "pa.Table", names: Iterable[str]) -> Any:
     if any(sparse.issparse(each) for each in blocks):
         return sparse.hstack(blocks).tocsr()
     return np.concatenate(blocks, axis=1)
-
-
-def _pixels(table: "pa.Table", name: str) -> Array:
-    """Images as numbers from -0.5 to 0.5; small arrays as they are, all others scaled down."""
-    kind = table.schema.field(name).type
-    if pa.types.is_fixed_size_list(kind) and kind.list_size <= SMALL:
-        small = array_of(table, name).reshape(table.num_rows, -1).astype(np.float64)
-        return np.asarray(small / max(1.0, float(small.max(initial=0))) - 0.5)
-    return np.array([each.ravel() for each in images(table, name, IMAGE_SIZE)], dtype=np.float64) / 255 - 0.5
 
 
 def _standard(values: Array) -> Array:

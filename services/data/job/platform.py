@@ -1,6 +1,5 @@
 """The platform as one attempt of a transform sees it: over the public door, with the attempt's own token."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +14,13 @@ from aios.data.v1 import transform_service_pb2 as pb
 from aios.names import JobName, TransformName
 from aios.runtime.channel import door_channel
 from aios.runtime.token_files import TokenSource
+from services.data.job import code
 from services.data.job.work import Model
 from services.data.transforms import Spec
 
 FEATURES = "features.json"
 """Of a model over a table: the names of its features, in order."""
 COMPLETE_SECONDS = 60.0  # a version of many files is checked meanwhile
-_CODE = Path(__file__).resolve().parents[3]
-_CODE_OF = (
-    "aios/formats",
-    "aios/train/augment.py",
-    "services/data/job",
-    "services/data/transform_types.py",
-    "services/data/transforms.py",
-)
 
 
 class Platform:
@@ -67,10 +59,10 @@ class Platform:
             features = json.loads((folder / FEATURES).read_text())
         return Model([str(each) for each in features], list(found.signature.labels))
 
-    async def key(self) -> bytes:
-        """The secret that pseudonyms of this transform are made with."""
+    async def secrets(self) -> pb.GetTransformKeyResponse:
+        """What this transform alone is told."""
         request = pb.GetTransformKeyRequest(name=self.transform, epoch=self._epoch)
-        return (await self._transforms.GetTransformKey(request)).key
+        return await self._transforms.GetTransformKey(request)
 
     async def complete(
         self, folder: Path, schema: str, licence: str, privacy: Sequence[str]
@@ -78,7 +70,7 @@ class Platform:
         """Store a folder as what the transform made."""
         version = dataset_pb2.DatasetVersion(
             origin=dataset_pb2.Origin(
-                code_sha256=code_sha256(), schema=schema, licence=licence, privacy=privacy
+                code_sha256=code.sha256(), schema=schema, licence=licence, privacy=privacy
             )
         )
         await list_files(self._store, version, await push_files(self._store, find(folder), None))
@@ -89,17 +81,6 @@ class Platform:
         """Let go of connections."""
         await self._http.aclose()
         await self._channel.close()
-
-
-def code_sha256() -> str:
-    """Digest of the code that a transform's result depends on."""
-    digest = hashlib.sha256()
-    for part in _CODE_OF:
-        path = _CODE / part
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(f"{file.relative_to(_CODE).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def spec_of(spec: Spec) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from aios.errors import InvalidArgument
 from services.data.job import charts, parts
+from services.data.job.engine import Engine, Local
 from services.data.job.parts import Form, Source
 
 
@@ -39,6 +40,8 @@ class Work:
     """What is known of people in the input."""
     model: Model = Model()
     """That whose predictions the input holds."""
+    engine: Engine = field(default_factory=Local)
+    """Does what goes row by row."""
 
     @property
     def seed(self) -> int:

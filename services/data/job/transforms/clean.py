@@ -22,7 +22,7 @@ def run(work: Work) -> Result:
     columns = set(work.columns())
     for name in list(parts):
         for column in of_kind(parts[name], Kind.IMAGE):
-            for row, why in unreadable(parts[name], column).items():
+            for row, why in unreadable(work.engine, parts[name], column).items():
                 rejects.add(name, [row], f"{column} {why}")
         rejects.add_all(name, schema.broken(parts[name], work.parameters["rules"]))
         parts[name], filled = _missing(work, name, parts[name], columns, rejects)
@@ -34,7 +34,7 @@ def run(work: Work) -> Result:
     if work.parameters["leakage"] and TRAINING in parts and len(parts) > 1:
         duplicates.leaked(parts, TRAINING, rejects, [label] if label else [])
     if likeness := float(work.parameters["near_duplicates"]):
-        duplicates.near(parts, _near_columns(work), likeness, TRAINING, rejects)
+        duplicates.near(work.engine, parts, _near_columns(work), likeness, TRAINING, rejects)
     if marked := work.parameters["poisoned"]:
         whole, places = _left(parts, rejects)
         for position in poison.apart(whole, work.require("poisoned", marked), work.seed).tolist():

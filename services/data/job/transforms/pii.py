@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from services.data.job import charts, pii
 from services.data.job.columns import Kind, kind_of
+from services.data.job.engine import Engine, Given, Told, over
 from services.data.job.work import Result, Work
 
 FLAG = "pii:"
@@ -14,7 +15,8 @@ FLAG = "pii:"
 
 def run(work: Work) -> Result:
     """Look at every value of the columns of texts and numbers, and at the names of all columns."""
-    found = scan(work.source.parts, tuple(work.columns()), tuple(work.parameters["kinds"]) or pii.KINDS)
+    kinds = tuple(work.parameters["kinds"]) or pii.KINDS
+    found = scan(work.engine, work.source.parts, tuple(work.columns()), kinds)
     rows = [
         [part, column, kind, each["rows"], each.get("share"), each.get("example"), each["by"]]
         for part, columns in found.items()
@@ -33,13 +35,16 @@ def run(work: Work) -> Result:
 
 
 def scan(
-    parts: Mapping[str, "pa.Table"], columns: tuple[str, ...], kinds: tuple[str, ...] = pii.KINDS
+    engine: Engine,
+    parts: Mapping[str, "pa.Table"],
+    columns: tuple[str, ...],
+    kinds: tuple[str, ...] = pii.KINDS,
 ) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Part to column to kind to what was found of it. Examples show their form, not what they are."""
     found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for part, table in parts.items():
         for column in [each for each in table.column_names if each in columns]:
-            mine = _of_column(table, column, kinds)
+            mine = _of_column(engine, table, column, kinds)
             if mine:
                 found.setdefault(part, {})[column] = mine
     return found
@@ -54,19 +59,28 @@ def _without_flags(privacy: frozenset[str]) -> set[str]:
     return {each for each in privacy if not each.startswith(FLAG)}
 
 
-def _of_column(table: "pa.Table", column: str, kinds: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _of_column(
+    engine: Engine, table: "pa.Table", column: str, kinds: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     if kind_of(table, column) in (Kind.TEXT, Kind.NUMBER) and not pa.types.is_floating(table[column].type):
-        values = table[column].cast(pa.string()).to_pylist()
-        for text in values:
-            seen = {each.kind: each for each in pii.find(text, kinds)} if text else {}
-            for kind, each in seen.items():
-                mine = found.setdefault(
-                    kind, {"rows": 0, "by": "values", "example": pii.hidden(text[each.start : each.end])}
-                )
-                mine["rows"] += 1
+        for _, told in over(engine, look, table.select([column]), kinds=kinds).told:
+            for kind, each in told.items():
+                mine = found.setdefault(kind, {"rows": 0, "by": "values", "example": each["example"]})
+                mine["rows"] += each["rows"]
         for mine in found.values():
             mine["share"] = mine["rows"] / table.num_rows
     if (kind := pii.named(column)) and kind not in found:
         found[kind] = {"rows": table.num_rows - table[column].null_count, "by": "name"}
     return dict(sorted(found.items()))
+
+
+def look(piece: "pa.Table", given: Given) -> tuple["pa.Table", Told]:
+    """A step: kind to the rows of the one column that have it, and the form of the first."""
+    found: Told = {}
+    for text in piece.column(0).cast(pa.string()).to_pylist():
+        seen = {each.kind: each for each in pii.find(text, tuple(given["kinds"]))} if text else {}
+        for kind, each in seen.items():
+            mine = found.setdefault(kind, {"rows": 0, "example": pii.hidden(text[each.start : each.end])})
+            mine["rows"] += 1
+    return piece.slice(0, 0), found

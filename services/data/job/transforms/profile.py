@@ -1,5 +1,6 @@
 """What is in a version: a figure for everything that people ask first, and plots of it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from services.data.job.columns import (
     texts,
     unreadable,
 )
+from services.data.job.engine import Engine, Given, Told, over
 from services.data.job.parts import Array, array_of
 from services.data.job.work import Result, Work
 
@@ -35,7 +37,7 @@ def run(work: Work) -> Result:
     sections = []
     for part, table in work.source.parts.items():
         names = [name for name in table.column_names if name in asked]
-        described = {name: describe(table, name, bins, top) for name in names}
+        described = {name: describe(work.engine, table, name, bins, top) for name in names}
         summary["rows"][part] = table.num_rows
         summary["columns"][part] = described
         sections += [charts.heading(f"{part}: {table.num_rows} rows"), _overview(described)]
@@ -53,7 +55,7 @@ def run(work: Work) -> Result:
     return Result(f"Profile: {work.source.rows} rows", summary, sections)
 
 
-def describe(table: "pa.Table", name: str, bins: int, top: int) -> dict[str, Any]:
+def describe(engine: Engine, table: "pa.Table", name: str, bins: int, top: int) -> dict[str, Any]:
     """Figures of one column, as JSON."""
     kind = kind_of(table, name)
     column = table[name]
@@ -71,7 +73,7 @@ def describe(table: "pa.Table", name: str, bins: int, top: int) -> dict[str, Any
         case Kind.TEXT:
             found |= _of_texts(texts(table, name), bins)
         case Kind.IMAGE:
-            found |= _of_images(table, name, bins)
+            found |= _of_images(engine, table, name, bins)
         case Kind.VECTOR:
             found |= _of_numbers(array_of(table, name).astype(np.float64).ravel(), bins)
             found["width"] = table.schema.field(name).type.list_size
@@ -129,19 +131,30 @@ def _of_texts(values: list[str | None], bins: int) -> dict[str, Any]:
     return found
 
 
-def _of_images(table: "pa.Table", name: str, bins: int) -> dict[str, Any]:
-    sizes: dict[str, int] = {}
-    brightness = []
-    broken = unreadable(table, name)
-    readable = table.take(pa.array([row for row in range(table.num_rows) if row not in broken], pa.int64()))
-    for pixels in images(readable, name):
-        shape = "x".join(map(str, pixels.shape))
-        sizes[shape] = sizes.get(shape, 0) + 1
+def looked_at(piece: "pa.Table", given: Given) -> tuple["pa.Table", Told]:
+    """A step: shape and brightness of each image of the one column."""
+    shapes, brightness = [], []
+    for pixels in images(piece, piece.column_names[0]):
+        shapes.append("x".join(map(str, pixels.shape)))
         brightness.append(float(pixels.mean()))
+    return pa.table(
+        {"shape": pa.array(shapes, pa.string()), "brightness": pa.array(brightness, pa.float64())}
+    ), {}
+
+
+def _of_images(engine: Engine, table: "pa.Table", name: str, bins: int) -> dict[str, Any]:
+    broken = unreadable(engine, table, name)
+    readable = table.select([name])
+    if broken:
+        readable = readable.take(
+            pa.array([row for row in range(table.num_rows) if row not in broken], pa.int64())
+        )
+    found = over(engine, looked_at, readable).table
+    sizes = Counter(found["shape"].to_pylist())
     common = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
     return {
         "sizes": dict(common[:20]),
-        "brightness": _of_numbers(np.array(brightness), bins),
+        "brightness": _of_numbers(found["brightness"].to_numpy(), bins),
         "unreadable": len(broken),
         "unreadable_rows": list(broken)[:20],
     }

@@ -45,7 +45,7 @@ def run(work: Work) -> Result:
             changed = sum(one != other for one, other in zip(values, after, strict=True))
             counts[column] = counts.get(column, 0) + changed
         parts[name] = table
-    left = scan(parts, tuple(each for part in parts.values() for each in part.column_names))
+    left = scan(work.engine, parts, tuple(each for part in parts.values() for each in part.column_names))
     for found in left.values():
         for column in (*columns, *texts):
             # Its name speaks of people, and it holds none of theirs any more.

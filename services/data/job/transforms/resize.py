@@ -7,7 +7,8 @@ from PIL import Image
 from aios.errors import InvalidArgument
 from services.data.job import charts
 from services.data.job.columns import Kind, of_kind, open_image, picture
-from services.data.job.parts import Array, Form, array_of, with_column
+from services.data.job.engine import Given, Told, over
+from services.data.job.parts import Form, array_of, with_column
 from services.data.job.rejects import Rejects
 from services.data.job.work import Result, Work
 
@@ -23,8 +24,11 @@ def run(work: Work) -> Result:
     column, rejects = found[0], Rejects(work.source.parts)
     made = {}
     for name, table in work.source.parts.items():
-        pixels = _scaled(table, column, size, mode, name, rejects)
-        made[name] = with_column(table, column, pixels)
+        pixels = over(work.engine, scaled, table.select([column]), size=size, mode=mode)
+        made[name] = with_column(table, column, pixels.table[column], pixels.table.schema.field(column))
+        for first, told in pixels.told:
+            for row, why in told["unreadable"]:
+                rejects.add(name, [first + row], why)
     kept, aside = rejects.divide(made)
     # What could not be read stays as it was, for who looks into it.
     aside = {
@@ -43,17 +47,18 @@ def run(work: Work) -> Result:
     return Result(f"Images of {shape}", summary, sections, kept, aside, form=form)
 
 
-def _scaled(
-    table: "pa.Table", column: str, size: tuple[int, int], mode: str, part: str, rejects: Rejects
-) -> Array:
-    unpacked = pa.types.is_fixed_size_list(table.schema.field(column).type)
-    sources = array_of(table, column) if unpacked else table[column].to_pylist()
-    made = np.zeros((table.num_rows, size[1], size[0], *([3] if mode == "RGB" else [])), dtype=np.uint8)
+def scaled(piece: "pa.Table", given: Given) -> tuple["pa.Table", Told]:
+    """A step: the images of the one column, of one size; those that cannot be read are black, and told."""
+    [column], (width, height), mode = piece.column_names, given["size"], given["mode"]
+    unpacked = pa.types.is_fixed_size_list(piece.schema.field(column).type)
+    sources = array_of(piece, column) if unpacked else piece[column].to_pylist()
+    made = np.zeros((piece.num_rows, height, width, *([3] if mode == "RGB" else [])), dtype=np.uint8)
+    unreadable = []
     for row, source in enumerate(sources):
         try:
             opened = picture(source) if unpacked else open_image(source, "it")
         except InvalidArgument as error:
-            rejects.add(part, [row], f"cannot be read: {error.message}")
+            unreadable.append([row, f"cannot be read: {error.message}"])
             continue
-        made[row] = np.asarray(opened.convert(mode).resize(size, Image.Resampling.BILINEAR))
-    return made
+        made[row] = np.asarray(opened.convert(mode).resize((width, height), Image.Resampling.BILINEAR))
+    return with_column(pa.table({}), column, made), {"unreadable": unreadable}
