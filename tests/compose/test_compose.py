@@ -30,6 +30,10 @@ READY_SECONDS_MAX = 90.0
 SIZE_BYTES_MAX = 250e6
 RECOVERY_SECONDS_MAX = 60.0
 BROKEN = "aios-test/broken:test"
+NEVER_HEALTHY = b"""FROM aios-test-new/data:test
+HEALTHCHECK --interval=1s --retries=1 CMD ["false"]
+ENTRYPOINT ["sleep", "600"]
+"""
 
 
 @dataclass
@@ -406,9 +410,7 @@ def test_an_upgrade_from_the_previous_schema_keeps_what_was_there_and_a_failed_o
     stack.aios("demo", "-o", "json")
     before = stack.listing()
     new = _bringing(stack, {service: f"aios-test-new/{service}:test" for service in ours})
-    stack.engine.run(
-        "build", "--tag", BROKEN, "-", stdin=b'FROM aios-test-new/data:test\nENTRYPOINT ["false"]\n'
-    )
+    stack.engine.run("build", "--tag", BROKEN, "-", stdin=NEVER_HEALTHY)
     broken = _bringing(stack, {"trainer": "aios-test-new/trainer:test", "data": BROKEN})
     with pytest.raises(AssertionError, match="restored from"):
         stack.chore("upgrade", NEW_IMAGES=str(broken))
