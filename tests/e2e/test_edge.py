@@ -81,23 +81,12 @@ class Agent:
 @contextmanager
 def device(made: Path, port: int, authority: Authority, key: Path, home: Path) -> Iterator[Agent]:
     serve = f"127.0.0.1:{free_port()}"
-    command = [
-        sys.executable,
-        "-m",
-        "aios.cli",
-        "edge",
-        "agent",
-        "--credentials",
-        made,
-        "--key",
-        key,
-        "--home",
-        home,
-    ]
-    door = ["--server", f"tls://127.0.0.1:{port}", "--authority", authority.certificate, "--serve", serve]
+    command: list[str | Path] = [sys.executable, "-m", "aios.cli", "edge", "agent", "--credentials", made]
+    command += ["--key", key, "--home", home, "--server", f"tls://127.0.0.1:{port}"]
+    command += ["--authority", authority.certificate, "--serve", serve]
     environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
     with (home.parent / f"{home.name}.log").open("ab") as log:
-        process = subprocess.Popen([*command, *door], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     agent = Agent(f"http://{serve}", process)
     try:
         yield agent
@@ -125,7 +114,9 @@ def told(client: Client, name: str, running: str, predictions: int) -> edge_pb2.
         assert count <= predictions, f"{count} predictions are counted of {predictions}"
         return now if now.running_version.endswith(f"/{running}") and count == predictions else None
 
-    return eventually(so, f"{name} runs {running} and has answered {predictions}", 60)
+    found = eventually(so, f"{name} runs {running} and has answered {predictions}", 60)
+    assert found is not None
+    return found
 
 
 def test_a_device_serves_alone_and_then_runs_what_was_approved_meanwhile(
@@ -215,16 +206,16 @@ def test_a_device_that_keeps_to_no_rule_says_and_hears_its_own_alone(
         assert b"Authorization Violation" in heard(stranger, b"Violation")
     with raw_leaf(authority, port, mine, name="default/two") as pretender:
         assert b"Authorization Violation" in heard(pretender, b"Violation")
+    own = b"LMSG edge.default.one.ask 35\r\n" + b'{"running": "", "problem": "of it"}' + b"\r\n"
+    for trespass in (own.replace(b".one.", b".two."), b"LS+ edge.default.two.told\r\n", b"LS+ aios.>\r\n"):
+        with raw_leaf(authority, port, mine) as one:
+            heard(one, b"PONG")
+            one.sendall(trespass)
+            assert b"Permissions Violation" in heard(one, b"Violation")
     with raw_leaf(authority, port, mine) as one:
         heard(one, b"PONG")
-        body = b'{"running": "", "problem": "evil"}'
-        for device_id in ("two", "one"):
-            one.sendall(b"LMSG edge.default.%s.ask %d\r\n%s\r\n" % (device_id.encode(), len(body), body))
-        for subject in (b"edge.default.two.told", b"aios.>", b"$SYS.>"):
-            one.sendall(b"LS+ %s\r\n" % subject)
-        one.sendall(b"PING\r\n")
-        assert b"Permissions Violation" in heard(one, b"PONG")
-        eventually(lambda: client.edge.get_device("one").problem == "evil", "its own word is heard")
+        one.sendall(own)
+        eventually(lambda: client.edge.get_device("one").problem == "of it", "its own word is heard")
         assert client.edge.get_device("two").problem == ""
         aios.aios("edge", "device", "delete", "one")
         one.settimeout(CUT_OFF_SECONDS)
