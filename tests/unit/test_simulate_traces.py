@@ -83,6 +83,16 @@ def test_a_plain_table_may_name_labels(tmp_path: Path) -> None:
     )
 
 
+def test_a_plain_table_may_say_how_near_a_gang_is(tmp_path: Path) -> None:
+    file = tmp_path / "plain.csv"
+    file.write_text("arrival,duration,gpus,topology\n0,60,4,rack\n0,60,4,rack?\n0,60,4,\n")
+    assert [(job.together, job.strictly) for job in read(file)] == [
+        ("rack", True),
+        ("rack", False),
+        ("", False),
+    ]
+
+
 def test_our_own_history_says_when_a_job_ran(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     entries = [

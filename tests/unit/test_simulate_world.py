@@ -183,6 +183,22 @@ def test_a_cluster_may_have_labels_and_taints_and_jobs_go_by_them() -> None:
     assert sorted(run.placement.kind for run in done.runs) == ["gpu/a", "gpu/b", "gpu/b"]
 
 
+@pytest.mark.parametrize("policy", ["fcfs", "balanced", "dynamic"])
+def test_a_gang_that_must_be_on_one_rack_waits_for_it(policy: str) -> None:
+    nodes = cluster.parse("2x4:a/@rack=r1,2x4:a/@rack=r2")
+    apart = [
+        replace(job(0, 100, 4), replicas=1, replica={"gpu": 4}, selector={"rack": rack})
+        for rack in ("r1", "r2")
+    ]
+    gang = replace(job(1, 10, 2), replica={"gpu": 4})
+    near = replace(gang, together="rack", strictly=True)
+    for each, start in ((gang, 1), (replace(near, strictly=False), 1), (near, 100)):
+        done = World([*apart, each], nodes, POLICIES[policy].make(0.0), Rules()).run()
+        [run] = [run for run in done.runs if run.job == 2]
+        assert run.start == start
+        assert start == 1 or len({node.rack for node in nodes if node.name in dict(run.placement.nodes)}) == 1
+
+
 @pytest.mark.parametrize("spec", ["", "4", "4x", "x8", "4x8:", "4x8;2x2", "4x-1"])
 def test_a_cluster_that_reads_otherwise_is_refused(spec: str) -> None:
     with pytest.raises(ValueError, match="cluster"):

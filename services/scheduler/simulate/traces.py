@@ -3,7 +3,8 @@
 What a file is, is told by its name and its header: `.trace` is the format of Gavel, or of its fork Shockwave, whose
 speeds lie in `throughputs.csv` or `<stem>.phases.csv` beside it; `.jsonl` is an export of our own history; `.csv` is
 Philly's, or plain with columns `arrival`, `duration` and optionally `gpus`, `type`, `cpu` (millicores), `memory` (bytes),
-`queue`, `name`, `priority`, `weight`, and `selector`, `prefers`, `tolerates` (labels such as `zone=a;disk=ssd`).
+`queue`, `name`, `priority`, `weight`, `selector`, `prefers`, `tolerates` (labels such as `zone=a;disk=ssd`), and `topology`
+(a label that the nodes of a gang have the same value of, such as `rack`; with `rack?` it had better be so).
 Any of them may be compressed (`.gz`).
 """
 
@@ -43,7 +44,8 @@ class TraceJob:
         steps: Its work.
         speeds: Steps per second of the whole gang at its start, by type of accelerator or for `ANY`.
         phases: Where its speed changes as it goes on; none where it does not.
-        least, agreement: Of an elastic job, as in the engine's; so are `selector`, `prefers` and `tolerates`.
+        least, agreement: Of an elastic job, as in the engine's; so are `selector`, `prefers`, `tolerates`, `together`
+            and `strictly`.
         alone: Seconds that it takes with its devices to itself, as its fairness is measured; 0: as computed.
     """
 
@@ -63,6 +65,8 @@ class TraceJob:
     selector: Mapping[str, str] = field(default_factory=dict)
     prefers: Mapping[str, str] = field(default_factory=dict)
     tolerates: Mapping[str, str] = field(default_factory=dict)
+    together: str = ""
+    strictly: bool = False
 
     def seconds(self, kind: str = ANY) -> float:
         """How long it runs on a type of accelerator, or on its fastest, without a stop."""
@@ -191,6 +195,7 @@ def _csv(path: Path) -> Iterator[TraceJob]:
         else:
             raise TraceInvalid(f"{path}: the header has neither arrival nor timestamp nor submit_time")
         seconds, plain = float(row["duration"]), _plain(row)
+        topology = (row.get("topology") or "").strip()
         count = _number(gpus)
         if seconds < 0 or not (count > 0 or (plain and count == 0)) or (count > 1 and count != int(count)):
             raise TraceInvalid(
@@ -212,6 +217,8 @@ def _csv(path: Path) -> Iterator[TraceJob]:
             selector=_labels(row, "selector"),
             prefers=_labels(row, "prefers"),
             tolerates=_labels(row, "tolerates"),
+            together=topology.removesuffix("?"),
+            strictly=bool(topology) and not topology.endswith("?"),
         )
 
 

@@ -204,6 +204,8 @@ class World:
                 selector=trace.selector,
                 prefers=trace.prefers,
                 tolerates=trace.tolerates,
+                together=trace.together,
+                strictly=trace.strictly,
                 priority=trace.priority,
                 weight=trace.weight,
                 work=trace.steps if self.rules.knows == "steps" else 0.0,
