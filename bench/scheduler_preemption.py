@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -122,10 +122,16 @@ async def demand(report: Report, running: Stack, seen: Seen, runs: list[str]) ->
         stub = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
         request = pb.CreateJobRequest(parent="projects/default", job=job_pb2.Job(spec=spec))
         job = await stub.CreateJob(request)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while job.state not in FINAL:
-                await asyncio.sleep(LOOK_SECONDS)
-                job = await stub.GetJob(pb.GetJobRequest(name=job.name))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while job.state not in FINAL:
+                    await asyncio.sleep(LOOK_SECONDS)
+                    job = await stub.GetJob(pb.GetJobRequest(name=job.name))
+    if job.state not in FINAL:
+        others = ", ".join(job_pb2.Job.State.Name(seen.states[run]) for run in runs)
+        raise RuntimeError(
+            f"{job.name} has not ended: {job.state_reason}: {job.state_message}; runs: {others}"
+        )
     if job.state != job_pb2.Job.STATE_SUCCEEDED:
         raise RuntimeError(f"{job.name} ended as {job.state_reason}: {job.state_message}")
     created = seconds_of(job.create_time)
