@@ -7,7 +7,10 @@ from typing import Any
 from aios.errors import InvalidArgument
 from aios.names import ModelVersionName
 
-PLAN_KEYS = ("steps", "limits", "search", "threads", "measure_seconds", "attack_samples")
+PLAN_KEYS = (
+    *("steps", "limits", "search", "threads", "measure_seconds", "attack_samples"),
+    *("block_tokens", "test_blocks"),
+)
 ASSESS = "assess"  # the recipe
 RUN_KEYS = ("name", "dataset", "model", "seed", "resources", "description", "priority", "queue", "scheduling")
 RESOURCES = {"cpu": 1, "memory": "2Gi"}

@@ -65,7 +65,7 @@ class Costs:
         every = sorted(latency for each in self.latencies for latency in each)
         predictions = batch * len(every)
         return {
-            **{f"p{share}_ms": _quantile(every, share / 100) * 1000 for share in (50, 95, 99)},
+            **{f"p{share}_ms": quantile(every, share / 100) * 1000 for share in (50, 95, 99)},
             "rounds_ms": [statistics.median(each) * 1000 for each in self.latencies],
             "predictions_per_second": predictions / sum(every),
             "cpu_seconds_per_1000": self.cpu / predictions * 1000,
@@ -126,7 +126,7 @@ class Served:
 async def measure(request: Mapping[str, Any], settings: Settings, scratch: Path) -> dict[str, Any]:
     """The answer to a request."""
     inputs = np.load(request["inputs"], allow_pickle=False)
-    triton = await unpacked(settings, _say)
+    triton = await unpacked(settings, say)
     async with AsyncExitStack() as stack:
         served = {}
         for number, (name, model) in enumerate(request["models"].items()):
@@ -136,7 +136,8 @@ async def measure(request: Mapping[str, Any], settings: Settings, scratch: Path)
         return await asyncio.to_thread(_measured, served, inputs, request)
 
 
-async def _say(what: str) -> None:
+async def say(what: str) -> None:
+    """Progress, for the log."""
     print(f"the measurement {what}", file=sys.stderr, flush=True)
 
 
@@ -199,7 +200,7 @@ async def _serve(
     (place / "config.pbtxt").write_text(config)
     if backend is Backend.PYTHON:
         copy_runner("model.py", place / repository.VERSION)
-    ports = Ports(http=_free_port(), grpc=_free_port(), metrics=_free_port())
+    ports = Ports(http=free_port(), grpc=free_port(), metrics=free_port())
     check = Probe(LOOPBACK, ports.http, MODEL, signature)
     server = await Server.start(triton, place.parent, ports, triton.environment(threads, os.environ))
     stack.push_async_callback(server.stop, 0)  # nobody else asks it, and a graceful end takes seconds
@@ -224,11 +225,13 @@ def _signature(given: Mapping[str, Any]) -> Signature:
     return Signature(tensors("inputs"), tensors("outputs"), int(given.get("maxBatchSize", 0)))
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest that at least `share` of all do not exceed."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]

@@ -58,6 +58,11 @@ class Weights:
             raise
         return made
 
+    @property
+    def pid(self) -> int:
+        """Of the process that holds the model."""
+        return self._process.pid
+
     async def ended(self) -> None:
         """Wait for its end.
 

@@ -1,10 +1,10 @@
 """A small causal language model fine-tuned by low-rank changes of its weights (LoRA, Hu et al. 2021).
 
 Every linear layer of the blocks, y = Wx, becomes y = Wx + (α/r) B A x with A [r, in] drawn at random and B [out, r] zero; W
-stays as it is, and only A and B are trained. At the end W + (α/r) B A takes W's place, so what is served is as fast as before.
-Loss: −log p(token | tokens before it), the mean over all tokens. Perplexity is its exponential over the held-out texts, each from
-its own beginning. Training texts are packed: laid end to end and cut into blocks of `length` tokens, so that no token of a step
-is padding, however short the texts are (Raffel et al. 2020); `batch_size` and `steps` count blocks.
+stays as it is, and only A and B are trained (`aios.train.light`). At the end W + (α/r) B A takes W's place, so what is served
+is as fast as before. Loss: −log p(token | tokens before it), the mean over all tokens. Perplexity is its exponential over the
+held-out texts, each from its own beginning. Training texts are packed: laid end to end and cut into blocks of `length` tokens,
+so that no token of a step is padding, however short the texts are (Raffel et al. 2020); `batch_size` and `steps` count blocks.
 
 Dataset: a table with a column `text`. Starts from: a causal language model in Hugging Face's layout, safetensors, as
 `aios model register` takes it. Model: the same, with what it takes and gives.
@@ -13,25 +13,21 @@ Shapes: N texts or blocks, B batch, T tokens.
 """
 
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file, save_model
-from torch import nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from aios.errors import InvalidArgument
-from aios.train import Run
+from aios.train import Run, light
 from services.trainer.job import loop, plots, result, tables
 
 IGNORED = -100  # a label that no loss counts: torch's own
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 EVALUATE_BATCH = 16
-WEIGHTS_FILE, ADAPTERS_FILE = "model.safetensors", "adapters.safetensors"
 
 
 def train(run: Run) -> None:
@@ -40,15 +36,16 @@ def train(run: Run) -> None:
     with run.phase("load"):
         source, signature = run.base_model()
         tokenizer = AutoTokenizer.from_pretrained(source, **LOCAL)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, **LOCAL
-        )
+        model = light.load(source)
+        light.fold(model)
         learnt, held = (texts(part) for part in tables.parts(run.files(), run.seed))
         train_NT = packed(tokenizer, learnt, settings["length"])
         held_NT = encode(tokenizer, held[: settings["evaluate_texts"]], settings["length"])
     device = loop.device()
-    model.to(device).eval().requires_grad_(False)
-    adapters = Adapters(model, settings["rank"], settings["alpha"]).to(device)
+    model.to(device)
+    if not light.linears(model):
+        raise InvalidArgument.of("spec.base_model", "has no linear layer to adapt")
+    adapters = light.Adapters(model, settings["rank"], settings["alpha"]).to(device)
     before = perplexity(model, held_NT)
     print(f"perplexity before: {before:.2f}", flush=True)
     steps = settings["steps"] * settings["batch_size"]
@@ -61,68 +58,14 @@ def train(run: Run) -> None:
     )
     figures = {"perplexity": perplexity(model, held_NT), "perplexity_before": before}
     with run.phase("export"):
-        save_file(adapters.state_dict(), run.folder("outputs") / ADAPTERS_FILE)
+        adapters.save(run.folder("outputs"))
         adapters.merge()
         folder = run.folder("model")
-        for file in source.iterdir():
-            if file.suffix != ".safetensors" and file.is_file():
-                shutil.copy(file, folder)
-        save_model(model.cpu(), str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+        ranks = light.layers_of(source).get("ranks", {})
+        light.save(model.cpu(), source, folder, {"ranks": ranks} if ranks else {})
     samples = plots.table(["prompt", "goes on as"], list(continued(model, tokenizer, held_NT[:4])))
     evaluation = result.described(f"LoRA, {run.name}", figures, samples)
     result.hand_over(run, Path(folder), signature, evaluation)
-
-
-class Adapters(nn.Module):
-    """A and B of every linear layer of a model's blocks, and their place in its forward pass.
-
-    Args:
-        model: Stays as it is until `merge`.
-    """
-
-    def __init__(self, model: nn.Module, rank: int, alpha: float) -> None:
-        super().__init__()
-        self._scale = alpha / rank
-        self._linears = linears(model)
-        self._down = [nn.Linear(each.in_features, rank, bias=False) for each in self._linears]
-        self._up = [nn.Linear(rank, each.out_features, bias=False) for each in self._linears]
-        self.down, self.up = nn.ModuleList(self._down), nn.ModuleList(self._up)
-        for down, up in zip(self._down, self._up, strict=True):
-            nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
-            nn.init.zeros_(up.weight)
-        self._hooks = [
-            linear.register_forward_hook(self._added(index)) for index, linear in enumerate(self._linears)
-        ]
-
-    def merge(self) -> None:
-        """Fold the change into the weights, and step aside."""
-        for hook in self._hooks:
-            hook.remove()
-        with torch.no_grad():
-            for linear, down, up in zip(self._linears, self._down, self._up, strict=True):
-                linear.weight += self._scale * up.weight @ down.weight
-
-    def _added(self, index: int) -> Any:
-        down, up = self._down[index], self._up[index]
-
-        def add(_: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
-            change: torch.Tensor = up(down(given[0]))
-            return out + self._scale * change
-
-        return add
-
-
-def linears(model: nn.Module) -> list[nn.Linear]:
-    """The linear layers of the blocks: all but the one that gives the words.
-
-    Raises:
-        InvalidArgument: there is none.
-    """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    found = [each for each in model.modules() if isinstance(each, nn.Linear) and each is not head]
-    if not found:
-        raise InvalidArgument.of("spec.base_model", "has no linear layer to adapt")
-    return found
 
 
 def texts(table: Any) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from aios.train import light
 from aios.train.devices import keep_to_share
 
 CAUSAL, EMBEDDING = "generate", "embed"
@@ -21,4 +22,6 @@ def load(kind: str, directory: Path) -> tuple[Any, Any]:
     # On a GPU as the weights are stored; a CPU computes fastest in float32.
     dtype = "auto" if cuda else torch.float32
     model = make.from_pretrained(directory, use_safetensors=True, dtype=dtype, **known)
-    return model.to("cuda" if cuda else "cpu").eval(), tokenizer
+    model = model.to("cuda" if cuda else "cpu").eval()
+    light.attach(model, directory)
+    return model, tokenizer
