@@ -1,17 +1,13 @@
 """A device with an agent and a leaf node behind the TLS door: it runs what is approved and signed, and alone if need be."""
 
-import json
 import os
 import signal
-import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -29,7 +25,6 @@ from tests.faults.links import Link, Trouble
 from tests.servers import free_port
 
 pytestmark = pytest.mark.timeout(180)
-CUT_OFF_SECONDS = 5.0
 SIGNATURE = Signature(
     inputs=[TensorSpec(name="x", datatype="FP32", shape=[3])],
     outputs=[TensorSpec(name="y", datatype="FP32", shape=[1])],
@@ -168,56 +163,3 @@ def test_a_device_serves_alone_and_then_runs_what_was_approved_meanwhile(
         run(link.close())
     counted = {each.model_version.rpartition("/")[2]: each.predictions for each in found.figures}
     assert counted == {"1": 5, "2": 3}
-
-
-def raw_leaf(authority: Authority, port: int, made: dict[str, Any], name: str = "") -> ssl.SSLSocket:
-    """A leaf node that keeps to no permission: the protocol, by hand."""
-    context = ssl.create_default_context(cafile=str(authority.certificate))
-    found = context.wrap_socket(
-        socket.create_connection(("127.0.0.1", port), 10), server_hostname="127.0.0.1"
-    )
-    found.settimeout(10)
-    said = {
-        "user": made["user"],
-        "pass": made["password"],
-        "name": name or made["user"],
-        "headers": True,
-        "protocol": 1,
-    }
-    found.sendall(f"CONNECT {json.dumps(said)}\r\nPING\r\n".encode())
-    return found
-
-
-def heard(leaf: ssl.SSLSocket, word: bytes) -> bytes:
-    """What comes until a word, or the end."""
-    said = b""
-    while word not in said and (more := leaf.recv(65536)):
-        said += more
-    return said
-
-
-def test_a_device_that_keeps_to_no_rule_says_and_hears_its_own_alone(
-    aios: Stack, client: Client, authority: Authority, tmp_path: Path
-) -> None:
-    port = int(aios.variables["AIOS_EDGE_ADDRESS"].rpartition(":")[2])
-    mine = json.loads(create(aios, tmp_path, "one", "sums/1").read_text())
-    json.loads(create(aios, tmp_path, "two", "sums/1").read_text())
-    with raw_leaf(authority, port, mine | {"password": "guessed"}) as stranger:
-        assert b"Authorization Violation" in heard(stranger, b"Violation")
-    with raw_leaf(authority, port, mine, name="default/two") as pretender:
-        assert b"Authorization Violation" in heard(pretender, b"Violation")
-    own = b"LMSG edge.default.one.ask 35\r\n" + b'{"running": "", "problem": "of it"}' + b"\r\n"
-    for trespass in (own.replace(b".one.", b".two."), b"LS+ edge.default.two.told\r\n", b"LS+ aios.>\r\n"):
-        with raw_leaf(authority, port, mine) as one:
-            heard(one, b"PONG")
-            one.sendall(trespass)
-            assert b"Permissions Violation" in heard(one, b"Violation")
-    with raw_leaf(authority, port, mine) as one:
-        heard(one, b"PONG")
-        one.sendall(own)
-        eventually(lambda: client.edge.get_device("one").problem == "of it", "its own word is heard")
-        assert client.edge.get_device("two").problem == ""
-        aios.aios("edge", "device", "delete", "one")
-        one.settimeout(CUT_OFF_SECONDS)
-        while one.recv(65536):
-            pass  # ends when the connection does
