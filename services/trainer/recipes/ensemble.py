@@ -34,7 +34,6 @@ from services.trainer.job.together import Mixture
 
 OPSET = 17  # of ONNX: old enough for every runtime that serves
 LEAST = 0.02  # weight of a member that is worth its time
-FOLDS = 5  # by which baselines and the stack are judged
 STACKED_MAX = 6
 LEADERBOARD = "leaderboard.json"
 
@@ -70,8 +69,9 @@ def train(run: Run) -> None:
     samples = candidates.load(run.files(), settings["target"], settings["task"], run.seed)
     run.restore()
     found = _read(run)
+    folds = found[0].settings["folds"]  # of all: what is judged here is judged as they were
     y, classes = samples.train.y_N, samples.classes
-    entries = [*_alone(found, classes), *_together(samples, found, run.seed)]
+    entries = [*_alone(found, classes), *_together(samples, found, folds, run.seed)]
     losses = [candidates.loss(entry.guessed_NC, y, classes) for entry in entries]
     winner = entries[int(np.argmin(losses))]
     single = min(entries[: len(found)], key=lambda entry: candidates.loss(entry.guessed_NC, y, classes))
@@ -84,7 +84,7 @@ def train(run: Run) -> None:
             run.report(step, fitted=step)
     held = {index: candidates.predict(model, samples.test.x_ND, classes) for index, model in fitted.items()}
     rows = [_row(samples, entry, held, chosen=entry is winner) for entry in entries]
-    rows = sorted([*rows, *_baselines(samples, run.seed)], key=lambda row: -row["cv_score"])
+    rows = sorted([*rows, *_baselines(samples, folds, run.seed)], key=lambda row: -row["cv_score"])
     for row in rows:
         print(_line(row), flush=True)
     members = winner.mixture.members
@@ -121,7 +121,7 @@ def _alone(found: list[Found], classes: int) -> list[Entry]:
     ]
 
 
-def _together(samples: Samples, found: list[Found], seed: int) -> list[Entry]:
+def _together(samples: Samples, found: list[Found], folds: int, seed: int) -> list[Entry]:
     """The ensemble and the stack, where they are of more than one candidate."""
     y, classes = samples.train.y_N, samples.classes
     guesses = [each.guessed_NC for each in found]
@@ -141,7 +141,7 @@ def _together(samples: Samples, found: list[Found], seed: int) -> list[Entry]:
     if len(members) > 1:
         below = [guesses[index] for index in members]
         guessed = np.zeros_like(below[0])
-        for learn, tried in candidates.folds(samples, FOLDS, seed):
+        for learn, tried in candidates.folds(samples, folds, seed):
             part = together.stacked(members, [each[learn] for each in below], y[learn], classes)
             guessed[tried] = part([each[tried] for each in below])
         made.append(Entry(f"stack of {len(members)}", together.stacked(members, below, y, classes), guessed))
@@ -167,7 +167,7 @@ def _scored(
     }
 
 
-def _baselines(samples: Samples, seed: int) -> list[dict[str, Any]]:
+def _baselines(samples: Samples, folds: int, seed: int) -> list[dict[str, Any]]:
     y, classes = samples.train.y_N, samples.classes
     name = "baseline: most frequent class" if classes else "baseline: mean"
     least = (candidates.baseline(samples, each) for each in (y, samples.test.y_N))
@@ -175,7 +175,7 @@ def _baselines(samples: Samples, seed: int) -> list[dict[str, Any]]:
     if samples.texts:
         settings = catalog.hyperparameters("candidate", {"family": "tfidf_linear"})
         guessed = np.zeros((len(y), classes))
-        for learn, tried in candidates.folds(samples, FOLDS, seed):
+        for learn, tried in candidates.folds(samples, folds, seed):
             model = candidates.make(settings, classes=True, seed=seed)
             candidates.fit(model, samples.train.x_ND[learn], y[learn])
             guessed[tried] = candidates.predict(model, samples.train.x_ND[tried], classes)
