@@ -84,6 +84,19 @@ def test_what_it_left_behind_is_fetched(aios: Stack, tree: Path, tmp_path: Path)
     assert (tmp_path / "plots" / "a.txt").read_text() == "hello\n"
 
 
+def test_a_wheel_is_the_code_of_a_run(aios: Stack, tmp_path: Path) -> None:
+    wheel(tmp_path / "dist", "from a wheel")
+    found = ("run", "submit", "--wait", "--wheel", "dist/tiny-1.0-py3-none-any.whl", "--")
+    line = "import importlib.metadata as m, tiny; assert (tiny.SAID, m.version('tiny')) == ('from a wheel', '1.0')"
+    made = aios.json(*found, "python", "-c", line, cwd=tmp_path)
+    assert (made["state"], made["exitCode"]) == ("STATE_SUCCEEDED", 0)
+    assert made["spec"]["code"].startswith("datasets/run-code/versions/")
+    (tmp_path / "dist" / "tiny-1.0-py3-none-any.whl").write_bytes(b"PK")
+    refused = aios.aios(*found, "true", code=None, cwd=tmp_path)
+    assert refused.code != 0
+    assert "no sound zip" in refused.err
+
+
 def test_a_script_has_its_own_packages_and_no_others(aios: Stack, packages: Path, tmp_path: Path) -> None:
     (tmp_path / "requirements.lock").write_text(wheel(packages, "hello"))
     (tmp_path / "train.py").write_text(
