@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row as SqlRow
 from sqlalchemy import delete, func, insert, select, update
@@ -61,6 +61,15 @@ class Part:
     source: Source
     id: str
     start: datetime
+
+
+class Held(NamedTuple):
+    """A row that waits for its version, and the message that it was."""
+
+    stream: str
+    sequence: int
+    device: str
+    content: Row
 
 
 def add_source(tx: Tx, source: Source, creator: str) -> pb.IngestSource:
@@ -317,11 +326,11 @@ def parts(tx: Tx) -> list[Part]:
     return found
 
 
-def rows_of(tx: Tx, part: Part) -> list[tuple[str, int, str, datetime, Row]]:
-    """Stream, sequence, device, arrival and content of a part's rows, as they came."""
+def rows_of(tx: Tx, part: Part) -> list[Held]:
+    """A part's rows, as they came."""
     query = select(ingest_rows).filter_by(**_of(part.source.name), part=part.id)
     rows = tx.execute(query.order_by(ingest_rows.c.sequence))
-    return [(row.stream, row.sequence, row.device, row.arrival, json.loads(row.content)) for row in rows]
+    return [Held(row.stream, row.sequence, row.device, json.loads(row.content)) for row in rows]
 
 
 def committed(tx: Tx, part: Part) -> None:

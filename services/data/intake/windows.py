@@ -7,7 +7,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from aios.data.v1 import data_service_pb2
@@ -18,7 +17,7 @@ from services.data import dataset_store
 from services.data.datasets import LATEST, MAIN, DatasetVersion
 from services.data.intake import store
 from services.data.intake.sources import Row, Source, Type
-from services.data.intake.store import Part
+from services.data.intake.store import Held, Part
 from services.data.manifests import Index, Kind, Manifest, Origin
 from services.data.rpcs import Rpcs
 
@@ -64,15 +63,13 @@ class Windows(Rpcs):
         rows = await self._db.read(lambda tx: store.rows_of(tx, part))
         if rows and not await self._has(source.dataset, _path(part)):
             encoded = await asyncio.to_thread(
-                _arrow, source, [row[-1] for row in rows], [row[2] for row in rows]
+                _arrow, source, [row.content for row in rows], [row.device for row in rows]
             )
             sha256 = await self._contents.store(source.name.project, encoded)
             await self._commit_file(part, rows, sha256, len(encoded))
         await self._db.write(lambda tx: store.committed(tx, part))
 
-    async def _commit_file(
-        self, part: Part, rows: Sequence[tuple[str, int, str, datetime, Row]], sha256: str, size: int
-    ) -> None:
+    async def _commit_file(self, part: Part, rows: Sequence[Held], sha256: str, size: int) -> None:
         from aios.trees.tree import Leaf, Tree
 
         source, project = part.source, part.source.name.project
@@ -114,11 +111,11 @@ def _path(part: Part) -> str:
     return f"{part.source.name.ingest_source}/{part.start:%Y-%m-%d/%H%M%S}-{part.id}.arrow"
 
 
-def _origin(part: Part, rows: Sequence[tuple[str, int, str, datetime, Row]]) -> Origin:
+def _origin(part: Part, rows: Sequence[Held]) -> Origin:
     """Which messages these rows were: no two versions have the same."""
     source = part.source
-    streams = {stream: [row[1] for row in rows if row[0] == stream] for stream in {row[0] for row in rows}}
-    [(stream, sequences)] = streams.items()  # a part is of one stream
+    [stream] = {row.stream for row in rows}  # a part is of one stream
+    sequences = [row.sequence for row in rows]
     said: Mapping[str, Any] = {
         "source": str(source.name),
         "part": part.id,
