@@ -2,13 +2,29 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from aios import scheduling_proto
+from aios.config import Settings
+from aios.names import JobName, RevisionName
+from aios.scheduling import Scheduling
 from aios.stack.distribute import NEEDS
+from services.inference import deployments
+from services.inference.deployments import Spec
+from services.inference.mapping import job_of
+from services.inference.revisions import Artifact, Revision
+from services.scheduler import jobs
+from services.scheduler.agent import capacity
+from services.scheduler.nodes import Node, NodeState
+from services.scheduler.plan import Snapshot, plan
+from services.scheduler.resources import Resources
+from services.scheduler.specs import JobSpec
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "compose"
 FILES = sorted(FOLDER.glob("compose*.yaml"))
@@ -16,6 +32,8 @@ BASE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 SETTING = re.compile(r"\$\{([A-Z0-9_]+)(:-)?")
 KNOWN = dict(re.findall(r"^(?:# )?([A-Z0-9_]+)=(.*)$", (FOLDER / ".env.example").read_text(), re.MULTILINE))
 SECRETS = "-secrets"
+LABELS = "AIOS_NODE_LABELS"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -50,6 +68,24 @@ def test_every_container_reads_the_secrets_that_are_its_own() -> None:
     for name, service in BASE["services"].items():
         held = {volume for volume in _mounted(service) if volume.endswith(SECRETS)}
         assert name == "secrets" or held <= {f"{name.removeprefix('serving-')}{SECRETS}"}, name
+
+
+def test_replicas_go_to_the_serving_worker_and_training_stays_away_from_it() -> None:
+    labels = capacity.labels(Settings(node_labels=BASE["services"]["serving-worker"]["environment"][LABELS]))
+    worker = Node("worker", NodeState.READY, Resources(2000))
+
+    def goes_to(said: Scheduling, room: int) -> list[str]:
+        serving = Node("serving", NodeState.READY, Resources(room), labels=labels)
+        spec = JobSpec(("true",), Resources(1000), scheduling=said)
+        job = replace(jobs.create(JobName("p", "j"), spec, NOW), number=1)
+        return [start.nodes[0] for start in plan(Snapshot([job], [worker, serving]), NOW).starts]
+
+    spec = Spec("projects/p/models/m/versions/1", 1, deployments.Resources(1000, 1))
+    revision = Revision(RevisionName("p", "digits", "1"), spec, Artifact("", b""), NOW)
+    replica = job_of(revision).spec.scheduling
+    assert goes_to(scheduling_proto.from_proto(replica, "scheduling"), 4000) == ["serving"]
+    assert goes_to(scheduling_proto.from_proto(replica, "scheduling"), 500) == ["worker"], "the other is full"
+    assert goes_to(Scheduling(), 4000) == ["worker"]
 
 
 def _mounted(service: Mapping[str, Any]) -> list[str]:
