@@ -1,11 +1,16 @@
 """What each technique costs and gains on Fashion-MNIST: `python -m bench.optimize_cnn [SEEDS] [PART ...]`.
 
-Parts: the names of PLANS, all where none is given, and search. Data: Debian's package dataset-fashion-mnist. Each seed trains a base of its own, three epochs
-of the recipe `image_classifier`; figures are means over the seeds with half the width of their 95% interval (Student's
-t). Fine-tuning sees 15,000 samples; what an original gains by the same is printed beside it. Latency is through Triton.
+Parts: the names of PLANS, all where none is given, and search. Data: Debian's package dataset-fashion-mnist. Each seed
+trains a base of its own, three epochs of the recipe `image_classifier`; figures are means over the seeds with half the
+width of their 95% interval (Student's t). Fine-tuning sees 15,000 samples; what an original gains by the same is printed
+beside it. Latency is through Triton.
+
+Bases and figures are kept under build/bench/optimize_cnn, one folder a seed: what was stopped goes on where it was, and
+a plan whose steps changed is made again. Remove the folder to begin anew.
 """
 
 import json
+import shutil
 import sys
 import tempfile
 import threading
@@ -32,6 +37,7 @@ from services.trainer.optimize.verdict import Side
 from services.trainer.recipes import image_classifier, optimize
 
 SEEDS = 5
+KEPT = Path("build/bench/optimize_cnn")
 ATTACKED = 1_000
 BASE = {"epochs": 3, "precision": "bfloat16", "shift_pixels": 0, "mirror": True, "learning_rate": 0.003}
 TUNED = {"fine_tune": {"epochs": 1, "samples": 15_000}}
@@ -63,48 +69,72 @@ def main() -> None:
         report.say(f"data: {fashion.write(root / 'data')}")
         found: dict[str, list[float]] = {}
         for seed in range(seeds if plans else 1):
-            home = _train(root / f"base-{seed}", root / "data", seed)
-            report.say(f"seed {seed}: trained")
-            original = _original(home, root / "data", seed)
+            original = _original(_base(root, seed), root / "data", seed)
             for name, value in _techniques(report, original, plans, root / f"made-{seed}").items():
                 found.setdefault(name, []).append(value)
         _tell(report, found)
         if "search" in parts:
-            _search(report, root, root / "base-0")
+            _search(report, root, _base(root, 0))
     report.finish()
+
+
+def _base(root: Path, seed: int) -> Path:
+    """The run that trained a seed's base, now or before."""
+    kept = KEPT / f"seed-{seed}" / "base"
+    if not kept.is_dir():
+        home = _train(root / f"base-{seed}", root / "data", seed)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(home, kept.with_name("base.part"), dirs_exist_ok=True)
+        kept.with_name("base.part").rename(kept)
+    return kept
 
 
 def _techniques(
     report: Report, original: Original, plans: Mapping[str, Sequence[Any]], scratch: Path
 ) -> dict[str, float]:
+    """Figures of one seed by their names: those that are known, then those that are not."""
     scratch.mkdir()
     seed = original.task.seed
+    file = KEPT / f"seed-{seed}" / "figures.json"
+    known: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     base = Side.of("original", original.file, original.task, 1)
+    for name, given in plans.items():
+        steps = optimization.read_steps(list(given))
+        if known.get(name, {}).get("steps") != steps:
+            began = time.monotonic()
+            torch.manual_seed(seed)
+            made = pipeline.make(original, steps, scratch / name)
+            figures = _figures(name, base, made, original, scratch)
+            known[name] = {"steps": steps, "figures": figures}
+            file.write_text(json.dumps(known, indent=1))
+            report.say(f"seed {seed}: {name} made in {time.monotonic() - began:.0f} s")
+        report.say(f"seed {seed}: {name} {known[name]['figures'][name]:.2f}")
     found = {"base": base.accuracy.value * 100}
-    made: dict[str, Variant] = {}
-    for name, steps in plans.items():
-        began = time.monotonic()
-        torch.manual_seed(seed)
-        made[name] = pipeline.make(original, optimization.read_steps(list(steps)), scratch / name)
-        side = Side.of(name, made[name].file, original.task, 1)
-        found[name] = side.accuracy.value * 100
-        found[f"{name}_lost"] = found["base"] - found[name]
-        found[f"{name}_parameters"] = side.size.parameters / base.size.parameters
-        found[f"{name}_macs"] = side.size.macs / base.size.macs
-        found[f"{name}_smaller"] = base.size.bytes / side.size.bytes
-        report.say(f"seed {seed}: {name} {found[name]:.2f}, {time.monotonic() - began:.0f} s")
-    if "hardened" in plans:
-        nets = {"base": original.folder, "hardened": made["hardened"].folder}
-        for name, folder in nets.items():
+    for name in plans:
+        found |= known[name]["figures"]
+    if {"student", "student_alone"} <= plans.keys():
+        found["student_gain"] = found["student"] - found["student_alone"]
+    return found
+
+
+def _figures(name: str, base: Side, made: Variant, original: Original, scratch: Path) -> dict[str, float]:
+    side = Side.of(name, made.file, original.task, 1)
+    found = {
+        name: side.accuracy.value * 100,
+        f"{name}_lost": (base.accuracy.value - side.accuracy.value) * 100,
+        f"{name}_parameters": side.size.parameters / base.size.parameters,
+        f"{name}_macs": side.size.macs / base.size.macs,
+        f"{name}_smaller": base.size.bytes / side.size.bytes,
+    }
+    if name == "hardened":
+        for which, folder in {"base": original.folder, name: made.folder}.items():
             module = networks.load(folder).module
             for size, epsilon in attack.EPSILONS.items():
                 share = attack.accuracy(module, original.task.test, epsilon, ATTACKED)
-                found[f"{name}_attacked_{size.replace('/', '_')}"] = share * 100
+                found[f"{which}_attacked_{size.replace('/', '_')}"] = share * 100
         found["hardened_gain_8_255"] = found["hardened_attacked_8_255"] - found["base_attacked_8_255"]
-    if "student" in plans and "student_alone" in plans:
-        found["student_gain"] = found["student"] - found["student_alone"]
-    if "int8" in plans:
-        found |= _through_triton(original, made["int8"], scratch)
+    if name == "int8":
+        found |= _through_triton(original, made, scratch)
     return found
 
 

@@ -20,6 +20,8 @@ class Form(Enum):
 
     NETWORK = "network"  # weights that can be trained on; only recipes of the platform leave them
     FILE = "file"  # the exported model, whoever made it
+    EXPORT = "export"  # how such weights become the exported model
+    LANGUAGE = "language"  # a causal language model's weights: `services.trainer.optimize.lm`
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ class Technique:
 _EPOCHS = Setting(default=1, low=1, high=1_000)
 _RATE = Setting(default=0.001, low=1e-8, high=10.0)
 _SAMPLES = Setting(default=512, low=8, high=100_000)
+_TRAINED_ON = Setting(default=0, low=0, high=10**9)
+_STUDENT = {
+    "smaller": Setting(default=16.0, low=1.1, high=1_000.0),
+    "epochs": Setting(default=3, low=1, high=1_000),
+    "learning_rate": Setting(default=0.004, low=1e-8, high=10.0),
+    "temperature": Setting(default=4.0, low=0.1, high=100.0),
+    "weight": Setting(default=0.7, low=0.0, high=1.0),
+    "samples": _TRAINED_ON,
+}
+_POINTS = Setting(default=0.2, low=0.0, high=100.0)
 TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
     {
         "svd": Technique(
@@ -46,7 +58,7 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
                 "energy": Setting(default=0.99, low=0.01, high=1.0),
                 "keep": Setting(default=0.5, low=0.01, high=1.0),
                 "aware": Setting(default=True),
-                "samples": _SAMPLES,
+                "samples": Setting(default=4096, low=8, high=100_000),
             },
         ),
         "prune": Technique(
@@ -62,7 +74,7 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
         "fine_tune": Technique(
             "Trained on; the better of before and after is kept.",
             Form.NETWORK,
-            {"epochs": _EPOCHS, "learning_rate": _RATE, "samples": Setting(default=0, low=0, high=10**9)},
+            {"epochs": _EPOCHS, "learning_rate": _RATE, "samples": _TRAINED_ON},
             trains=True,
         ),
         "harden": Technique(
@@ -71,7 +83,7 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
             {
                 "epochs": _EPOCHS,
                 "learning_rate": _RATE,
-                "samples": Setting(default=0, low=0, high=10**9),
+                "samples": _TRAINED_ON,
                 "epsilon": Setting(default=8 / 255, low=0.0, high=1.0),
                 "attack_steps": Setting(default=4, low=1, high=100),
             },
@@ -80,13 +92,19 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
         "distill": Technique(
             "A smaller network of the same kind, taught by the original.",
             Form.NETWORK,
+            _STUDENT,
+            trains=True,
+        ),
+        "ensemble": Technique(
+            "Several networks that answer together, as one.",
+            Form.NETWORK,
             {
-                "smaller": Setting(default=16.0, low=1.1, high=1_000.0),
-                "epochs": Setting(default=3, low=1, high=1_000),
-                "learning_rate": Setting(default=0.004, low=1e-8, high=10.0),
-                "temperature": Setting(default=4.0, low=0.1, high=100.0),
-                "weight": Setting(default=0.7, low=0.0, high=1.0),
-                "samples": Setting(default=0, low=0, high=10**9),
+                "members": Setting(default=3, low=2, high=32),
+                "kind": Setting(default="snapshots", choices=("snapshots", "seeds")),
+                "combine": Setting(default="mean", choices=("mean", "stack")),
+                "epochs": _EPOCHS,
+                "learning_rate": Setting(default=0.003, low=1e-8, high=10.0),
+                "samples": _TRAINED_ON,
             },
             trains=True,
         ),
@@ -104,11 +122,77 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
             Form.FILE,
             {"per_channel": Setting(default=True)},
         ),
+        "cascade": Technique(
+            "A student answers where it is sure, and the original elsewhere.",
+            Form.EXPORT,
+            {**_STUDENT, "points": _POINTS},
+            trains=True,
+        ),
+        "early_exit": Technique(
+            "A head in the middle of the network answers where it is sure.",
+            Form.EXPORT,
+            {
+                "after": Setting(default=1, low=1, high=2),
+                "epochs": _EPOCHS,
+                "learning_rate": Setting(default=0.003, low=1e-8, high=10.0),
+                "samples": _TRAINED_ON,
+                "points": _POINTS,
+            },
+            trains=True,
+        ),
+        "pt2e": Technique(
+            "Weights and activations as 8-bit integers, by the export path of PyTorch itself.",
+            Form.EXPORT,
+            {"samples": _SAMPLES},
+        ),
+        "qat": Technique(
+            "Trained on with the rounding of 8-bit integers in place.",
+            Form.EXPORT,
+            {
+                "epochs": _EPOCHS,
+                "learning_rate": Setting(default=0.0003, low=1e-8, high=10.0),
+                "samples": _TRAINED_ON,
+                "calibration": _SAMPLES,
+            },
+            trains=True,
+        ),
         "float16": Technique("Weights and arithmetic in 16 bits.", Form.FILE, {}),
+        "low_rank": Technique(
+            "A language model's linear layers as the product of two thin ones.",
+            Form.LANGUAGE,
+            {
+                "keep": Setting(default=0.8, low=0.01, high=1.0),
+                "aware": Setting(default=True),
+                "samples": Setting(default=128, low=1, high=100_000),
+            },
+        ),
+        "lora": Technique(
+            "A language model trained on by low-rank adapters.",
+            Form.LANGUAGE,
+            {
+                "steps": Setting(default=25, low=1, high=1_000_000),
+                "batch_size": Setting(default=8, low=1, high=1_024),
+                "learning_rate": Setting(default=0.004, low=1e-8, high=10.0),
+                "rank": Setting(default=8, low=1, high=1_024),
+                "alpha": Setting(default=16.0, low=1e-3, high=1e6),
+                "merge": Setting(default=True),
+            },
+            trains=True,
+        ),
+        "merge": Technique("Adapters folded into the weights that they belong to.", Form.LANGUAGE, {}),
+        "weight_only": Technique(
+            "A language model's weights as whole numbers.",
+            Form.LANGUAGE,
+            {
+                "bits": Setting(default="8", choices=("8", "4")),
+                "group": Setting(default=32, low=0, high=65_536),
+            },
+        ),
     }
 )
 LIMITS: Mapping[str, Setting] = MappingProxyType(
     {
+        "perplexity": Setting(default=1.05, low=0.0, high=1e6),
         "points_lost": Setting(default=1.0, low=-100.0, high=100.0),
         "smaller": Setting(default=0.0, low=0.0, high=1e6),
         "slower": Setting(default=1.05, low=0.0, high=1e6),
@@ -116,7 +200,7 @@ LIMITS: Mapping[str, Setting] = MappingProxyType(
         "batch": Setting(default=32, low=1, high=65_536),
     }
 )
-"""What a variant must keep: percentage points of accuracy, times smaller (0: any), times the original's median latency
+"""What a variant must keep: a language model's perplexity over the original's; percentage points of accuracy, times smaller (0: any), times the original's median latency
 at one batch size, and its own p95 there (0: any)."""
 SEARCH: Mapping[str, Setting] = MappingProxyType(
     {
@@ -129,9 +213,12 @@ PLAIN: Mapping[str, Setting] = MappingProxyType(
         "threads": Setting(default=1, low=1, high=256),
         "measure_seconds": Setting(default=2.0, low=0.05, high=600.0),
         "attack_samples": Setting(default=0, low=0, high=10**9),
+        "block_tokens": Setting(default=128, low=4, high=8_192),
+        "test_blocks": Setting(default=64, low=2, high=1_000_000),
     }
 )
-"""`measure_seconds` is spent on each model at each batch size; so many test images are attacked."""
+"""`measure_seconds` is spent on each model at each batch size; so many test images are attacked. Language models are judged
+on so many blocks of so many tokens."""
 
 
 def read(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,9 +263,12 @@ def read_steps(given: Sequence[Any]) -> list[dict[str, dict[str, Value]]]:
             raise InvalidArgument.of(
                 f"{at}[{number}]", f"no technique is called {name!r}; there are {', '.join(TECHNIQUES)}"
             )
+        languages = {TECHNIQUES[known].form is Form.LANGUAGE for each in steps for known in each}
+        if languages - {technique.form is Form.LANGUAGE}:
+            raise InvalidArgument.of(f"{at}[{number}]", f"{name} is not for the model of the steps before it")
         if in_file:
             raise InvalidArgument.of(f"{at}[{number}]", f"{name} cannot follow {in_file}, which comes last")
-        if technique.form is Form.FILE:
+        if technique.form in (Form.FILE, Form.EXPORT):
             in_file = name
         steps.append({name: _settings(technique.settings, f"{at}[{number}].{name}", settings or {})})
     return steps

@@ -16,7 +16,9 @@ from services.trainer.optimize import (
     attack,
     count,
     distill,
+    ensemble,
     fine_tune,
+    gate,
     harden,
     networks,
     pipeline,
@@ -163,10 +165,12 @@ def test_a_student_is_as_small_as_it_was_asked_to_be(net: Net, given: Task) -> N
         (["int8_static"], 2.0, 1.0),
         (["int8_dynamic"], 2.0, 1.0),
         (["float16"], 1.5, 0.05),
+        (["pt2e"], 2.0, 1.0),
+        ([{"qat": {"learning_rate": 1e-5, "samples": 128}}], 2.0, 1.0),
     ],
 )
 def test_a_file_of_fewer_bits_answers_almost_the_same(
-    original: Original, tmp_path: Path, steps: list[str], smaller: float, tolerance: float
+    original: Original, tmp_path: Path, steps: list[Any], smaller: float, tolerance: float
 ) -> None:
     made = pipeline.make(original, optimization.read_steps(steps), tmp_path / "made")
     inputs = original.task.test.inputs
@@ -174,7 +178,56 @@ def test_a_file_of_fewer_bits_answers_almost_the_same(
     assert float(np.abs(before - after).max()) < tolerance
     assert original.file.stat().st_size > smaller * made.file.stat().st_size
     assert onnxruntime.InferenceSession(str(made.file)).get_inputs()[0].type == "tensor(float)"
-    assert bool(made.calibration) is (steps == ["int8_static"])
+    assert bool(made.calibration) is (steps not in (["int8_dynamic"], ["float16"]))
+
+
+@pytest.mark.parametrize("kind", ["snapshots", "seeds"])
+def test_an_ensemble_answers_with_the_mean_of_its_members_and_is_built_again(
+    net: Net, given: Task, tmp_path: Path, kind: str
+) -> None:
+    made = ensemble.apply(net, given, settings("ensemble", kind=kind, members=2, samples=128))
+    inputs = given.test.inputs
+    members = [
+        task.logits(each, inputs).softmax(1) for each in made.module.get_submodule("members").children()
+    ]
+    assert torch.equal(members[0], task.logits(net.module, inputs).softmax(1))
+    assert not torch.equal(*members)
+    answers = task.logits(made.module, inputs)
+    assert torch.allclose(answers.exp(), sum(members) / 2, atol=1e-6)
+    made.save(tmp_path)
+    assert torch.equal(task.logits(networks.load(tmp_path).module, inputs), answers)
+    assert distill.derive(made, 8.0).parameters <= made.parameters / 8
+    with pytest.raises(task.NotOptimizable, match="distil it first"):
+        prune.apply(made, given, settings("prune"))
+
+
+def test_a_stack_begins_as_the_mean_and_is_kept_where_it_knows_better(net: Net, given: Task) -> None:
+    blind = networks.build(SHAPE).module.eval()
+    together = networks.Ensemble([net.module, blind]).eval()
+    wrong = Split(given.validation.inputs, (given.validation.labels_N + 1) % 3)
+    stacked = ensemble.stack(together, 3, wrong)
+    assert stacked is not None
+    assert task.accuracy(stacked, wrong) > 0.9 > task.accuracy(together, wrong)
+    assert ensemble.stack(networks.Ensemble([net.module, net.module]).eval(), 3, given.validation) is None
+
+
+@pytest.mark.parametrize("step", [{"cascade": {"smaller": 4.0}}, {"early_exit": {"samples": 64}}])
+def test_a_sample_takes_the_rest_of_the_network_only_where_it_is_unsure(
+    original: Original, tmp_path: Path, step: dict[str, Any]
+) -> None:
+    made = pipeline.make(original, optimization.read_steps([step]), tmp_path / "made")
+    inputs = original.task.test.inputs
+    sure = gate.asked(made.file, inputs)
+    (middle,) = gate.thresholds(sure, [0.4])
+    levels = {"first": 0.0, "mixed": middle, "all": 1.01}
+    files = {name: gate.at(made.file, level, tmp_path / name) for name, level in levels.items()}
+    first, mixed, every = (task.answers(file, inputs, 1) for file in files.values())
+    assert np.allclose(every, task.answers(original.file, inputs, 1), atol=1e-4)
+    unsure = sure < middle
+    assert 0 < unsure.sum() < len(unsure)
+    assert np.allclose(mixed, np.where(unsure[:, None], every, first), atol=1e-4)
+    assert np.allclose(task.opened(files["mixed"], 1)(inputs[:1]), mixed[:1], atol=1e-4)
+    assert count.size(made.file).parameters > count.size(original.file).parameters
 
 
 def test_weights_and_products_are_counted(original: Original, net: Net) -> None:

@@ -3,12 +3,13 @@
     {"recipe": "image_classifier", "classes": 10, "size": [28, 28], "channels": [32, 64, 64], "hidden": 128,
      "ranks": {"head.0": 16}}
 
-`ranks` names the layers that are products of two thin ones.
+`ranks` names the layers that are products of two thin ones. An ensemble holds the descriptions of its `members`, and
+whether they are `stacked`.
 """
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from services.trainer.optimize.task import NotOptimizable
 from services.trainer.recipes import image_classifier
 
 RECIPES = ("image_classifier",)
+ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,35 @@ class Net:
     def save(self, folder: Path) -> None:
         """Write both files."""
         save_network(folder, self.module, self.description)
+
+
+class Ensemble(nn.Module):
+    """Networks that answer together.
+
+    Args:
+        classes: Of a layer over what they say; 0: their mean, without one.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], classes: int = 0) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.stack = nn.Linear(len(members) * classes, classes) if classes else None
+        if self.stack is not None:
+            with torch.no_grad():
+                self.stack.weight.copy_(torch.eye(classes).repeat(1, len(members)) / len(members))
+                self.stack.bias.zero_()
+
+    def said(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the members beside each other. Shape: [B, MC]."""
+        return torch.cat([member(inputs).log_softmax(1) for member in self.members], dim=1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Shape: [B, C]."""
+        if self.stack is not None:
+            logits: torch.Tensor = self.stack(self.said(inputs))
+            return logits
+        shares = [member(inputs).softmax(1) for member in self.members]
+        return torch.stack(shares).mean(0).clamp_min(1e-12).log()
 
 
 def load(folder: Path) -> Net:
@@ -68,17 +99,37 @@ def build(description: Mapping[str, Any]) -> Net:
     Raises:
         NotOptimizable: of a recipe that this release cannot build.
     """
+    if description.get("recipe") == ENSEMBLE:
+        members = [build(each).module for each in description["members"]]
+        together = Ensemble(members, description["classes"] if description.get("stacked") else 0)
+        return _factored(Net(together, description))
     if description.get("recipe") not in RECIPES:
         raise NotOptimizable(f"Networks of {description.get('recipe')!r} cannot be built.")
     shape = {key: description[key] for key in ("channels", "hidden", "norm") if key in description}
     module = image_classifier.Network(description["classes"], description["size"], **shape)
-    for name, rank in description.get("ranks", {}).items():
-        factor(module, name, rank)
-    return Net(module, description)
+    return _factored(Net(module, description))
+
+
+def _factored(net: Net) -> Net:
+    for name, rank in net.description.get("ranks", {}).items():
+        factor(net.module, name, rank)
+    return net
+
+
+def plain(net: Net, technique: str) -> None:
+    """Refuse an ensemble.
+
+    Raises:
+        NotOptimizable: it is one.
+    """
+    if net.description.get("recipe") == ENSEMBLE:
+        raise NotOptimizable(f"{technique} takes one network, and this is an ensemble: distil it first.")
 
 
 def widths(description: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """The same kind of network with every width multiplied; each is at least 1."""
+    """The same kind of network with every width multiplied; each is at least 1. Of an ensemble, its first member's."""
+    if description.get("recipe") == ENSEMBLE:
+        return widths(description["members"][0], factor)
     channels, hidden = description.get("channels", (32, 64, 64)), description.get("hidden", 128)
     return {
         **{key: value for key, value in description.items() if key != "ranks"},

@@ -65,8 +65,11 @@ def make(original: Original, steps: Steps, folder: Path) -> Variant:
         ((name, settings),) = step.items()
         print(f"  {words([step])}", flush=True)
         apply = import_module(f"services.trainer.optimize.{name}").apply
-        uses_samples = not TECHNIQUES[name].trains and settings.get("aware", True)
-        samples = max(samples, int(settings.get("samples", 0)) if uses_samples else 0)
+        samples = max(samples, _calibration(name, settings))
+        if TECHNIQUES[name].form is Form.EXPORT:
+            signature = apply(net or networks.load(original.folder), original.task, settings, folder)
+            net = None
+            continue
         if TECHNIQUES[name].form is Form.NETWORK:
             net = apply(net or networks.load(original.folder), original.task, settings)
             continue
@@ -82,6 +85,15 @@ def make(original: Original, steps: Steps, folder: Path) -> Variant:
         net.save(folder)
     digest = task.digest(original.task.calibration(samples)) if samples else ""
     return Variant(words(steps), steps, folder, signature, digest)
+
+
+def _calibration(name: str, settings: Mapping[str, Any]) -> int:
+    """How many samples a technique looks at for scales or Gram matrices."""
+    if "calibration" in settings:
+        return int(settings["calibration"])
+    return (
+        int(settings.get("samples", 0)) if not TECHNIQUES[name].trains and settings.get("aware", True) else 0
+    )
 
 
 def tuned_original(original: Original, steps: Steps, folder: Path) -> Variant | None:

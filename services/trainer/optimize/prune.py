@@ -19,6 +19,7 @@ from services.trainer.optimize.task import NotOptimizable, Task
 
 def apply(net: Net, task: Task, settings: Mapping[str, Any]) -> Net:
     """The network without its least important channels."""
+    networks.plain(net, "prune")
     if net.description.get("ranks"):
         raise NotOptimizable("Prune before svd: channels of factored layers mean nothing by themselves.")
     found = net.copy()

@@ -61,7 +61,13 @@ def said(verdict: Verdict) -> str:
     return "PASS: every limit is kept" if verdict.passed else "FAIL: it " + "; it ".join(verdict.missed)
 
 
-def html(title: str, variant: Variant, verdict: Verdict, tried: Sequence[Mapping[str, Any]] = ()) -> str:
+def html(
+    title: str,
+    variant: Variant,
+    verdict: Verdict,
+    tried: Sequence[Mapping[str, Any]] = (),
+    curve: Sequence[Mapping[str, float]] = (),
+) -> str:
     """The report."""
     change = [
         (name, float(old), float(new), float(new - old))
@@ -86,6 +92,7 @@ def html(title: str, variant: Variant, verdict: Verdict, tried: Sequence[Mapping
         plots.lines("Throughput", "batch", "predictions a second", speed),
         "<h2>Per class</h2>",
         plots.table(["class", "recall before", "after", "change"], change),
+        *(_curve(curve) if curve else ()),
         *(_search(tried) if tried else ()),
         "<h2>Recipe</h2>",
         f"<pre>{escape(json.dumps(recipe, indent=1))}</pre>",
@@ -126,6 +133,20 @@ def _measured(verdict: Verdict) -> str:
         f"<p>Latency: {escape(WHERE)}; times as long are medians over rounds that followed each other. Answers through "
         f"Triton differ from those of ONNX Runtime here by at most {verdict.numerics:.2g}.</p>"
     )
+
+
+def _curve(points: Sequence[Mapping[str, float]]) -> list[str]:
+    x, y = (np.array([each[key] for each in points]) for key in ("times_as_long", "accuracy"))
+    keys = ("threshold", "accuracy", "times_as_long", "p50_ms")
+    return [
+        "<h2>Accuracy over latency</h2>",
+        "<p>The same model at other thresholds: from its first stage alone to all of it for every sample.</p>",
+        plots.lines("Accuracy over latency", "times the original's latency", "accuracy", [("", x, y)]),
+        plots.table(
+            ["threshold", "accuracy", "times as long", "p50, ms"],
+            [tuple(float(each[key]) for key in keys) for each in points],
+        ),
+    ]
 
 
 def _search(tried: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -28,6 +28,7 @@ from services.trainer.optimize.networks import Net
 from services.trainer.optimize.task import Task, logits
 
 CLAMP = 1e-6  # of the largest eigenvalue
+PATCHES_MAX = 100_000  # of a convolution's input: neighbours say much the same
 SENSITIVITY_RANKS = 6  # a layer is tried at so many
 SENSITIVITY_SAMPLES = 1_000
 BISECTIONS = 60
@@ -95,9 +96,11 @@ def _inputs(module: nn.Module, samples: torch.Tensor) -> dict[str, tuple[torch.T
                     networks.pair(each) for each in (layer.kernel_size, layer.stride, layer.padding)
                 )
                 x = functional.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
-            x = x.reshape(-1, x.shape[-1]).double()
+                step = 1 + x.shape[1] * len(samples) // PATCHES_MAX
+                x = x[:, int(torch.randint(step, ())) :: step]
+            x = x.reshape(-1, x.shape[-1])
             products, total, count = sums.get(name, (torch.zeros(()), torch.zeros(()), 0))
-            sums[name] = products + x.T @ x, total + x.sum(0), count + len(x)
+            sums[name] = products + (x.T @ x).double(), total + x.double().sum(0), count + len(x)
 
         return layer.register_forward_pre_hook(hook)
 

@@ -8,6 +8,7 @@ Formulas and sources are with each technique, in `services.trainer.optimize`. Mo
 import json
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ import torch
 from aios.train import Run
 from services.trainer.job.outputs import MODEL_FILE
 from services.trainer.job.result import NETWORK_FILE
-from services.trainer.optimize import attack, networks, pipeline, report, search, serving, task, verdict
+from services.trainer.optimize import (
+    attack,
+    curve,
+    lm,
+    networks,
+    pipeline,
+    report,
+    search,
+    serving,
+    task,
+    verdict,
+)
 from services.trainer.optimize.pipeline import Original, Variant
 from services.trainer.optimize.verdict import Side, Verdict
 
@@ -26,8 +38,13 @@ def train(run: Run) -> None:
     plan = run.hparams
     torch.set_num_threads(plan["threads"])
     torch.manual_seed(run.seed)
-    with run.phase("load"):
+    with run.phase("fetch"):
         folder, signature = run.base_model()
+    if lm.is_one(folder):
+        # Not above: its libraries take seconds to import.
+        import_module("services.trainer.optimize.lm.pipeline").optimize(run, folder, signature)
+        return
+    with run.phase("load"):
         original = Original(folder, task.model_file(folder), task.load(run.files(), signature, run.seed))
     scratch = run.folder("variants")
     tried: list[dict[str, Any]] = []
@@ -43,14 +60,18 @@ def train(run: Run) -> None:
     if plan["attack_samples"]:
         with run.phase("attack"):
             found = replace(found, attacked=_attacked(original, chosen, plan["attack_samples"]))
+    points: list[dict[str, float]] = []
+    if curve.staged(chosen):
+        with run.phase("curve"):
+            points = curve.measure(original, chosen, plan, scratch)
     print(report.log(found), flush=True)
     outputs = run.folder("outputs")
-    told = {**found.told(), "steps": chosen.steps, "words": chosen.words, "tried": tried}
+    told = {**found.told(), "steps": chosen.steps, "words": chosen.words, "tried": tried, "curve": points}
     told |= {"calibration_sha256": chosen.calibration, "where": serving.WHERE}
     told |= {"rows": report.rows(found), "said": report.said(found)}
     (outputs / report.VERDICT_FILE).write_text(json.dumps(told, indent=1))
     title = f"{run.spec.base_model or original.folder.name}: {chosen.words}"
-    (outputs / report.REPORT_FILE).write_text(report.html(title, chosen, found, tried))
+    (outputs / report.REPORT_FILE).write_text(report.html(title, chosen, found, tried, points))
     card = report.card(run.spec.base_model, run.spec.dataset, chosen, found)
     rejected = "" if found.passed else "it " + "; it ".join(found.missed)
     version = run.complete(
