@@ -57,3 +57,15 @@ def test_prometheus_reads_each_revision() -> None:
     assert f"aios_revision_failed_ratio{{{labels}}} 0.25\n" in page
     assert f'aios_revision_time_seconds{{{labels},quantile="0.99"}} 0.012\n' in page
     assert all(line.startswith(("# HELP ", "# TYPE ", "aios_revision_")) for line in page.splitlines())
+
+
+def test_live_quality_is_on_the_page_of_whom_feedback_came_for_alone() -> None:
+    name = "projects/demo/deployments/web/revisions/"
+    known = RevisionFigures(revision=f"{name}3", feedback=60, live_accuracy=0.5)
+    lines = metrics.text([known, RevisionFigures(revision=f"{name}4")]).splitlines()
+    found = [line for line in lines if line.startswith(("aios_revision_live", "aios_revision_feedback"))]
+    labels = 'project="demo",deployment="web",revision="3"'
+    assert found == [
+        f"aios_revision_live_accuracy_ratio{{{labels}}} 0.5",
+        f"aios_revision_feedback{{{labels}}} 60",
+    ]
