@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from services.data import transforms
 from services.data.job.engine import Done, Engine, Local, call, over
-from services.data.job.on_ray import RayNotReady, work
+from services.data.job.on_ray import Ray, RayNotReady, work
 from services.data.job.parts import Form, Source
 from services.data.job.transforms import clean, mask, pii, profile, resize, tokenise
 from services.data.job.work import Work, folder_of
@@ -104,6 +105,12 @@ def test_a_table_without_rows_keeps_its_columns() -> None:
 def test_who_has_other_code_does_nothing() -> None:
     with pytest.raises(RayNotReady, match="install the same"):
         work("code of last week", "services.data.job.transforms.pii:look", "{}", b"")
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_a_node_without_ray_says_what_to_install() -> None:
+    with pytest.raises(RayNotReady, match=r"pip install 'aios-platform\[ray\]'"):
+        Ray("ray://127.0.0.1:1")
 
 
 def test_a_step_is_called_by_its_name() -> None:

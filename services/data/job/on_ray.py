@@ -16,6 +16,10 @@ from services.data.job.engine import PIECE_BYTES, Done, call
 
 AHEAD = 2  # pieces for each processor of the cluster: one that is worked on, one that is on its way
 
+PATIENCE_SECONDS = (
+    30  # of each of Ray's three tries to connect: it starts a process for each client, on a busy machine
+)
+
 
 class RayNotReady(FailedPrecondition):
     """The Ray cluster that is attached cannot do this transform, and the message says why."""
@@ -40,6 +44,7 @@ class Ray:
         if token:
             # Ray reads them when it is imported for the first time, from the environment alone.
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        os.environ.setdefault("RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S", str(PATIENCE_SECONDS))
         try:
             self._ray: Any = import_module("ray")
         except ModuleNotFoundError:
@@ -51,7 +56,7 @@ class Ray:
         except (ConnectionError, RuntimeError, ValueError) as error:
             # Connecting refuses another Ray or Python too.
             raise RayNotReady(f"The Ray cluster at {address} cannot be used: {error}") from error
-        # Both are found by name where they run: code/pickle of ours crosses in neither direction.
+        # Pickled as its name, since a module has it: no code of ours is sent.
         self._task = self._ray.remote(work)
         self._window = AHEAD * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
