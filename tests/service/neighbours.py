@@ -39,7 +39,8 @@ def settings_in(home: Path, database_url: str = "") -> Settings:
 def token(role: str, project: str = "demo", subject: str = "alice", **claims: Any) -> str:
     """A token that every server of the test accepts."""
     body = {"sub": subject, "jti": f"{subject}-{role}", "project": project, "role": role, **claims}
-    return tokens.mint(KEY, body, ttl_seconds=600)
+    # Longer than the longest run of the fault harness on a busy machine.
+    return tokens.mint(KEY, body, ttl_seconds=3600)
 
 
 def channel(address: str, bearer: str) -> grpc.aio.Channel:
