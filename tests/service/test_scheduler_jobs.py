@@ -1,6 +1,10 @@
 """Jobs from submit to end, on a real scheduler and a real agent."""
 
+import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -44,6 +48,24 @@ async def test_a_job_runs_and_its_output_can_be_read(pool: Pool) -> None:
 async def test_the_exit_code_is_exact(pool: Pool, code: str, exit_code: int) -> None:
     job = await pool.until_final(await pool.python(code))
     assert (job.state, job.attempt.exit_code, job.state_reason) == (Job.STATE_FAILED, exit_code, "EXIT_CODE")
+
+
+async def test_a_command_line_makes_a_job_and_ends_with_its_exit_code(pool: Pool) -> None:
+    def create(*words: str) -> "subprocess.CompletedProcess[str]":
+        where = ["--address", f"http://{pool.settings.scheduler_address}", "-p", "demo"]
+        command = [sys.executable, "-m", "aios.cli", "job", "create", *where, "--memory", "64MiB", *words]
+        environment = {**os.environ, "AIOS_TOKEN": neighbours.token("editor")}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    script = ["--", "sh", "-c", "echo hello $WHO; exit 3"]
+    options = ["--cpu", "0.1", "--env", "WHO=you", "--follow", "-o", "json"]
+    done = await asyncio.to_thread(create, *options, *script)
+    said, _, document = done.stdout.partition("\n")
+    assert (done.returncode, said) == (3, "hello you"), done.stderr
+    assert json.loads(document)["state"] == "STATE_FAILED"
+    done = await asyncio.to_thread(create, "--cpu", "1000", "--dry-run", "--", "true")
+    assert done.returncode == 1
+    assert "cpu" in done.stderr.lower()
 
 
 async def test_a_program_that_is_not_there_fails_with_the_reason(pool: Pool) -> None:

@@ -1,11 +1,8 @@
 """The real stack: ready in time, closed to the outside, and back after every kind of death."""
 
-import json
 import os
 import signal
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
@@ -82,21 +79,6 @@ def test_everything_is_ready_and_small(layout: Layout) -> None:
     )
     assert sum(control.memory_bytes(now).values()) < MEMORY_BYTES_MAX
     until_answers(layout)
-
-
-def test_a_command_is_a_job_whose_output_and_exit_code_are_shown(layout: Layout) -> None:
-    token = (layout.secrets / "operator.token").read_text()
-    environment = {**os.environ, "AIOS_ADDRESS": state.read(layout.state).address, "AIOS_TOKEN": token}
-    create = [sys.executable, "-m", "aios.cli", "job", "create", "--cpu", "0.1"]
-    words = ["--env", "WHO=you", "--follow", "-o", "json", "--", "sh", "-c", "echo hello $WHO; exit 3"]
-    done = subprocess.run([*create, *words], env=environment, capture_output=True, text=True)
-    said, _, document = done.stdout.partition("\n")
-    assert (done.returncode, said) == (3, "hello you"), done.stderr
-    assert json.loads(document)["state"] == "STATE_FAILED"
-    tried = [*create, "--cpu", "1000", "--dry-run", "--", "true"]
-    done = subprocess.run(tried, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "cpu" in done.stderr.lower()
 
 
 def test_nothing_listens_beyond_this_machine(layout: Layout) -> None:
