@@ -193,7 +193,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_and_is_built_again(
     assert torch.equal(members[0], task.logits(net.module, inputs).softmax(1))
     assert not torch.equal(*members)
     answers = task.logits(made.module, inputs)
-    assert torch.allclose(answers.exp(), sum(members) / 2, atol=1e-6)
+    assert torch.allclose(answers.exp(), torch.stack(members).mean(0), atol=1e-6)
     made.save(tmp_path)
     assert torch.equal(task.logits(networks.load(tmp_path).module, inputs), answers)
     assert distill.derive(made, 8.0).parameters <= made.parameters / 8
