@@ -18,6 +18,7 @@ Shapes: M outputs, N inputs, G groups of a row, B samples.
 """
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping
@@ -30,9 +31,14 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
-from transformers.quantizers.base import HfQuantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
+
+# What follows imports torchao where it is installed, which warns of its kernels for other machines.
+for _each in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_each).setLevel(logging.ERROR)
+
+from transformers.quantizers.auto import register_quantization_config, register_quantizer  # noqa: E402
+from transformers.quantizers.base import HfQuantizer  # noqa: E402
+from transformers.utils.quantization_config import QuantizationConfigMixin  # noqa: E402
 
 METHOD = "aios"
 WEIGHTS_FILE, ADAPTERS_FILE = "model.safetensors", "adapters.safetensors"
