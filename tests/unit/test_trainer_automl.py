@@ -23,6 +23,10 @@ from aios.train.local import Local
 from aios.trainer.v1 import run_pb2
 from services.trainer import catalog
 from services.trainer.job import candidates, reading, text_families
+from services.trainer.job.candidates import Samples
+from services.trainer.job.tables import Table
+from services.trainer.recipes import ensemble
+from services.trainer.recipes.ensemble import Found
 from services.trainer.sweeps import mapping, sampling
 
 pytestmark = pytest.mark.timeout(240)
@@ -179,6 +183,14 @@ def test_a_family_for_other_data_is_refused(tmp_path: Path) -> None:
         candidates.load(tmp_path / "data", "", "numbers", 0)
 
 
+def test_texts_without_a_label_are_refused(tmp_path: Path) -> None:
+    told = pa.table({"text": ["a b", "c d", "e f"], "label": ["x", None, "y"]})
+    for name in ("train", "test"):
+        pyarrow.parquet.write_table(told, tmp_path / f"{name}.parquet")
+    with pytest.raises(InvalidArgument, match="rows without a value"):
+        candidates.load(tmp_path, "", "auto", 0)
+
+
 def test_a_greedy_ensemble_takes_what_helps_and_leaves_what_does_not() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal(size=200)
@@ -187,6 +199,17 @@ def test_a_greedy_ensemble_takes_what_helps_and_leaves_what_does_not() -> None:
     assert weights.sum() == pytest.approx(1)
     assert min(weights[:2]) > 0.3
     assert weights[2] < 0.05
+
+
+def test_an_ensemble_of_candidates_that_know_nothing_is_not_said_to_know_something() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 100)
+    part = Table(np.zeros((100, 1)), y, ["x"], ["a", "b"])
+    guesses = rng.dirichlet([2.0, 2.0], (30, 100))
+    found = [Found(number, {"family": "linear"}, each) for number, each in enumerate(guesses)]
+    (made,) = ensemble.combined(Samples(part, part), found, 5, 0)
+    seen = made.mixture([guesses[index] for index in made.mixture.members])
+    assert candidates.loss(seen, y, 2) < np.log(2) < candidates.loss(made.guessed_NC, y, 2)
 
 
 def test_whole_numbers_of_few_values_are_classes_and_others_are_numbers(tmp_path: Path) -> None:

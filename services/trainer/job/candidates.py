@@ -99,13 +99,16 @@ def _are_texts(name: str, column: Any) -> bool:
 def _texts(train: pa.Table, test: pa.Table, column: str, target: str) -> Samples:
     from services.trainer.job import reading
 
-    parts = [([str(each or "") for each in part[column].to_pylist()], part[target]) for part in (train, test)]
-    names = sorted({str(label) for _, labels in parts for label in labels.to_pylist()})
+    parts = [
+        ([str(each or "") for each in part[column].to_pylist()], tables.present(part[target], target))
+        for part in (train, test)
+    ]
+    names = sorted({str(label) for _, labels in parts for label in labels})
     index = {name: number for number, name in enumerate(names)}
     train_table, test_table = (
         Table(
             reading.split(texts, reading.LENGTH_MAX),
-            np.array([index[str(label)] for label in labels.to_pylist()], dtype=np.int64),
+            np.array([index[str(label)] for label in labels], dtype=np.int64),
             [column],
             names,
         )

@@ -74,10 +74,20 @@ def load(folder: Path, target: str, *, classes: bool, seed: int) -> tuple[Table,
     return made[0], made[1]
 
 
-def _target(column: Any, known: Sequence[Any], name: str) -> Array:
-    values = column.to_pylist()
+def present(column: Any, name: str) -> list[Any]:
+    """What a target is in every row.
+
+    Raises:
+        InvalidArgument: some rows have none.
+    """
+    values: list[Any] = column.to_pylist()
     if any(value is None for value in values):
         raise InvalidArgument.of(name, "the target has rows without a value: leave them out")
+    return values
+
+
+def _target(column: Any, known: Sequence[Any], name: str) -> Array:
+    values = present(column, name)
     if known:
         index = {value: number for number, value in enumerate(known)}
         return np.array([index[value] for value in values], dtype=np.int64)

@@ -2,8 +2,8 @@
 
 Reads what each candidate left (`trial_{number}`) and makes two of all: an ensemble whose weights are chosen greedily on the
 guesses that cross-validation gave (Caruana et al. 2004), and a stack, a linear model over the guesses of the best of each family
-(Wolpert 1992), itself judged by cross-validation. Whichever of the two and the best candidate has the lowest loss there is
-chosen; what it is made of learns from the whole training part, is measured on the held-out part beside all others of the
+(Wolpert 1992). Both are judged by cross-validation of their own: what they say of a sample is by weights that were chosen on
+others. Whichever of the two and the best candidate has the lowest loss there is chosen; what it is made of learns from the whole training part, is measured on the held-out part beside all others of the
 leaderboard, and is exported as one ONNX file.
 
 `leaderboard.json` and the report say for each entry its cross-validated score and, where it was fitted, the held-out
@@ -14,6 +14,7 @@ Model: features FP32 [B, D], or text BYTES [B, 1] → `probabilities` FP32 [B, C
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def train(run: Run) -> None:
     found = _read(run)
     folds = found[0].settings["folds"]  # of all: what is judged here is judged as they were
     y, classes = samples.train.y_N, samples.classes
-    entries = [*_alone(found, classes), *_together(samples, found, folds, run.seed)]
+    entries = [*_alone(found, classes), *combined(samples, found, folds, run.seed)]
     losses = [candidates.loss(entry.guessed_NC, y, classes) for entry in entries]
     winner = entries[int(np.argmin(losses))]
     single = min(entries[: len(found)], key=lambda entry: candidates.loss(entry.guessed_NC, y, classes))
@@ -121,31 +122,38 @@ def _alone(found: list[Found], classes: int) -> list[Entry]:
     ]
 
 
-def _together(samples: Samples, found: list[Found], folds: int, seed: int) -> list[Entry]:
-    """The ensemble and the stack, where they are of more than one candidate."""
+def combined(samples: Samples, found: list[Found], folds: int, seed: int) -> list[Entry]:
+    """The ensemble and the stack, where they are of more than one candidate. What either guesses of a sample is by weights
+    from the other folds; the mixture itself has those from all samples.
+    """
     y, classes = samples.train.y_N, samples.classes
     guesses = [each.guessed_NC for each in found]
-    weights = candidates.greedy(guesses, y, classes)
-    weights = np.where(weights >= LEAST, weights, 0.0)
-    weights /= weights.sum()
-    chosen = [int(index) for index in np.argsort(-weights) if weights[index] > 0]
-    made = []
-    if len(chosen) > 1:
-        mixture = together.weighted(chosen, weights[chosen], max(1, classes))
-        blended = mixture([guesses[index] for index in chosen])
-        made.append(Entry(f"ensemble of {len(chosen)}", mixture, blended))
+    parts = list(candidates.folds(samples, folds, seed))
+
+    def weighed(rows: Array | slice) -> Mixture:
+        weights = candidates.greedy([each[rows] for each in guesses], y[rows], classes)
+        weights = np.where(weights >= LEAST, weights, 0.0)
+        weights /= weights.sum()
+        chosen = [int(index) for index in np.argsort(-weights) if weights[index] > 0]
+        return together.weighted(chosen, weights[chosen], max(1, classes))
+
+    def stacked(rows: Array | slice) -> Mixture:
+        return together.stacked(members, [guesses[index][rows] for index in members], y[rows], classes)
+
+    def entry(name: str, made: Callable[[Array | slice], Mixture]) -> Entry:
+        guessed = np.zeros_like(guesses[0])
+        for learn, tried in parts:
+            part = made(learn)
+            guessed[tried] = part([guesses[index][tried] for index in part.members])
+        whole = made(slice(None))
+        return Entry(f"{name} of {len(whole.members)}", whole, guessed)
+
     best: dict[str, int] = {}
     for index in sorted(range(len(found)), key=lambda index: candidates.loss(guesses[index], y, classes)):
         best.setdefault(found[index].settings["family"], index)
     members = list(best.values())[:STACKED_MAX]
-    if len(members) > 1:
-        below = [guesses[index] for index in members]
-        guessed = np.zeros_like(below[0])
-        for learn, tried in candidates.folds(samples, folds, seed):
-            part = together.stacked(members, [each[learn] for each in below], y[learn], classes)
-            guessed[tried] = part([each[tried] for each in below])
-        made.append(Entry(f"stack of {len(members)}", together.stacked(members, below, y, classes), guessed))
-    return made
+    made = [entry("ensemble", weighed), *([entry("stack", stacked)] if len(members) > 1 else [])]
+    return [each for each in made if len(each.mixture.members) > 1]
 
 
 def _row(samples: Samples, entry: Entry, held: dict[int, Array], *, chosen: bool) -> dict[str, Any]:
