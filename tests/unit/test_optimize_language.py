@@ -149,6 +149,8 @@ def test_steps_are_taken_together(make: Any, base: Path, given: Texts) -> None:
     [
         (["merge"], "no adapters"),
         (["weight_only", "lora"], "before weight_only"),
+        (["weight_only", {"lora": {"merge": False}}], "before weight_only"),
+        ([{"lora": {"merge": False, "steps": 2}}, "low_rank"], "folded in"),
         (["weight_only", "low_rank"], "rounded already"),
         ([{"lora": {"merge": False, "steps": 2}}, "weight_only"], "folded in"),
         ([{"weight_only": {"bits": "4", "group": 24}}], "do not divide"),
@@ -158,6 +160,13 @@ def test_steps_are_taken_together(make: Any, base: Path, given: Texts) -> None:
 def test_what_a_step_cannot_take_is_said(make: Any, steps: list[Any], why: str) -> None:
     with pytest.raises(NotOptimizable, match=why):
         make("wrong", *steps)
+
+
+def test_a_rounded_version_gets_no_adapters_beside_it(make: Any) -> None:
+    once = make("once", "weight_only")
+    with pytest.raises(NotOptimizable, match="train with merge"):
+        make("beside", {"lora": {"merge": False, "steps": 2}}, of=once)
+    assert light.layers_of(make("floats", {"lora": {"steps": 2}}, of=once)) == {}
 
 
 @pytest.mark.parametrize("steps", [["svd", "merge"], ["low_rank", "int8_static"]])

@@ -3,7 +3,8 @@ nothing along a cosine. Thin layers get adapters on both parts. The better of be
 of blocks that were set aside.
 
 Without `merge` the result is the base with the adapters in a file beside it: the store holds a base once, however many
-adapters it has, and the step `merge` folds them in later.
+adapters it has, and the step `merge` folds them in later. Weights that were read as whole numbers are floats by then, and
+would be written as such, so a rounded base is refused.
 """
 
 from collections.abc import Mapping
@@ -22,13 +23,16 @@ def apply(model: Model, texts: Texts, settings: Mapping[str, Any]) -> None:
     """Train adapters and fold them in, or leave them beside the weights.
 
     Raises:
-        NotOptimizable: it has adapters already, or its weights were rounded.
+        NotOptimizable: it has adapters already, its weights were rounded, or they would be floats beside adapters.
     """
     if model.adapters is not None:
         raise NotOptimizable("The model has adapters already: `merge` folds them in.")
-    if model.bits and settings["merge"]:
+    if model.bits:
+        raise NotOptimizable("Rounded weights take no small change: train before weight_only.")
+    if model.was_rounded and not settings["merge"]:
         raise NotOptimizable(
-            "Rounded weights take no small change: train before weight_only, or without merge."
+            "Its weights are stored rounded, and beside adapters they would be floats: train with merge, or train the "
+            "version that it was rounded from."
         )
     before = float(losses(model.module, texts.validation_NT).mean())
     adapters = Adapters(model.module, settings["rank"], settings["alpha"])

@@ -28,12 +28,14 @@ def apply(model: Model, texts: Texts, settings: Mapping[str, Any]) -> None:
     """Put two thin layers in place of each linear layer of the blocks.
 
     Raises:
-        NotOptimizable: a layer is thin or rounded already.
+        NotOptimizable: a layer is thin or rounded already, or has adapters.
     """
     module = model.module
     layers = light.named_linears(module)
     if model.ranks or model.bits:
         raise NotOptimizable("Layers that are thin or rounded already are not factored again.")
+    if model.adapters is not None:
+        raise NotOptimizable("Adapters are folded in by `merge` before layers are factored.")
     blocks_NT = texts.calibration(settings["samples"])
     grams = _grams(module, layers, blocks_NT) if settings["aware"] else {}
     for name, layer in layers.items():

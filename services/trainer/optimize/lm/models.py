@@ -17,7 +17,9 @@ class Model:
     module: Any
     ranks: dict[str, int]
     bits: dict[str, int] = field(default_factory=dict)
-    """Of what this plan rounded; what was rounded before are floats again."""
+    """Of what this plan rounded."""
+    was_rounded: bool = False
+    """Its files hold whole numbers, which are floats here, and will be in what is written."""
     group: int = 0
     half: bool = False
     adapters: Adapters | None = None
@@ -35,4 +37,5 @@ def read(folder: Path) -> Model:
     """A model version's files."""
     module = light.load(folder)
     adapters = module._modules.pop("adapters", None)
-    return Model(folder, module, light.layers_of(folder).get("ranks", {}), adapters=adapters)
+    told = light.layers_of(folder)
+    return Model(folder, module, told.get("ranks", {}), was_rounded=bool(told.get("bits")), adapters=adapters)
