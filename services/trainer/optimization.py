@@ -200,8 +200,8 @@ LIMITS: Mapping[str, Setting] = MappingProxyType(
         "batch": Setting(default=32, low=1, high=65_536),
     }
 )
-"""What a variant must keep: a language model's perplexity over the original's; percentage points of accuracy, times smaller (0: any), times the original's median latency
-at one batch size, and its own p95 there (0: any)."""
+"""What a variant must keep: a language model's perplexity over the original's; percentage points of accuracy, times smaller
+(0: any), times the original's median latency at one batch size, and its own p95 there (0: any)."""
 SEARCH: Mapping[str, Setting] = MappingProxyType(
     {
         "trials": Setting(default=12, low=1, high=1_000),

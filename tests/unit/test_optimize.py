@@ -23,6 +23,7 @@ from services.trainer.optimize import (
     networks,
     pipeline,
     prune,
+    pt2e,
     sparsify,
     svd,
     task,
@@ -133,6 +134,20 @@ def test_what_is_zero_stays_zero(net: Net, given: Task) -> None:
     for module in (sparse.module, tuned.module):
         weights = torch.cat([each.weight.flatten() for each in networks.layers(module).values()])
         assert float((weights == 0).float().mean()) == pytest.approx(0.6, abs=0.01)
+
+
+def test_what_is_zero_stays_zero_where_it_is_trained_with_its_rounding(net: Net, given: Task) -> None:
+    sparse = sparsify.apply(net, given, settings("sparsify", share=0.6))
+    with pt2e.quiet():
+        prepared = pt2e.prepare(sparse, given, 64, trains=True)
+        fine_tune.fit(Net(prepared), given, settings("qat", samples=128), _cross_entropy)
+    weights = torch.cat([each.flatten() for each in prepared.parameters() if each.dim() > 1])
+    assert float((weights == 0).float().mean()) == pytest.approx(0.6, abs=0.01)
+
+
+def test_an_original_is_trained_as_long_as_all_that_trained_the_variant() -> None:
+    steps = [{"ensemble": {"members": 3, "epochs": 2}}, {"distill": {"epochs": 4}}]
+    assert pipeline.epochs(optimization.read_steps(steps)) == 2 * 2 + 4
 
 
 def test_the_better_of_before_and_after_is_kept(net: Net, given: Task) -> None:

@@ -6,7 +6,8 @@ The original is the first member.
 
 Combined by the mean of probabilities, log(1/M·Σ softmax(z_m)), or stacked (Wolpert 1992): a linear layer over the
 members' log-probabilities, which begins as their mean and is fitted to one half of the validation part, with L2 towards
-that mean; it is kept where it does better on the other half.
+that mean; it is kept where it does better on the other half. The original has mostly learnt from both halves, and so,
+by way of it, have snapshots: a stack trusts them more than it should. Of `seeds` all members but the first are free of this.
 """
 
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ def apply(net: Net, task: Task, settings: Mapping[str, Any]) -> Net:
 
 
 def stack(mean: Ensemble, classes: int, held: Split) -> Ensemble | None:
-    """The same members under a fitted layer; None where it is no better on samples that it has not seen."""
+    """The same members under a fitted layer; None where it is no better on samples that the layer was not fitted to."""
     middle = len(held.inputs) // 2
     fitted, unseen = (
         Split(held.inputs[part], held.labels_N[part]) for part in (slice(middle), slice(middle, None))

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from services.trainer.job import data
-from services.trainer.optimize import networks
 from services.trainer.optimize.networks import Net
 from services.trainer.optimize.task import Task, accuracy
 
@@ -32,10 +31,10 @@ def fit(net: Net, task: Task, settings: Mapping[str, Any], loss: Loss) -> None:
     module = net.module
     samples = min(settings["samples"] or len(task.train.inputs), len(task.train.inputs))
     epochs = settings["epochs"]
-    masks = [
-        (layer.weight, layer.weight != 0)
-        for layer in networks.layers(module).values()
-        if float((layer.weight == 0).float().mean()) > ZEROS_MIN
+    masks = [  # of parameters: a captured graph, as `qat` trains one, has no layers to be known by
+        (weight, weight != 0)
+        for weight in module.parameters()
+        if weight.dim() > 1 and float((weight == 0).float().mean()) > ZEROS_MIN
     ]
     optimizer = torch.optim.Adam(module.parameters(), lr=settings["learning_rate"])
     total = epochs * data.steps_per_epoch(samples, BATCH)

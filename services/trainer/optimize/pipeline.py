@@ -100,13 +100,19 @@ def tuned_original(original: Original, steps: Steps, folder: Path) -> Variant | 
     """The original after the same further training; None where it has no weights to train."""
     if not steps or not (original.folder / NETWORK_FILE).is_file():
         return None
-    settings = {
-        key: sum(each[key] for step in steps for each in step.values()) if key == "epochs" else value
-        for key, value in next(iter(steps[0].values())).items()
-        if key in TECHNIQUES["fine_tune"].settings
-    }
+    first = next(iter(steps[0].values()))
+    settings = {key: first[key] for key in TECHNIQUES["fine_tune"].settings} | {"epochs": epochs(steps)}
     print("the original, trained as long:", flush=True)
     return make(original, [{"fine_tune": settings}], folder)
+
+
+def epochs(trained: Steps) -> int:
+    """Of all steps that trained; an ensemble trains every member but the first, which is the original."""
+    return sum(
+        each["epochs"] * (each["members"] - 1 if name == "ensemble" else 1)
+        for step in trained
+        for name, each in step.items()
+    )
 
 
 def export(net: Net, given: Task, folder: Path) -> tensor_pb2.Signature:

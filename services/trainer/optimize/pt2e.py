@@ -25,8 +25,9 @@ from services.trainer.optimize.task import Task, logits
 
 EXAMPLES = 8
 STEPS = 0.05
-"""Largest difference of an answer, on as many samples of the validation part as a batch may have, as a share of the range of all answers. A sum that falls on the edge between two
-steps of an activation is rounded to either side: one step of 255 each layer, and what the layers after it make of it."""
+"""Largest difference of an answer, on as many samples of the validation part as a batch may have, as a share of the range of
+all answers. A sum that falls on the edge between two steps of an activation is rounded to either side: one step of 255 each
+layer, and what the layers after it make of it."""
 
 
 def apply(net: Net, task: Task, settings: Mapping[str, Any], folder: Path) -> tensor_pb2.Signature:

@@ -2,6 +2,8 @@
 
 A tenth of the training part is set aside by the seed: what is chosen along the way (the better of before and after
 fine-tuning, the rank of a layer, the winner of a search) is chosen there, so that the test part judges the end alone.
+It is set aside from the steps of a plan and not from the original, which has mostly learnt from these samples: the original
+looks better on them than it is, and what is compared with it has the harder stand.
 
 Shapes: N samples, C classes.
 """
