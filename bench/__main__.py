@@ -12,6 +12,7 @@ from rich.table import Table
 HELPERS = {
     "__init__",
     "__main__",
+    "code_digest",
     "fashion",
     "flood",
     "load",

@@ -5,8 +5,8 @@ trains a base of its own, three epochs of the recipe `image_classifier`; figures
 width of their 95% interval (Student's t). Fine-tuning sees 15,000 samples; what an original gains by the same is printed
 beside it. Latency is through Triton.
 
-Bases and figures are kept under build/bench/optimize_cnn, one folder a seed: what was stopped goes on where it was, and
-a plan whose steps changed is made again. Remove the folder to begin anew.
+Bases and figures are kept under build/bench/optimize_cnn, one folder a seed below one for the code that made them
+(`bench.code_digest`): what was stopped goes on where it was, and what other code or other steps made is made again.
 """
 
 import json
@@ -28,7 +28,7 @@ from aios.common.v1 import tensor_pb2
 from aios.train import Run
 from aios.train.local import Local
 from aios.trainer.v1 import run_pb2
-from bench import fashion
+from bench import code_digest, fashion
 from bench.report import Report
 from services.trainer import catalog, optimization
 from services.trainer.optimize import attack, networks, pipeline, serving, task
@@ -37,7 +37,7 @@ from services.trainer.optimize.verdict import Side
 from services.trainer.recipes import image_classifier, optimize
 
 SEEDS = 5
-KEPT = Path("build/bench/optimize_cnn")
+KEPT = Path("build/bench/optimize_cnn") / code_digest.sha256()[:12]
 ATTACKED = 1_000
 BASE = {"epochs": 3, "precision": "bfloat16", "shift_pixels": 0, "mirror": True, "learning_rate": 0.003}
 TUNED = {"fine_tune": {"epochs": 1, "samples": 15_000}}
@@ -46,12 +46,16 @@ PLANS: Mapping[str, Sequence[Any]] = {
     "tuned": [TUNED],
     "int8": ["int8_static"],
     "svd_17": [{"svd": {"rank": "budget", "keep": 0.17}}],
+    "svd_17_512": [{"svd": {"rank": "budget", "keep": 0.17, "samples": 512}}],
     "svd_17_plain": [{"svd": {"rank": "budget", "keep": 0.17, "aware": False}}],
     "svd_11_tuned": [{"svd": {"rank": "budget", "keep": 0.11}}, TUNED],
+    "svd_11_512_tuned": [{"svd": {"rank": "budget", "keep": 0.11, "samples": 512}}, TUNED],
     "pruned_50_tuned": [{"prune": {"share": 0.5}}, {"fine_tune": {"epochs": 2, "samples": 15_000}}],
     "hardened": [{"harden": {"epochs": 1, "samples": 15_000}}],
     "student": [{"distill": STUDENT}],
     "student_alone": [{"distill": {**STUDENT, "weight": 0.0}}],
+    "qat": [{"qat": {"samples": 2_000}}],
+    "early_exit": [{"early_exit": {"after": 1, "samples": 2_000}}],
 }
 GOAL = {"points_lost": 0.5, "smaller": 3.0, "slower": 1.0}
 

@@ -1,7 +1,8 @@
 """Runs of recipes in this process, whose figures are kept: a bench that was ended goes on where it was.
 
-A figure is kept in build/bench/trainer_recipes by recipe, data, seed, settings and the code that made it, so that
-none of another recipe than today's is ever shown. SIGTERM saves a checkpoint of the run that it interrupts.
+A figure is kept in build/bench/trainer_recipes by recipe, data, seed, settings and the code that made it
+(`bench.code_digest`), so that none of other code than today's is ever shown. SIGTERM saves a checkpoint of the run that it
+interrupts.
 """
 
 import hashlib
@@ -23,19 +24,12 @@ from aios.client import signatures
 from aios.train import Run
 from aios.train.local import Local
 from aios.trainer.v1 import run_pb2
+from bench import code_digest
 from bench.report import Report
 from services.trainer import catalog
 
 SEEDS = 3
 KEPT = Path("build/bench/trainer_recipes")
-_TRAINER = Path(catalog.__file__).parent
-_SHARED = (
-    "loop.py",
-    "data.py",
-    "optimizers.py",
-    "texts.py",
-    "play.py",
-)  # of services/trainer/job: what a figure rests on
 
 
 def train(
@@ -104,7 +98,5 @@ def over_seeds(
 
 
 def _digest(recipe: str, settings: Mapping[str, Any]) -> str:
-    made = hashlib.sha256(json.dumps(catalog.hyperparameters(recipe, settings), sort_keys=True).encode())
-    for path in (_TRAINER / "recipes" / f"{recipe}.py", *(_TRAINER / "job" / name for name in _SHARED)):
-        made.update(path.read_bytes())
-    return made.hexdigest()[:12]
+    said = json.dumps(catalog.hyperparameters(recipe, settings), sort_keys=True)
+    return hashlib.sha256(f"{code_digest.sha256()} {said}".encode()).hexdigest()[:12]
