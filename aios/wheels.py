@@ -69,8 +69,16 @@ def _read(wheel: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, Member]:
             raise _refused(wheel, f"{entry.filename[:80]!r} is no regular file")
         if entry.flag_bits & _ENCRYPTED:
             raise _refused(wheel, f"{entry.filename[:80]!r} is encrypted")
-        held[path] = Member(archive.read(entry), executable=bool(mode & stat.S_IXUSR))
+        held[path] = Member(_content(wheel, archive, entry), executable=bool(mode & stat.S_IXUSR))
     return held
+
+
+def _content(wheel: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """A file, read no further than the size that it states: more may come of few bytes."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _refused(wheel, f"{entry.filename[:80]!r} is compressed in a way that wheels are not")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
 
 
 def _check(wheel: Path, package: str, held: Mapping[PurePosixPath, Member]) -> None:

@@ -105,7 +105,7 @@ def _known(devices: Devices, config_file: Path, credentials_file: Path) -> str:
         json.loads(file.read_text())["user"] for file in (credentials_file, devices.system_credentials_file)
     ]
     issuer = nkeys.account(read_key(devices.key_file).public_key())
-    return f"""users: [ {{ include {json.dumps(credentials)} }} ]
+    return f"""users: [ {_user(credentials)} ]
   auth_callout {{ issuer: {json.dumps(issuer)}, auth_users: {json.dumps(named)}, account: "$G" }}"""
 
 
@@ -123,10 +123,16 @@ leafnodes {{
   port: {devices.edge_port}{_tls(peer, "handshake_first: true") if peer else ""}
 }}"""
     return f"""
-accounts {{ SYS {{ users: [ {{ include {json.dumps(system)} }} ] }} }}
+accounts {{ SYS {{ users: [ {_user(system)} ] }} }}
 system_account: SYS
 {mqtt if devices.mqtt_port else ""}{edge if devices.edge_port else ""}
 """
+
+
+def _user(credentials: str) -> str:
+    """Somebody of the platform: not through the doors that devices come by, whatever leaks."""
+    return f"""{{ include {json.dumps(credentials)}
+    allowed_connection_types: ["STANDARD"] }}"""
 
 
 def _tls(peer: Peer, more: str = "") -> str:

@@ -55,7 +55,8 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     ) -> job_pb2.Job:
         project = check_id(ProjectName.parse(request.parent, "parent").project, "parent")
         name = JobName(project, check_id(request.job_id, "job_id") if request.job_id else new_id("job"))
-        spec = specs.check(mapping.spec_from_proto(request.job.spec))
+        by_service = principal().role == "service"
+        spec = specs.check(mapping.spec_from_proto(request.job.spec), by_service=by_service)
         asked = jobs.create(name, spec, self._clock.now(), telemetry.current_traceparent())
 
         stored: list[jobs.Job] = []

@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from aios import scheduling
+from aios.config import variable_of
 from aios.errors import InvalidArgument
 from aios.names import DatasetVersionName
 from aios.scheduling import NOTHING_SAID, PRIORITY_MAX, Scheduling
@@ -25,6 +26,9 @@ PORTS_MAX = 16
 RESTARTS_MAX = 1000
 REPLICAS_MAX = 1024
 """Of a gang: a step stores and announces each of them."""
+
+OF_SERVICES = frozenset({variable_of("ray_address")})
+"""Variables of the platform that one of its services may set for a job."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PORT = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -68,25 +72,30 @@ class JobSpec:
         return self.resources.times(self.replicas)
 
 
-def check(spec: JobSpec, field: str = "job.spec") -> JobSpec:
+def check(spec: JobSpec, field: str = "job.spec", *, by_service: bool = False) -> JobSpec:
     """Return the spec if a node could run it as written.
+
+    Args:
+        by_service: Whether a service of the platform asks. It alone may say what a job works for, which other services
+            take its word for, and send it to a cluster of the operator's.
 
     Raises:
         InvalidArgument: with every wrong field under `field` and what to change.
     """
-    wrong = {f"{field}.{path}": problem for path, problem in _problems(spec)}
+    wrong = {f"{field}.{path}": problem for path, problem in _problems(spec, by_service)}
     if wrong:
         raise InvalidArgument.of_all(wrong)
     return spec
 
 
-def _problems(spec: JobSpec) -> list[tuple[str, str]]:
+def _problems(spec: JobSpec, by_service: bool) -> list[tuple[str, str]]:
     said = [(f"scheduling.{path}", problem) for path, problem in scheduling.problems(spec.scheduling)]
     return [
         *_command(spec),
-        *_environment(spec),
+        *_environment(spec, by_service),
         *_resources(spec.resources, spec.replicas),
         *_rest(spec),
+        *_owner(spec, by_service),
         *said,
     ]
 
@@ -103,7 +112,7 @@ def _command(spec: JobSpec) -> list[tuple[str, str]]:
     ]
 
 
-def _environment(spec: JobSpec) -> list[tuple[str, str]]:
+def _environment(spec: JobSpec, by_service: bool) -> list[tuple[str, str]]:
     found = []
     if len(spec.environment) > ENVIRONMENT_MAX:
         found.append(("environment", f"has {len(spec.environment)} variables; {ENVIRONMENT_MAX} at most"))
@@ -111,6 +120,8 @@ def _environment(spec: JobSpec) -> list[tuple[str, str]]:
         path = f"environment[{name[:80]!r}]"
         if not _VARIABLE.fullmatch(name):
             found.append((path, "must be a name of letters, digits and underscores"))
+        elif by_service and name in OF_SERVICES:
+            continue
         elif name.startswith("AIOS_") and not name.startswith("AIOS_JOB_"):
             found.append((path, "is set by the node; use a name that starts with AIOS_JOB_"))
         elif "\0" in value:
@@ -165,6 +176,12 @@ def _rest(spec: JobSpec) -> list[tuple[str, str]]:
         found.append(("priority", f"must be {-PRIORITY_MAX} to {PRIORITY_MAX}"))
     if spec.requirements and not DatasetVersionName.matches(spec.requirements):
         found.append(("requirements", "must be projects/{project}/datasets/{dataset}/versions/{version}"))
-    if len(spec.owner) > 512:
-        found.append(("owner", "must be a resource name of at most 512 characters"))
     return found
+
+
+def _owner(spec: JobSpec, by_service: bool) -> list[tuple[str, str]]:
+    if spec.owner and not by_service:
+        return [("owner", "is said by the platform's services alone: leave it out")]
+    if len(spec.owner) > 512:
+        return [("owner", "must be a resource name of at most 512 characters")]
+    return []

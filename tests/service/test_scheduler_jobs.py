@@ -254,6 +254,24 @@ async def test_another_project_sees_nothing(pool: Pool) -> None:
             await anext(aiter(watch))
 
 
+async def test_only_a_service_says_what_a_job_works_for(pool: Pool) -> None:
+    spec = job_pb2.JobSpec(command=["true"], resources=resources_pb2.Resources(cpu_millis=10))
+    spec.owner = "projects/demo/transforms/t"
+    spec.environment["AIOS_RAY_ADDRESS"] = "ray://elsewhere:10001"
+    request = scheduler_service_pb2.CreateJobRequest(
+        parent=PARENT, job=job_pb2.Job(spec=spec), validate_only=True
+    )
+    for role in ("editor", "admin"):
+        token = neighbours.token(role, project="demo")
+        async with neighbours.channel(pool.settings.scheduler_address, token) as channel:
+            stub = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
+            with pytest.raises(InvalidArgument) as refused:
+                await stub.CreateJob(request)
+        assert set(refused.value.fields) == {"job.spec.owner", "job.spec.environment['AIOS_RAY_ADDRESS']"}
+    async with neighbours.channel(pool.settings.scheduler_address, neighbours.token("service")) as channel:
+        await scheduler_service_pb2_grpc.SchedulerServiceStub(channel).CreateJob(request)
+
+
 async def test_one_trace_shows_the_submit_the_wait_and_the_start(pool: Pool) -> None:
     trace, parent = uuid.uuid4().hex, "00f067aa0ba902b7"
     spec = job_pb2.JobSpec(
@@ -263,7 +281,9 @@ async def test_one_trace_shows_the_submit_the_wait_and_the_start(pool: Pool) -> 
     )
     request = scheduler_service_pb2.CreateJobRequest(parent=PARENT, job=job_pb2.Job(spec=spec))
     metadata = [("traceparent", f"00-{trace}-{parent}-01")]
-    name = (await pool.stub.CreateJob(request, metadata=metadata)).name
+    async with neighbours.channel(pool.settings.scheduler_address, neighbours.token("service")) as channel:
+        stub = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
+        name = (await stub.CreateJob(request, metadata=metadata)).name
     await pool.until_final(name)
     create = "aios.scheduler.v1.SchedulerService/CreateJob"
 

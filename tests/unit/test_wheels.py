@@ -136,3 +136,22 @@ def test_code_comes_from_a_wheel_or_from_a_folder() -> None:
         parse({"command": "python -m tiny", "wheel": "tiny.whl", "code": "src"})
     with pytest.raises(InvalidArgument, match="names a recipe"):
         parse({"recipe": "mlp", "dataset": "digits", "wheel": "tiny.whl"})
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_way_to_compress_that_knows_no_bound_is_refused(tmp_path: Path, method: int) -> None:
+    made = wheel(tmp_path, FILES)
+    with zipfile.ZipFile(made, "a") as archive:
+        archive.writestr("tiny/more.py", b"0" * 1000, method)
+    with pytest.raises(InvalidArgument, match="compressed in a way that wheels are not"):
+        pack_wheel(made, tmp_path / "code.tar")
+
+
+def test_no_more_is_read_than_a_file_says_that_it_holds(tmp_path: Path) -> None:
+    made = wheel(tmp_path, {**FILES, "tiny/zeros.py": bytes(1_234_567)})
+    content = made.read_bytes()
+    size = (1_234_567).to_bytes(4, "little")
+    assert content.count(size) == 2  # in the file's own header, and in the directory at the end
+    made.write_bytes(content.replace(size, (10).to_bytes(4, "little")))
+    with pytest.raises(InvalidArgument, match="not taken"):
+        pack_wheel(made, tmp_path / "code.tar")
