@@ -60,8 +60,8 @@ def job() -> None:
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value: resources.cpu=2"
 )
 @click.option("--name", help="The job's name; one is made up where none is given.")
-@click.option("--cpu", help="Cores: 2, or 0.5. Where no resources are said: 1.")
-@click.option("--memory", help="512MiB, 4Gi. Where no resources are said: 1Gi.")
+@click.option("--cpu", help="Cores: 2, or 0.5; 1 where not given.")
+@click.option("--memory", help="512MiB, 4Gi; 1Gi where not given.")
 @click.option("--gpus", metavar="N", help="Devices of any type, or a share of one: 0.5.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="For the process; repeat it.")
 @click.option("--priority", help="-100 to 100; higher goes first under the policies that look at it.")

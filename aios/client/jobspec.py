@@ -15,7 +15,7 @@ SHARED_KEYS = (
 KEYS = (*SHARED_KEYS, "kind", "ports", "requirements")
 KINDS = {"batch": job_pb2.JobSpec.KIND_BATCH, "service": job_pb2.JobSpec.KIND_SERVICE}
 RESOURCES: Mapping[str, Any] = {"cpu": 1, "memory": "1Gi"}
-"""Of a job that names none."""
+"""Each of a job that does not name it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def parse(given: Mapping[str, Any]) -> JobFile:
         given.get("ports") or [],
         given.get("requirements"),
     )
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         problems["kind"] = f"must be {' or '.join(KINDS)}, not {kind!r}"
     if not isinstance(ports, list) or not all(isinstance(port, str) for port in ports):
         problems["ports"] = "must be names, such as [http]: each is AIOS_PORT_HTTP to the process"
@@ -50,8 +50,11 @@ def parse(given: Mapping[str, Any]) -> JobFile:
     if not shared.get("command"):
         problems["command"] = "is required: words, such as `python work.py`, or a list of them"
         shared["command"] = ["true"]  # so that all else is looked at too
+    resources = shared.get("resources") or {}
+    if isinstance(resources, Mapping):  # what is none is refused with the rest
+        shared["resources"] = {**RESOURCES, **resources}
     try:
-        run = runspec.parse({"resources": RESOURCES, **shared})
+        run = runspec.parse(shared)
     except InvalidArgument as error:
         raise runspec.refusal(problems | error.fields) from None
     if problems:

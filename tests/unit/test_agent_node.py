@@ -79,6 +79,13 @@ def test_devices_are_named_and_only_training_yields_and_is_fenced(tmp_path: Path
         assert told["command"][0].endswith("/sh")
 
 
+@pytest.mark.parametrize(("asked", "bound"), [(0, 2 << 30), (3 << 30, 6 << 30)])
+def test_a_job_that_asks_for_no_memory_is_bounded_too(tmp_path: Path, asked: int, bound: int) -> None:
+    node = sandbox.Node(Settings(), OWN, tmp_path / "lease")
+    told = sandbox.launch(JobSpec(("sh",), Resources(1, asked)), place(tmp_path), node)
+    assert told["bounds"]["memory_bytes"] == bound
+
+
 def test_ports_are_free_different_and_not_given_twice() -> None:
     rng = random.Random(1)
     with socket.socket() as busy:

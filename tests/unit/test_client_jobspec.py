@@ -1,5 +1,7 @@
 """job.yaml: what it says, and what is refused."""
 
+from typing import Any
+
 import pytest
 
 from aios.client import jobspec
@@ -39,6 +41,29 @@ def test_a_command_alone_is_a_job_of_one_core() -> None:
     spec = jobspec.parse({"command": ["true"]}).spec
     assert (spec.kind, spec.resources.cpu_millis) == (job_pb2.JobSpec.KIND_BATCH, 1000)
     assert not spec.HasField("stop_grace")
+
+
+@pytest.mark.parametrize(
+    ("said", "cpu_millis", "memory_bytes"),
+    [
+        ({"cpu": 2}, 2000, 1 << 30),
+        ({"memory": "2Gi"}, 1000, 2 << 30),
+        ({"accelerators": {"gpu": 1}}, 1000, 1 << 30),
+    ],
+)
+def test_what_a_job_does_not_name_of_its_resources_it_gets_as_if_it_named_none(
+    said: dict[str, Any], cpu_millis: int, memory_bytes: int
+) -> None:
+    resources = jobspec.parse({"command": ["true"], "resources": said}).spec.resources
+    assert (resources.cpu_millis, resources.memory_bytes) == (cpu_millis, memory_bytes)
+    assert dict(resources.accelerators) == said.get("accelerators", {})
+
+
+@pytest.mark.parametrize(("key", "value"), [("kind", ["batch"]), ("resources", [1]), ("resources", "2")])
+def test_a_value_of_another_kind_is_refused(key: str, value: object) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        jobspec.parse({"command": ["true"], key: value})
+    assert refused.value.fields.keys() == {key}
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:

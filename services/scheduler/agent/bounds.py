@@ -24,7 +24,6 @@ class Bounds:
     """What one job may take."""
 
     memory_bytes: int
-    """0 for no bound."""
     processes: int
     """With their threads."""
     cpu_weight: float
@@ -103,13 +102,13 @@ def _works(groups: Groups) -> bool:
 
 def _limits(version: int, bounds: Bounds) -> Iterator[tuple[str, str, str]]:
     """Controller, file and value. Swap counts as memory: a job that swaps makes its whole node slow."""
-    memory = str(bounds.memory_bytes or -1)
+    memory = str(bounds.memory_bytes)
     if version == 1:
         yield "memory", "memory.limit_in_bytes", memory
         yield "memory", "memory.memsw.limit_in_bytes", memory
         yield "cpu", "cpu.shares", str(max(2, round(1024 * bounds.cpu_weight)))
     else:
-        yield "memory", "memory.max", str(bounds.memory_bytes or "max")
+        yield "memory", "memory.max", memory
         yield "memory", "memory.swap.max", "0"
         yield "memory", "memory.oom.group", "1"
         yield "cpu", "cpu.weight", str(min(10_000, max(1, round(100 * bounds.cpu_weight))))

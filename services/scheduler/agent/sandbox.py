@@ -28,6 +28,8 @@ BATCH_NICE = 5
 """Training yields the processor to servers, and to the platform itself."""
 BATCH_WEIGHT = 0.33
 """The same among groups: what the kernel gives to one that is nicer by BATCH_NICE."""
+MEMORY_BYTES = 1 << 30
+"""What a job counts as asking for that asks for none: nothing runs without a bound."""
 MEMORY_SLACK = 2
 """A job is killed at so many times what it asked for: that is an estimate, and what is in use at once is seen late."""
 
@@ -102,7 +104,7 @@ def launch(spec: JobSpec, place: Place, node: Node) -> dict[str, Any]:
     network = not batch or spec.node_network or place.gang is not None
     cores = spec.resources.cpu_millis / 1000
     bounds = Bounds(
-        spec.resources.memory_bytes * MEMORY_SLACK,
+        (spec.resources.memory_bytes or MEMORY_BYTES) * MEMORY_SLACK,
         PROCESSES + round(cores * PROCESSES_PER_CORE),
         cores * (BATCH_WEIGHT if batch else 1.0),
     )
