@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,17 @@ class Shelf:
     def load(self) -> tuple[Running | None, str]:
         """What ran last, or what ran before where that does not answer any more; and why not the former."""
         problem = ""
-        for name in self._state():
+        state = self._state()
+        for name in state:
             try:
-                return self._checked(self._folder / name), problem
+                found = self._checked(self._folder / name)
             except Unfit as error:
                 problem = problem or str(error)
+                continue
+            if name != state[0]:  # else the next that is installed would take its place, not the worn one's
+                with suppress(OSError):  # a disk that takes no note takes no other model either
+                    _replace(self._folder / STATE, json.dumps([name, state[0]]))
+            return found, problem
         return None, problem
 
     async def install(
