@@ -34,29 +34,44 @@ def open_split(files: Path, split: str, seed: int, scratch: Path, *, shuffle: bo
 def _find(files: Path, split: str) -> tuple[Path, Sequence[Path]]:
     """The folder that paths are told from, and the shards or the one table."""
     if files.is_file():
-        if split not in ("", files.stem) or files.suffix not in (SHARDS, *TABLES):
-            raise _refused(files.parent, split, [files])
+        readable = files.suffix in (SHARDS, *TABLES)
+        if split not in ("", files.stem) or not readable:
+            raise _refused(f"no part {split!r} can be read", [files.stem] if readable else [])
         return files.parent, [files]
-    inside = sorted((files / split).rglob(f"*{SHARDS}"))
-    if inside:
-        return files / split, inside
-    tables = [files / f"{split}{suffix}" for suffix in (SHARDS, *TABLES)] if split else []
+    shards, there = _shards(files / split), _files(files, split)
+    if shards:
+        return files / split, shards
+    if len(there) == 1:
+        return files, there
+    why = f"no part {split!r} can be read"
+    if split and there:
+        why = f"more than one file is {split!r}: {', '.join(each.name for each in there)}"
+    elif split and (files / split).is_dir():
+        why = f"a folder must hold {SHARDS} shards, and {split!r} has none"
+    names = {path.name if path.is_dir() else path.stem for path in files.iterdir()}
+    raise _refused(
+        why, sorted(name for name in names if _shards(files / name) or len(_files(files, name)) == 1)
+    )
+
+
+def _shards(folder: Path) -> Sequence[Path]:
+    return sorted(folder.rglob(f"*{SHARDS}"))
+
+
+def _files(folder: Path, split: str) -> Sequence[Path]:
+    """Files that are this part; without a split, the tables."""
+    tables = [folder / f"{split}{suffix}" for suffix in (SHARDS, *TABLES)]
     if not split:
-        tables = sorted(chain.from_iterable(files.glob(f"*{suffix}") for suffix in TABLES))
-    there = [table for table in tables if table.is_file()]
-    if len(there) != 1:
-        raise _refused(files, split, sorted(files.rglob("*")))
-    return files, there
+        tables = sorted(chain.from_iterable(folder.glob(f"*{suffix}") for suffix in TABLES))
+    return [table for table in tables if table.is_file()]
 
 
-def _refused(folder: Path, split: str, found: Sequence[Path]) -> InvalidArgument:
-    known = {
-        path.relative_to(folder).parts[0].removesuffix(path.suffix if path.parent == folder else "")
-        for path in found
-        if path.suffix in (SHARDS, *TABLES)
-    }
-    have = ", ".join(sorted(known)[:NAMED_MAX]) or f"no {SHARDS} shards and no {' or '.join(TABLES)} tables"
-    return InvalidArgument.of("split", f"no part {split!r} can be read in the dataset; it has {have}")
+def _refused(why: str, parts: Sequence[str]) -> InvalidArgument:
+    has = (
+        ", ".join(parts[:NAMED_MAX])
+        or f"no folder of {SHARDS} shards, and no {SHARDS}, {' or '.join(TABLES)} file"
+    )
+    return InvalidArgument.of("split", f"{why}; the dataset has {has}")
 
 
 def _as_shards(table: Path, scratch: Path) -> Path:
