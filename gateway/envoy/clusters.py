@@ -16,7 +16,6 @@ GATEWAY_HTTP = "gateway-http"
 TELEMETRY = "telemetry"
 ACTIVATOR = "activator"
 """The gateway, asked by Envoy itself."""
-"""NATS's listener for devices."""
 NOBODY = Address("127.0.0.1", 1)
 """Where nobody listens, and a connection is refused at once."""
 TELEMETRY_TOKEN = "telemetry-token"  # noqa: S105  # the secret's name, not its value

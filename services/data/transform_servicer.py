@@ -176,7 +176,10 @@ class TransformServicer(Rpcs, transform_service_pb2_grpc.TransformServiceService
         found = await self._attempt(name, request.epoch)
         keyed, on_ray = transforms.type_of(found.spec.type).keyed, RAY_ADDRESS in found.job.spec.environment
         if not keyed and not on_ray:
-            raise NotATransform(f"{found.spec.type} needs no key.", name=str(name))
+            raise NotATransform(
+                f"{found.spec.type} pseudonymises nothing, and {name} uses no Ray cluster: it needs no key.",
+                name=str(name),
+            )
         return pb.GetTransformKeyResponse(
             key=self._keys.derive(name.project, str(found.spec.parameters["key"])) if keyed else b"",
             ray_token=self._cluster.token() if on_ray else "",

@@ -114,7 +114,7 @@ class Resources(_message.Message):
     cpu_millis: _builtins.int
     """Thousandths of a processor core."""
     memory_bytes: _builtins.int
-    """Bytes of memory."""
+    """Bytes of memory. A job that asks for none counts for none where nodes are chosen, and is bounded as one of 1 GiB."""
     shared_device: _builtins.int
     """Of what a share was granted: which of its node's shared devices. Those with the same type and number share one."""
     @_builtins.property

@@ -126,7 +126,8 @@ class TransformServiceServicer:
 
     def GetTransformKey(self, request, context):
         """What its own job alone is told, and stands in no parameter, log or version: the secret of a transform that
-        pseudonymises, which is the project's, one for each key name; the token of the Ray cluster that it uses.
+        pseudonymises, which is the project's, one for each key name; and of one that uses the Ray cluster, its token.
+        FAILED_PRECONDITION with reason NOT_A_TRANSFORM for a transform that does neither.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

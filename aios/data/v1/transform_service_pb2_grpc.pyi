@@ -39,7 +39,8 @@ class TransformServiceStub:
     """
     GetTransformKey: _aio.UnaryUnaryMultiCallable[_transform_service_pb2.GetTransformKeyRequest, _transform_service_pb2.GetTransformKeyResponse]
     """What its own job alone is told, and stands in no parameter, log or version: the secret of a transform that
-    pseudonymises, which is the project's, one for each key name; the token of the Ray cluster that it uses.
+    pseudonymises, which is the project's, one for each key name; and of one that uses the Ray cluster, its token.
+    FAILED_PRECONDITION with reason NOT_A_TRANSFORM for a transform that does neither.
     """
 
 class TransformServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,7 +108,8 @@ class TransformServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_transform_service_pb2.GetTransformKeyRequest, _abc.Awaitable[_transform_service_pb2.GetTransformKeyResponse]],
     ) -> _abc.Awaitable[_transform_service_pb2.GetTransformKeyResponse]:
         """What its own job alone is told, and stands in no parameter, log or version: the secret of a transform that
-        pseudonymises, which is the project's, one for each key name; the token of the Ray cluster that it uses.
+        pseudonymises, which is the project's, one for each key name; and of one that uses the Ray cluster, its token.
+        FAILED_PRECONDITION with reason NOT_A_TRANSFORM for a transform that does neither.
         """
 
 def add_TransformServiceServicer_to_server(servicer: TransformServiceServicer, server: _aio.Server) -> None: ...

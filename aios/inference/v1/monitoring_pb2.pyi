@@ -586,7 +586,9 @@ class Alert(_message.Message):
     every_seconds: _builtins.int
     """Of METRIC_DRIFT: between two reports, 60 or more; 3600 where unset."""
     webhook: _builtins.str
-    """`https://` address that is told of each change of the state; nobody where empty."""
+    """`https://` address that is told of each change of the state; nobody where empty. Answers and events show its scheme
+    and host alone, `https://host/…`: the rest of it is often a secret.
+    """
     secret: _builtins.str
     """What calls of the webhook are signed with. Only in CreateAlert's answer."""
     state: Global___Alert.State.ValueType

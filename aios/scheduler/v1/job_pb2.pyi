@@ -268,7 +268,9 @@ class JobSpec(_message.Message):
     stopped is no failure and is always started again.
     """
     owner: _builtins.str
-    """The resource this job works for, such as `projects/p/runs/r`: shown to people and put into its spans."""
+    """The resource this job works for, such as `projects/p/runs/r`: shown to people and put into its spans. Only services of
+    the platform may say it: they know their own jobs by it.
+    """
     priority: _builtins.int
     """-100 to 100; higher goes first under the policies that look at it."""
     queue: _builtins.str
