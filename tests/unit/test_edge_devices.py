@@ -42,10 +42,29 @@ def test_users_of_devices_and_those_of_mqtt_are_told_apart() -> None:
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda each: st.lists(each) | st.dictionaries(
-    st.sampled_from(["stream", "records", "sequence", "version", "requests"]), each)))  # fmt: skip
-def test_what_is_no_report_is_refused_and_nothing_else_happens(said: Any) -> None:
+    st.sampled_from(["stream", "records", "sequence", "version", "requests", "running", "problem"]), each)))  # fmt: skip
+def test_what_is_no_report_or_no_ask_is_refused_and_nothing_else_happens(said: Any) -> None:
+    data = json.dumps(said).encode()
     with pytest.raises(ValueError, match="no report"):
-        devices.read_report(json.dumps(said).encode())
+        devices.read_report(data)
+    try:
+        told = devices.read_ask(data)
+    except ValueError:
+        return
+    assert isinstance(said, dict)
+    assert told.running == said.get("running", "").replace("\0", "?")
+
+
+@pytest.mark.parametrize("said", [b"[" * 100_000, b"[]", b"1", b"", b"\xff", b'{"running": 1}'])
+def test_what_says_nothing_is_refused(said: bytes) -> None:
+    for read in (devices.read_ask, devices.read_report):
+        with pytest.raises(ValueError, match=r"."):
+            read(said)
+
+
+def test_what_no_database_keeps_does_not_stop_a_device_from_asking() -> None:
+    said = {"problem": "it cannot be fetched: \0\ud800"}
+    assert devices.read_ask(json.dumps(said).encode()) == devices.Ask("", "it cannot be fetched: ??")
 
 
 @pytest.fixture
@@ -57,7 +76,8 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 async def test_each_record_counts_once_however_often_it_is_told(db: Database) -> None:
     follows = ModelVersionName.parse(FIRST)
-    await db.write(lambda tx: store.add_device(tx, ROOF, follows, "secret"))
+    signed = store.Bundle(follows, b"{}", b"", b"", "", 0)
+    await db.write(lambda tx: (store.add_device(tx, ROOF, follows, "secret"), store.keep_bundle(tx, signed)))
     records = [Record(n, FIRST, 2, 1, 16, 1000) for n in (1, 2, 4)]
 
     async def tell(report: Report) -> int:
@@ -72,6 +92,10 @@ async def test_each_record_counts_once_however_often_it_is_told(db: Database) ->
     assert await tell(Report("first", records)) == 4
     assert await counted() == (6, 3, 48)
     assert await tell(Report("anew", [replace(records[0], predictions=1)])) == 1  # the device was wiped
+    assert await counted() == (8, 4, 49)
+    made_up = ("x", FIRST[:-1] + "2", FIRST.replace("demo", "other"), FIRST[:-1] + "9" * 40)
+    others = [replace(records[0], sequence=n, version=text) for n, text in enumerate(made_up, 2)]
+    assert await tell(Report("anew", others)) == 5  # none of them was signed
     assert await counted() == (8, 4, 49)
 
 
@@ -104,3 +128,8 @@ async def test_a_shelf_keeps_what_ran_and_takes_nothing_that_does_not_answer(tmp
     newest, _ = json.loads((tmp_path / "shelf" / STATE).read_text())
     (tmp_path / "shelf" / newest / "model.onnx").write_bytes(b"worn out")
     assert runs() == "1"
+    await install(5)
+    newest, before = json.loads((tmp_path / "shelf" / STATE).read_text())
+    (tmp_path / "shelf" / newest / "model.onnx").write_bytes(b"worn out")
+    assert runs() == "1"
+    assert {each.name for each in (tmp_path / "shelf").iterdir() if each.is_dir()} == {newest, before}

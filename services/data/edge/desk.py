@@ -15,7 +15,7 @@ from aios.names import EdgeDeviceName
 from aios.records import Database, Tx
 from services.data import layout
 from services.data.edge import store
-from services.data.edge.devices import read_report, subject_of
+from services.data.edge.devices import read_ask, read_report, subject_of
 
 ASKED = "edge.*.*.ask"
 METRICS = "edge.*.*.metrics"
@@ -53,7 +53,7 @@ class Desk:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _tell(self) -> None:
-        """A hint to ask again: who misses it asks by itself within a minute."""
+        """A hint to ask again: who misses it asks by itself, every 30 s."""
         now = await self._db.read(store.everybodys)
         for name, what in now.items():
             if self._told.get(name) != what:
@@ -61,12 +61,11 @@ class Desk:
         self._told = now
 
     async def _ask(self, asked: Asked) -> bytes:
-        name, said = _device(asked.subject), json.loads(asked.data)
-        running, problem = str(said.get("running", "")), str(said.get("problem", ""))
+        name, said = _device(asked.subject), read_ask(asked.data)
 
         def write(tx: Tx) -> store.Bundle | None:
             found = store.wanted(tx, name)
-            store.seen(tx, name, running, problem)
+            store.seen(tx, name, said)
             return found
 
         bundle = await self._db.write(write)

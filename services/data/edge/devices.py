@@ -38,6 +38,14 @@ class EdgeBundleInvalid(FailedPrecondition):
 
 
 @dataclass(frozen=True)
+class Ask:
+    """What a device tells of itself when it asks what it should run."""
+
+    running: str
+    problem: str
+
+
+@dataclass(frozen=True)
 class Record:
     """What a device answered in some seconds, by one version."""
 
@@ -131,25 +139,51 @@ def check_bundle(
     raise EdgeBundleInvalid(f"{version.name} has no file with the digest {sha256}.")
 
 
+def read_ask(data: bytes) -> Ask:
+    """What a device told when it asked.
+
+    Raises:
+        ValueError: it is none.
+    """
+    said = _said(data)
+    if not isinstance(said, dict):
+        raise ValueError("no ask: it must be names with values")
+    return Ask(_text(said.get("running", ""), 255), _text(said.get("problem", ""), PROBLEM_CHARS_MAX))
+
+
 def read_report(data: bytes) -> Report:
     """What a device told of its answers.
 
     Raises:
         ValueError: it is none.
     """
-    said = json.loads(data)
+    said = _said(data)
     try:
         records = [
-            Record(version=str(each["version"])[:255], **{name: _count(each, name) for name in _COUNTS})
+            Record(version=_text(each["version"], 255), **{name: _count(each, name) for name in _COUNTS})
             for each in said["records"]
         ]
-        report = Report(str(said["stream"]), records)
-    except (KeyError, TypeError) as error:
+        report = Report(_text(said["stream"], 255), records)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no report: {error!r}") from None
     numbers = [each.sequence for each in records]
     if not 0 < len(records) <= RECORDS_MAX or numbers != sorted(set(numbers)) or len(report.stream) > 64:
         raise ValueError("no report: records must be some, in order")
     return report
+
+
+def _said(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("lists within lists without end") from None
+
+
+def _text(value: Any, chars_max: int) -> str:
+    """Text that every database can keep: none has a place for half a character, PostgreSQL none for NUL."""
+    if not isinstance(value, str):
+        raise ValueError("what should be text is none")
+    return value[:chars_max].replace("\0", "?").encode(errors="replace").decode()
 
 
 _COUNTS = ("sequence", "requests", "errors", "predictions", "micros")
@@ -158,5 +192,5 @@ _COUNTS = ("sequence", "requests", "errors", "predictions", "micros")
 def _count(said: Mapping[str, Any], name: str) -> int:
     value = said[name]
     if not isinstance(value, int) or not 0 <= value <= COUNT_MAX:
-        raise ValueError(f"no report: {name} is {value!r}")
+        raise ValueError(f"{name} must be a whole number of at most {COUNT_MAX}")
     return value

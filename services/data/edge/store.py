@@ -16,7 +16,7 @@ from aios.records import Page, Tx
 from aios.records.pages import ListRequest
 from services.data import model_store
 from services.data.edge.devices import (
-    PROBLEM_CHARS_MAX,
+    Ask,
     EdgeDeviceExists,
     EdgeDeviceNotFound,
     Report,
@@ -136,14 +136,16 @@ def everybodys(tx: Tx) -> dict[EdgeDeviceName, tuple[str, str]]:
     return devices
 
 
-def seen(tx: Tx, name: EdgeDeviceName, running: str, problem: str) -> None:
+def seen(tx: Tx, name: EdgeDeviceName, said: Ask) -> None:
     """Note what a device says of itself."""
-    now = {"running": running[:255], "problem": problem[:PROBLEM_CHARS_MAX], "seen_time": tx.now()}
+    now = {"running": said.running, "problem": said.problem, "seen_time": tx.now()}
     tx.execute(update(edge_devices).filter_by(**_key(name)).values(now))
 
 
 def take_in(tx: Tx, name: EdgeDeviceName, report: Report) -> int:
     """Add up what a device answered, each record once. Returns how far its stream was taken in.
+
+    What it says of a version that nobody signed for devices is passed over: figures have no rows that it makes up.
 
     Raises:
         EdgeDeviceNotFound
@@ -157,11 +159,21 @@ def take_in(tx: Tx, name: EdgeDeviceName, report: Report) -> int:
         key = {"project": name.project, "device": name.edge_device, "version": record.version}
         more = {each: getattr(record, each) for each in ("requests", "errors", "predictions", "micros")}
         added = {each: edge_figures.c[each] + value for each, value in more.items()}
-        if tx.execute(update(edge_figures).filter_by(**key).values(added)).rowcount == 0:
+        counted = tx.execute(update(edge_figures).filter_by(**key).values(added)).rowcount
+        if not counted and _signed(tx, name.project, record.version):
             tx.execute(insert(edge_figures).values(key | more))
     now = {"stream": report.stream, "sequence": place, "seen_time": tx.now()}
     tx.execute(update(edge_devices).filter_by(**_key(name)).values(now))
     return int(place)
+
+
+def _signed(tx: Tx, project: str, version: str) -> bool:
+    """Whether a version of this project was ever signed."""
+    if not ModelVersionName.matches(version):
+        return False
+    name = ModelVersionName.parse(version)
+    query = select(edge_bundles.c.number).filter_by(project=project, model=name.model)
+    return name.project == project and name.version in map(str, tx.execute(query).scalars())
 
 
 def _wanted(tx: Tx, follows: str) -> Bundle | None:
