@@ -33,6 +33,8 @@ RECONNECT_SECONDS = 0.5
 REQUEST_SECONDS = 5.0
 BATCH_MESSAGES = 64
 ANSWERS_AT_ONCE = 16
+PACE_SECONDS = 0.05
+WAITING_MAX, WAITING_BYTES_MAX = 4096, 16 << 20  # heard and not looked at yet: what comes then is dropped
 FETCH_SECONDS = 5.0
 PING_SECONDS = 10  # a server that stopped without closing is noticed after two of these
 
@@ -124,7 +126,13 @@ class Bus:
     async def listening(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> AsyncIterator[None]:
         """Hear a subject while a block runs, as one of all who do: each message goes to one of them. Use it within
         `one_connection`."""
-        heard = await self._client.subscribe(subject, queue="aios", cb=hear)
+        heard = await self._client.subscribe(
+            subject,
+            queue="aios",
+            cb=hear,
+            pending_msgs_limit=WAITING_MAX,
+            pending_bytes_limit=WAITING_BYTES_MAX,
+        )
         try:
             yield
         finally:
@@ -133,34 +141,47 @@ class Bus:
 
     @asynccontextmanager
     async def answering(
-        self, subject: str, answer: Callable[[Asked], Awaitable[bytes]]
+        self,
+        subject: str,
+        answer: Callable[[Asked], Awaitable[bytes]],
+        inbox: Callable[[str], str],
     ) -> AsyncIterator[None]:
-        """Answer a subject while a block runs, as `listening`, several at a time. What fails gets no answer: whoever
-        asks asks again."""
-        running: set[asyncio.Task[None]] = set()
+        """Answer strangers on a subject while a block runs, as `listening`, several at a time. What fails gets no
+        answer: whoever asks asks again.
+
+        One question of a subject is answered at a time, and `PACE_SECONDS` apart: what comes meanwhile is dropped, so
+        that whoever asks without waiting takes nothing from the others.
+
+        Args:
+            inbox: Where answers to a subject go, as the beginning of subjects. What is to be answered elsewhere is
+                dropped: the server does not look at where a leaf node wants an answer, and we may publish anywhere.
+        """
+        running: dict[str, asyncio.Task[None]] = {}
         room = asyncio.Semaphore(ANSWERS_AT_ONCE)
 
         async def reply(message: Msg) -> None:
+            ready = asyncio.get_running_loop().time() + PACE_SECONDS
             try:
-                said = await answer(Asked(message.subject, message.data))
-                if message.reply:
-                    await message.respond(said)
+                async with room:
+                    said = await answer(Asked(message.subject, message.data))
+                await asyncio.sleep(ready - asyncio.get_running_loop().time())
+                # Its headers are not repeated: others would take them for ours.
+                await self._client.publish(message.reply, said)
             except (AiosError, nats.errors.Error, ValueError) as error:
                 log.warning("%s got no answer: %s", message.subject, error)
+                await asyncio.sleep(ready - asyncio.get_running_loop().time())
             finally:
-                room.release()
+                running.pop(message.subject, None)
 
         async def hear(message: Msg) -> None:
-            await room.acquire()
-            task = asyncio.create_task(reply(message))
-            running.add(task)
-            task.add_done_callback(running.discard)
+            if message.subject not in running and message.reply.startswith(inbox(message.subject)):
+                running[message.subject] = asyncio.create_task(reply(message))
 
         try:
             async with self.listening(subject, hear):
                 yield
         finally:
-            for task in running:
+            for task in [*running.values()]:
                 task.cancel()
 
     async def say(self, subject: str, data: bytes) -> None:

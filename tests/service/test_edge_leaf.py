@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from aios.bus import Bus
+from aios.bus import Asked, Bus
 from aios.config import Settings
 from aios.names import EdgeDeviceName, ModelVersionName
 from aios.records import Database
@@ -22,6 +22,7 @@ from aios.stack import nats as configuration
 from services.data import store as tables
 from services.data.app import MIGRATIONS
 from services.data.edge import store
+from services.data.edge.desk import ASKED, inbox
 from services.data.intake.consumer import Intake
 from services.data.intake.door import Door
 from tests.servers import binary, free_port
@@ -40,6 +41,8 @@ class Bench:
     db: Database
     port: int
     """For leaf nodes."""
+    bus: Bus
+    """The data service's."""
     client: Client
     """The platform, on the bus."""
     heard: asyncio.Queue[str]
@@ -84,7 +87,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await client.subscribe("edge.>", cb=hear)
     await client.flush()
     try:
-        yield Bench(db, edge, client, heard)
+        yield Bench(db, edge, bus, client, heard)
     finally:
         await client.close()
         for task in loops:
@@ -174,3 +177,36 @@ async def test_a_device_says_and_hears_its_own_and_nobody_comes_in_as_another(be
     async with asyncio.timeout(CUT_OFF_SECONDS):
         await raw.until(b"the end")
     raw.close()
+
+
+async def test_an_answer_goes_to_the_device_that_asked_and_says_nothing_that_it_said(bench: Bench) -> None:
+    """It names the group of those who answer, as a leaf node's server does."""
+    asked = 0
+
+    async def answer(_: Asked) -> bytes:
+        nonlocal asked
+        asked += 1
+        return b"{}"
+
+    async def stolen(message: Msg) -> None:
+        bench.heard.put_nowait(message.subject)
+
+    await bench.client.subscribe("stolen", cb=stolen)
+    await bench.client.flush()
+    headers = b"NATS/1.0\r\nce-id: forged\r\n\r\n"
+    async with bench.bus.one_connection(), bench.bus.answering(ASKED, answer, inbox):
+        raw = await let_in(bench)
+        raw.say(b"LS+ edge.demo.one.inbox.>\r\nPING\r\n")
+        await raw.until(b"PONG")
+        for reply in (b"stolen", b"edge.demo.two.told", b"edge.demo.one.inboxes.a"):
+            raw.say(b"LMSG edge.demo.one.ask + " + reply + b" aios 2\r\n{}\r\n")
+        sizes = b" %d %d\r\n" % (len(headers), len(headers) + 2)
+        raw.say(b"HMSG edge.demo.one.ask + edge.demo.one.inbox.a aios" + sizes + headers + b"{}\r\n")
+        said = await raw.until(b"inbox.a 2\r\n{}")
+        raw.close()
+    assert b"LMSG edge.demo.one.inbox.a 2\r\n{}" in said
+    assert b"forged" not in said
+    assert asked == 1
+    await bench.client.flush()
+    heard = {bench.heard.get_nowait() for _ in range(bench.heard.qsize())}
+    assert heard == {"edge.demo.one.ask", "edge.demo.one.inbox.a"}

@@ -40,8 +40,8 @@ class Desk:
             try:
                 async with (
                     self._bus.one_connection(),
-                    self._bus.answering(ASKED, self._ask),
-                    self._bus.answering(METRICS, self._metrics),
+                    self._bus.answering(ASKED, self._ask, inbox),
+                    self._bus.answering(METRICS, self._metrics, inbox),
                 ):
                     while True:
                         await self._tell()
@@ -87,6 +87,11 @@ class Desk:
         name, report = _device(asked.subject), read_report(asked.data)
         through = await self._db.write(lambda tx: store.take_in(tx, name, report))
         return json.dumps({"stream": report.stream, "through": through}).encode()
+
+
+def inbox(subject: str) -> str:
+    """Below which a device may hear answers."""
+    return f"{subject_of(_device(subject))}.inbox."
 
 
 def _device(subject: str) -> EdgeDeviceName:

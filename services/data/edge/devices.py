@@ -16,6 +16,7 @@ from services.data.models import ALIAS_MARK, ModelVersion
 MANIFEST_BYTES_MAX = 256 * 1024  # an answer to a device is a message of the bus: 1 MiB at most
 PROBLEM_CHARS_MAX = 500
 RECORDS_MAX = 256
+REPORT_BYTES_MAX = 256 * 1024
 COUNT_MAX = 2**40  # of one record: what is beyond is no figure of a device
 
 
@@ -92,7 +93,7 @@ def may(name: EdgeDeviceName) -> dict[str, Any]:
         "sub": {"allow": [f"{mine}.told", f"{mine}.inbox.>"]},
         "subs": 64,
         "data": -1,
-        "payload": -1,
+        "payload": REPORT_BYTES_MAX,
         "allowed_connection_types": ["LEAFNODE"],
     }
 
