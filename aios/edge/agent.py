@@ -7,7 +7,7 @@ import json
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import nats
 import nats.errors
@@ -101,28 +101,27 @@ class Agent:
                     pass
             except (nats.errors.Error, TimeoutError):
                 pause = AWAY_SECONDS
-            except (AiosError, OSError, ValueError, KeyError) as error:
+            except (AiosError, OSError, ValueError) as error:
                 self._problem = f"it cannot be fetched: {error}"
                 _log.warning("what to run is asked again: %s", error)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._told.wait(), pause)
 
-    async def _ask(self, client: Client) -> dict[str, Any]:
+    async def _ask(self, client: Client) -> "Wanted | None":
         said = {"running": self._running.version if self._running else "", "problem": self._problem}
         answer = await client.request(
             f"{self._identity.subject}.ask", json.dumps(said).encode(), timeout=REQUEST_SECONDS
         )
-        found: dict[str, Any] = json.loads(answer.data)
-        return found
+        return _wanted(answer.data)
 
-    async def _changed(self, wanted: dict[str, Any]) -> bool:
+    async def _changed(self, wanted: "Wanted | None") -> bool:
         """Whether what runs, or what is wrong, is another now: then the platform is to hear of it."""
         before = (self._running.id if self._running else "", self._problem)
-        if not wanted:
+        if wanted is None:
             self._problem = ""
             return before[1] != ""
-        manifest = base64.b64decode(wanted["manifest"])
-        signed = _id(manifest, str(wanted["signature"]))
+        manifest = wanted.manifest
+        signed = _id(manifest, wanted.signature)
         if signed == self._refused:
             return False
         if self._running and self._running.id == _digest(manifest):
@@ -131,16 +130,49 @@ class Agent:
 
         async def fetch(target: Path) -> None:
             async with transfer.client() as http:
-                await transfer.download(http, wanted["url"], wanted["sha256"], wanted["size_bytes"], target)
+                await transfer.download(http, wanted.url, wanted.sha256, wanted.size_bytes, target)
 
         try:
-            self._running = await self._shelf.install(manifest, str(wanted["signature"]), fetch)
+            self._running = await self._shelf.install(manifest, wanted.signature, fetch)
             self._problem = ""
             _log.info("serving %s", self._running.version)
         except Unfit as error:
-            self._refused, self._problem = signed, f"{wanted['model_version']} is not put to work: {error}"
+            self._refused, self._problem = signed, f"{wanted.version} is not put to work: {error}"
             _log.warning("%s", self._problem)
         return True
+
+
+class Wanted(NamedTuple):
+    """What the platform says that this device should run. Nothing of it is believed before the signature holds."""
+
+    version: str
+    manifest: bytes
+    signature: str
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+def _wanted(answer: bytes) -> Wanted | None:
+    """None where it should run nothing.
+
+    Raises:
+        ValueError: it is no answer.
+    """
+    said = json.loads(answer)
+    if said == {}:
+        return None
+    try:
+        return Wanted(
+            str(said["model_version"]),
+            base64.b64decode(said["manifest"]),
+            str(said["signature"]),
+            str(said["url"]),
+            str(said["sha256"]),
+            int(said["size_bytes"]),
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"the platform's answer is none: {error!r}") from None
 
 
 def _digest(manifest: bytes) -> str:

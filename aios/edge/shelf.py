@@ -14,6 +14,8 @@ from typing import Any
 from aios.edge import run
 
 STATE = "running.json"
+SCRATCH = "fetched"
+"""Where a model is until it has answered."""
 
 
 class Unfit(Exception):
@@ -77,25 +79,37 @@ class Shelf:
         Raises:
             Unfit: everything is as it was.
         """
+        self._require_signed(manifest, signature)
         name = hashlib.sha256(manifest).hexdigest()
         target = self._folder / name
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        (target / run.MANIFEST).write_bytes(manifest)
-        (target / run.SIGNATURE).write_text(signature + "\n")
         try:
-            self._require_signed(manifest, signature)
-            await fetch(target / str(json.loads(manifest)["model"]))
-            found = self._checked(target)
-        except BaseException:
-            shutil.rmtree(target, ignore_errors=True)
-            raise
-        _flush(target)
+            found = self._checked(target)  # the one before it, once more
+        except Unfit:
+            found = await self._fetched(target, manifest, signature, fetch)
         kept = [name, *(each for each in self._state() if each != name)][:2]
         _replace(self._folder / STATE, json.dumps(kept))
         for other in self._folder.iterdir():
             if other.is_dir() and other.name not in kept:
                 shutil.rmtree(other, ignore_errors=True)
+        return found
+
+    async def _fetched(
+        self, target: Path, manifest: bytes, signature: str, fetch: Callable[[Path], Awaitable[None]]
+    ) -> Running:
+        """Under its name once it is whole and answers."""
+        scratch = self._folder / SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            (scratch / run.MANIFEST).write_bytes(manifest)
+            (scratch / run.SIGNATURE).write_text(signature + "\n")
+            await fetch(scratch / str(json.loads(manifest)["model"]))
+            found = self._checked(scratch)
+            _flush(scratch)
+            shutil.rmtree(target, ignore_errors=True)
+            scratch.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         return found
 
     def _require_signed(self, manifest: bytes, signature: str) -> None:

@@ -133,3 +133,29 @@ async def test_a_shelf_keeps_what_ran_and_takes_nothing_that_does_not_answer(tmp
     (tmp_path / "shelf" / newest / "model.onnx").write_bytes(b"worn out")
     assert runs() == "1"
     assert {each.name for each in (tmp_path / "shelf").iterdir() if each.is_dir()} == {newest, before}
+
+
+async def test_a_shelf_goes_back_to_the_model_before_without_a_link(tmp_path: Path) -> None:
+    key = bundle.key_at(tmp_path / "edge.pem")
+    shelf = Shelf(tmp_path / "shelf", key.public_key().public_bytes_raw())
+    signed = []
+    for number in (1, 2):
+        files = model(tmp_path / f"{number}", number, 3)
+        version = type(VERSION)(name=f"{FIRST[:-1]}{number}", signature=SIGNATURE)
+        signed.append(bundle.signed(version, files, key))
+
+        async def fetch(target: Path, files: Path = files) -> None:
+            target.write_bytes((files / "model.onnx").read_bytes())
+
+        await shelf.install(signed[-1].manifest, signed[-1].signature.hex(), fetch)
+
+    async def no_link(target: Path) -> None:
+        raise OSError("no link")
+
+    with pytest.raises(Unfit, match="signature"):
+        await shelf.install(signed[0].manifest, "00" * 64, no_link)
+    found = await shelf.install(signed[0].manifest, signed[0].signature.hex(), no_link)
+    assert found.version.endswith("1")
+    again, _ = shelf.load()
+    assert again is not None
+    assert again.id == found.id
