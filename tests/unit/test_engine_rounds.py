@@ -226,12 +226,34 @@ def test_nothing_is_kept_for_a_gang_that_nobody_may_make_room_for() -> None:
     assert [size(snapshot, f"j{n}") for n in range(3)] == [6, 0, 2]
 
 
-def test_others_move_where_a_gang_lacks_only_its_place() -> None:
+def two_nodes_with(*held: Job) -> Snapshot:
+    """Of four devices each, with a job on each."""
     nodes = [Node(f"n{n}", {"cpu": 8, "gpu/A": 4}) for n in range(2)]
-    jobs = [gang_of(n, 2) for n in range(2)]
-    snapshot = filled(nodes, jobs={job.name: job for job in jobs})
-    for n in range(2):
-        snapshot.start(f"j{n}", Placement(((f"n{n}", 2),), "gpu/A"), 0.0)
+    snapshot = filled(nodes, jobs={job.name: job for job in held})
+    for n, job in enumerate(held):
+        snapshot.start(job.name, Placement(((f"n{n}", job.replicas),), "gpu/A"), 0.0)
+    return snapshot
+
+
+@pytest.mark.parametrize(("devices", "kept"), [(3, False), (1, True)])
+def test_nothing_is_kept_for_a_gang_that_has_no_place_beside_those_before_it(
+    devices: int, kept: bool
+) -> None:
+    # What free devices and the job after the gang give is two, on two nodes, unless a job before it can be moved.
+    held = [replace(gang_of(n, 3 // devices), replica={"cpu": 1, "gpu": devices}) for n in range(2)]
+    snapshot = two_nodes_with(*held)
+    snapshot.add(replace(gang_of(2, 1), work=1e7))
+    snapshot.start("j2", Placement((("n0", 1),), "gpu/A"), 0.0)
+    snapshot.add(replace(gang_of(3, 1), replica={"cpu": 1, "gpu": 2}, work=1e6))
+    snapshot.add(replace(gang_of(4, 1), work=1e8))
+    carry_out(snapshot, dynamic(snapshot, 30.0, preempt=False, quantum=60.0), 30.0)
+    assert [size(snapshot, f"j{n}") for n in (3, 4)] == [0, int(not kept)]
+    carry_out(snapshot, dynamic(snapshot, 60.0, quantum=60.0), 60.0)
+    assert size(snapshot, "j3") == kept
+
+
+def test_others_move_where_a_gang_lacks_only_its_place() -> None:
+    snapshot = two_nodes_with(*(gang_of(n, 2) for n in range(2)))
     snapshot.add(replace(gang_of(2, 1), replica={"cpu": 4, "gpu": 4}))
     decided = dynamic(snapshot, 100.0)
     assert {start.job for start in decided.starts} > {"j2"}

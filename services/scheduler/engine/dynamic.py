@@ -108,29 +108,36 @@ class _Sizes:
             self._kept = any(self._keep(slot, variants[kind], least) for kind in kinds)
 
     def _keep(self, slot: int, variant: Variant, least: int) -> bool:
-        """Leave to a job what is free, if it and what others will give make enough of it, and in one place."""
+        """Leave to a job what is free, if it and what others will give make enough of it, and a place for it beside those
+        that come before it."""
         snapshot, need = self.snapshot, variant.need * least
         if not (need <= self._left + self._soon_most).all():
             return False
         if not self._quota.allows(int(snapshot.queue[slot]), need):
             return False
         self._tried += 1
-        ranks = {each: rank for rank, each in enumerate(sjf(snapshot, np.append(self.soon, slot), self.now))}
-        coming, room = np.zeros_like(self._left), Room(snapshot)
+        order = sjf(snapshot, np.append(self.soon, slot), self.now).tolist()
+        # Who comes before it keeps its least size, who comes after it nothing.
+        stays = {each: self._shrunk(each) for each in order[: order.index(slot)]}
+        coming = np.zeros_like(self._left)
         for each in self.soon.tolist():
             held = snapshot.holdings[each]
-            room.give(held)
-            # Who comes before it keeps its least size, who comes after it nothing.
-            stays = snapshot.least(each) if ranks[each] < ranks[slot] else 0
-            coming[: len(held.need)] += held.need * max(0, snapshot.size(each) - stays)
-        for each in np.concatenate([self.moves, np.flatnonzero(snapshot.state == STOPPING)]).tolist():
-            room.give(snapshot.holdings[each])
+            left = stays[each].replicas if each in stays else 0
+            coming[: len(held.need)] += held.need * (snapshot.size(each) - left)
         if not (need <= self._left + coming).all():
             return False
-        if room.find(int(snapshot.shape[slot]), least, kinds=(variant.kind,)) is None:
+        then = self.chosen | stays | {slot: _Size(variant.kind, variant.need, least)}
+        _, _, unplaced = _spots(snapshot, then, np.concatenate([self.moves, self.soon]))
+        if slot in unplaced:
             return False
         self._left = np.maximum(self._left - need, 0)
         return True
+
+    def _shrunk(self, slot: int) -> _Size:
+        """A job that runs, at its least size."""
+        snapshot = self.snapshot
+        replicas = min(snapshot.least(slot), snapshot.size(slot))
+        return _Size(int(snapshot.kind[slot]), snapshot.holdings[slot].need, replicas)
 
     def grow(self) -> None:
         """Give what is left, replica by replica, to whoever gains most."""
@@ -181,12 +188,20 @@ class _Sizes:
 
 
 def _placed(snapshot: Snapshot, chosen: dict[int, _Size], moves: Ints, now: float) -> tuple[Plan, set[int]]:
+    """The plan, and jobs that wait and for which there is no place in any way."""
+    starts, stops, unplaced = _spots(snapshot, chosen, moves)
+    return moving(snapshot, starts, stops, now), unplaced
+
+
+def _spots(
+    snapshot: Snapshot, chosen: dict[int, _Size], moves: Ints
+) -> tuple[list[Start], list[int], set[int]]:
     """Who keeps its size stays; the others go where there is room once those have stopped.
 
     Where a job finds no place so, those that keep their size go elsewhere too, if that makes one.
 
     Returns:
-        The plan, and jobs that wait and for which there is no place in any way.
+        What starts, what stops, and what waits and finds no place in any way.
     """
     room, stops, starts, unplaced = Room(snapshot), list[int](), list[Start](), set[int]()
     for slot in np.flatnonzero(snapshot.state == STOPPING).tolist():
@@ -212,7 +227,7 @@ def _placed(snapshot: Snapshot, chosen: dict[int, _Size], moves: Ints, now: floa
             stops.append(slot)
         elif not spots:
             unplaced.add(slot)
-    return moving(snapshot, starts, stops, now), unplaced
+    return starts, stops, unplaced
 
 
 def _with_others_moved(
