@@ -63,6 +63,8 @@ def test_help_imports_no_command_and_no_transport() -> None:
 def test_every_command_has_help_and_takes_the_three_forms(path: tuple[str, ...]) -> None:
     result = aios(*path, "--help")
     assert result.exit_code == 0
+    if path == ("edge", "agent"):  # it runs on a device, asks no platform and prints no answer
+        return
     assert "[table|json|yaml" in result.output
     assert "--json" in result.output
 
