@@ -15,6 +15,8 @@ ASKED = os.environ.get("AIOS_TEST_CLIENTS", "")
 """Empty: none. `quick`: those that are built in seconds, as continuous integration does. Anything else: all."""
 NOT_ASKED = "" if ASKED else "takes minutes and toolchains: make test-clients"
 """Why nothing here runs, where it does not."""
+NOT_ALL_ASKED = "" if ASKED not in ("", "quick") else "fetches many packages: make test-clients"
+"""The same of what needs an environment of its own."""
 
 
 @dataclass(frozen=True)

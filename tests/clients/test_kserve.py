@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from gateway.envoy.model import Backend, DeploymentRoute, Replica
-from tests.clients.languages import NOT_ASKED, REPOSITORY
+from tests.clients.languages import NOT_ALL_ASKED, REPOSITORY
 from tests.faults.platform import triton_home
 from tests.service.envoy_stack import LOCAL, Stack, envoy
 from tests.service.replica_platform import replica
 
 pytestmark = [
-    pytest.mark.skipif(bool(NOT_ASKED), reason=NOT_ASKED),
+    pytest.mark.skipif(bool(NOT_ALL_ASKED), reason=NOT_ALL_ASKED),
     pytest.mark.timeout(900),
 ]
 VENV = REPOSITORY / "build" / "kserve"

@@ -12,7 +12,7 @@ import pytest
 
 from aios.client import Client
 from aios.trainer.v1 import run_pb2
-from tests.clients.languages import NOT_ASKED, REPOSITORY
+from tests.clients.languages import NOT_ALL_ASKED, REPOSITORY
 from tests.e2e.stack import Stack
 
 pytestmark = pytest.mark.timeout(600)
@@ -62,7 +62,7 @@ def test_the_scripts_of_the_guide_run_unchanged(aios: Stack, client: Client, tre
         assert run.spec.dataset.startswith("datasets/handwritten/versions/")
 
 
-@pytest.mark.skipif(bool(NOT_ASKED), reason=NOT_ASKED)
+@pytest.mark.skipif(bool(NOT_ALL_ASKED), reason=NOT_ALL_ASKED)
 def test_its_mlflow_script_brings_its_own_client(
     aios: Stack, client: Client, tree: Path, packages: Path
 ) -> None:
