@@ -21,6 +21,7 @@ from starlette.routing import Router
 from aios.data.v1 import (
     annotation_service_pb2,
     data_service_pb2,
+    edge_service_pb2,
     ingest_service_pb2,
     privacy_service_pb2,
     transform_service_pb2,
@@ -58,6 +59,7 @@ API = (
     transform_service_pb2,
     annotation_service_pb2,
     ingest_service_pb2,
+    edge_service_pb2,
     privacy_service_pb2,
     trainer_service_pb2,
     sweep_service_pb2,
