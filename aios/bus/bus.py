@@ -21,6 +21,7 @@ from aios.bus import cloudevents
 from aios.bus.cloudevents import Message
 from aios.bus.streams import ADVISORIES, DEAD, EVENTS, EVENTS_NAME
 from aios.config import Settings
+from aios.cancellation import leave_if_cancelled
 from aios.errors import AiosError, FailedPrecondition, Unavailable
 from aios.records.events import Event
 from aios.runtime import meters
@@ -285,14 +286,6 @@ async def fetch(source: JetStreamContext.PullSubscription) -> list[Msg]:
         found = []
     leave_if_cancelled()  # what was fetched comes again to the next
     return found
-
-
-def leave_if_cancelled() -> None:
-    """For loops over the client's waits: before Python 3.12 a wait that ends in the moment in which it is cancelled
-    swallows that (CPython gh-86296), and the loop would go on for ever."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def ensure(js: JetStreamContext, stream: StreamConfig) -> StreamInfo:

@@ -5,7 +5,8 @@ import logging
 from contextlib import suppress
 from functools import partial
 
-from aios.bus.bus import Bus, BusUnavailable, leave_if_cancelled
+from aios.bus.bus import Bus, BusUnavailable
+from aios.cancellation import leave_if_cancelled
 from aios.records import feed
 from aios.records.database import Database
 

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from aios import transfer
+from aios.cancellation import leave_if_cancelled
 from aios.edge.door import Door
 from aios.edge.figures import REQUEST_SECONDS, Counter, Figures
 from aios.edge.leaf import Identity, Leaf
@@ -94,6 +95,7 @@ class Agent:
     async def _follow(self, client: Client) -> None:
         """Run what the platform says, as soon as it says so."""
         while True:
+            leave_if_cancelled()
             pause = ASK_SECONDS
             self._told.clear()
             try:

@@ -12,6 +12,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
+from aios.cancellation import leave_if_cancelled
 from aios.names import new_id
 
 STREAM, SUBJECT = "FIGURES", "figures"
@@ -111,6 +112,7 @@ class Figures:
     async def run(self) -> None:
         """Keep and tell until cancelled."""
         while True:
+            leave_if_cancelled()
             try:
                 while await self._kept_and_told() == RECORDS_AT_ONCE:
                     pass

@@ -96,7 +96,9 @@ def test_what_two_ranks_have_sharded_one_takes_over_and_hands_back(
 
 def test_ranks_are_told_what_torchrun_tells(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR OMP_NUM_THREADS"
-    command = [sys.executable, "-c", f"import os; print(*map(os.environ.get, {names!r}.split()), flush=True)"]
+    # In one write: the ranks share what they write to.
+    told = f"os.write(1, (' '.join(map(os.environ.get, {names!r}.split())) + chr(10)).encode())"
+    command = [sys.executable, "-c", f"import os; {told}"]
     assert ended(start(command, Plan(2, cores=4.0))) == 0
     assert sorted(capfd.readouterr().out.splitlines()) == ["0 0 2 2 127.0.0.1 2", "1 1 2 2 127.0.0.1 2"]
 
