@@ -20,8 +20,8 @@ from nats.js.errors import BadRequestError, NotFoundError
 from aios.bus import cloudevents
 from aios.bus.cloudevents import Message
 from aios.bus.streams import ADVISORIES, DEAD, EVENTS, EVENTS_NAME
-from aios.config import Settings
 from aios.cancellation import leave_if_cancelled
+from aios.config import Settings
 from aios.errors import AiosError, FailedPrecondition, Unavailable
 from aios.records.events import Event
 from aios.runtime import meters
