@@ -195,8 +195,10 @@ def _share_out(rollout: Rollout, facts: Facts) -> Rollout:
         listed = revision.number in shares or revision.weight is not None
         weight = share.percent if listed else None
         if (weight, share.mirror_percent) != (revision.weight, revision.mirror):
-            # One that none of its replicas answers for has no requests in the table as it is: there will be no next.
-            silent = weight == 0 and not any(each.address for each in revision.replicas if not _over(each))
+            # One that none of its replicas answers for has no requests in the table as it is: there will be no next,
+            # unless the deployment is deleted, and with it whatever table is not in force yet.
+            answers = any(each.address for each in revision.replicas if not _over(each))
+            silent = weight == 0 and not answers and not rollout.deleting
             table = revision.routed_in if silent else facts.next_table
             changed = replace(revision, weight=weight, mirror=share.mirror_percent, routed_in=table)
             rollout = rollout.replace(changed)

@@ -104,7 +104,7 @@ def test_a_replica_moves_within_its_revision_without_a_failed_request(
 
 def test_a_request_under_way_ends_on_the_revision_it_began_with(stack: Stack, models: list[Model]) -> None:
     slow, fast, _ = models
-    slow.delay = 1.0
+    slow.delay = 4.0  # longer than any of what follows takes, on a busy machine too
     stack.deploy(route("vision", "digits", slow))
     with ThreadPoolExecutor(2) as pool:
         grpc_answer = pool.submit(stack.predict_grpc, "digits")

@@ -136,6 +136,22 @@ def failed(replica: Replica, message: str = "no such operator") -> Replica:
     return replicas.report(replica, replica.epoch + 1, replicas.State.FAILED, message, None)
 
 
+def test_a_deployment_deleted_when_it_just_fell_silent_drains_in_a_table_that_is_in_force() -> None:
+    world = World()
+    world.ready_all()
+    world.apply_routes()
+    world.confirm()
+    [replica] = world.replicas()
+    world.change(replica, failed(replica))
+    world.delete()
+    world.drain()
+    assert world.rollout.revisions[0].weight == 0, "Envoy may still have the table from before"
+    world.apply_routes()
+    world.confirm()
+    world.drain()
+    assert world.rollout.revisions[0].weight is None
+
+
 def routed(world: World) -> tuple[RevisionRoute, ...]:
     entry = route(world.rollout)
     assert entry is not None
