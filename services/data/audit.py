@@ -34,6 +34,7 @@ CHANGES = frozenset(
         *("checkpoints.create", "checkpoints.delete", "transforms.create"),
         *("label_projects.create", "label_projects.delete", "data.encrypt", "data.reindex"),
         *("ingest_sources.create", "ingest_sources.delete", "devices.create", "devices.delete"),
+        *("edge_devices.create", "edge_devices.delete", "edge_bundles.create"),
     ]
 )
 REFUSALS = frozenset(["UNAUTHENTICATED", "PERMISSION_DENIED"])

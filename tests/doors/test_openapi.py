@@ -22,7 +22,7 @@ from tests.doors.live import Live
 from tests.doors.rpcs import bindings_of, rpcs
 from tests.doors.sizes import EXAMPLES
 
-STREAM_SECONDS, CALL_SECONDS = "0.2", "10"
+STREAM_SECONDS, CALL_SECONDS = "0.5", "10"  # one that says nothing by then is a timeout
 """The deadlines that calls are made with: a watch ends by its own, and its answer is whole. Others answer before."""
 CHECKS: Any = [
     not_a_server_error,
