@@ -145,7 +145,7 @@ def test_a_part_that_is_not_there_is_told_with_those_that_are(folder: Path, tmp_
     with aios.train.init(folder=folder, data={"": tmp_path / "data", "empty": tmp_path / "empty"}) as run:
         with pytest.raises(InvalidArgument, match=r"'valid' can be read; the dataset has train"):
             run.dataset("valid")
-        with pytest.raises(InvalidArgument, match="no folder of .arrow shards"):
+        with pytest.raises(InvalidArgument, match=r"no folder of \.arrow shards"):
             run.dataset("train", name="empty")
     with aios.train.init(folder=folder) as run, pytest.raises(InvalidArgument, match="AIOS_DATA_DIR"):
         run.dataset("train")
