@@ -2,14 +2,13 @@
 
 import json
 import secrets
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from aios.errors import InvalidArgument
 from aios.runtime.tokens import write_secret
-from aios.stack import probes
+from aios.stack import ports, probes
 from aios.stack.child import Child, Pace, Service
 from aios.stack.layout import program
 
@@ -61,7 +60,7 @@ class Leaf:
 
     def __init__(self, identity: Identity, home: Path) -> None:
         self.user, self.password = "agent", secrets.token_urlsafe(24)
-        self.port = _free_port()
+        self.port = ports.claim_any()
         home.mkdir(parents=True, exist_ok=True)
         config = home / "leaf.conf"
         write_secret(config, _config(identity, self.port, home / "store", self.user, self.password))
@@ -110,9 +109,3 @@ leafnodes {{
   remotes: [ {{ url: {json.dumps(url)}{tls} }} ]
 }}
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

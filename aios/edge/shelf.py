@@ -172,23 +172,22 @@ def _fits(value: Any, shape: list[int]) -> bool:
 
 
 def _flush(folder: Path) -> None:
+    """What it holds, and that it is there, outlive a power cut."""
     for path in [*folder.iterdir(), folder, folder.parent]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path)
 
 
 def _replace(path: Path, text: str) -> None:
     """The old text or the new one, whatever dies."""
     scratch = path.with_name(f".{path.name}.{time.monotonic_ns()}")
-    with scratch.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    scratch.write_text(text)
+    _sync(scratch)
     scratch.rename(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
