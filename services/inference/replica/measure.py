@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,12 +111,11 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """Of the server and everything below it, since it was started."""
-        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+        return cpu_seconds(self._processes)
 
     def memory_bytes(self) -> int:
         """The most that the process which runs the model has held at once."""
-        lines = Path(f"/proc/{self._processes[-1].pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+        return peak_bytes(self._processes[-1])
 
     def close(self) -> None:
         """Hang up: the server waits for open connections."""
@@ -228,6 +227,17 @@ def _signature(given: Mapping[str, Any]) -> Signature:
 def quantile(ordered: Sequence[float], share: float) -> float:
     """The smallest that at least `share` of all do not exceed."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """Of all of them, since they were started."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def peak_bytes(process: psutil.Process) -> int:
+    """The most memory that it has held at once."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
 
 def free_port() -> int:

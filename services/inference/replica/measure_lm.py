@@ -33,7 +33,15 @@ from aios.errors import AiosError
 from services.inference.replica import language, repository
 from services.inference.replica.language import GENERATION, Language
 from services.inference.replica.life import copy_runner, first_answer
-from services.inference.replica.measure import MODEL, TIMEOUT_SECONDS, free_port, quantile, say
+from services.inference.replica.measure import (
+    MODEL,
+    TIMEOUT_SECONDS,
+    cpu_seconds,
+    free_port,
+    peak_bytes,
+    quantile,
+    say,
+)
 from services.inference.replica.probe import Probe
 from services.inference.replica.server import LOOPBACK, Ports, Server
 from services.inference.replica.spec import ReplicaSpec
@@ -86,12 +94,11 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """Of all its processes, since they were started."""
-        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+        return cpu_seconds(self._processes)
 
     def memory_bytes(self) -> int:
         """The most that the process which holds the weights has held at once."""
-        lines = Path(f"/proc/{self._weights.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+        return peak_bytes(self._weights)
 
     def close(self) -> None:
         """Hang up: the server waits for open connections."""

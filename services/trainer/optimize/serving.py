@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from aios.common.v1 import tensor_pb2
 from aios.errors import FailedPrecondition
 
-COMMAND = (sys.executable, "-m", "services.inference.replica.measure")
+MEASURE = "services.inference.replica.measure"
 BATCHES = (1, 8, 32)
 ANSWERS = 256  # inputs whose answers are compared with those of ONNX Runtime in this process
 WHERE = (
@@ -42,6 +42,18 @@ class Served:
     memory_bytes: int
     batches: Mapping[int, Mapping[str, Any]]
     answers: NDArray[Any]
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any], answers: NDArray[Any]) -> "Served":
+        """What a measurement said of one model."""
+        return cls(
+            said["memory_bytes"], {int(batch): each for batch, each in said["batches"].items()}, answers
+        )
+
+    def told(self) -> dict[str, Any]:
+        """As JSON; without the answers."""
+        batches = {str(batch): dict(costs) for batch, costs in self.batches.items()}
+        return {"memory_bytes": self.memory_bytes, "batches": batches}
 
     def p50(self, batch: int) -> float:
         """Median latency, ms."""
@@ -85,17 +97,27 @@ def measure(
         "threads": threads,
         "outputs": str(scratch),
     }
+    return {
+        name: Served.of(each, np.load(scratch / f"{name}.npy"))
+        for name, each in measured(MEASURE, request).items()
+    }
+
+
+def measured(module: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What a measurement, run as a command, says of each model by name.
+
+    Raises:
+        CannotServe: one could not be served.
+    """
     done = subprocess.run(
-        COMMAND, input=json.dumps(request), stdout=subprocess.PIPE, stderr=None, text=True, check=False
+        [sys.executable, "-m", module],
+        input=json.dumps(request),
+        stdout=subprocess.PIPE,
+        stderr=None,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise CannotServe("Triton could not serve a variant; the log says why.")
-    told = json.loads(done.stdout)
-    return {
-        name: Served(
-            each["memory_bytes"],
-            {int(batch): costs for batch, costs in each["batches"].items()},
-            np.load(scratch / f"{name}.npy"),
-        )
-        for name, each in told.items()
-    }
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said

@@ -154,7 +154,7 @@ class Verdict:
                     "accuracy": asdict(side.accuracy),
                     "recall": list(side.recall_C),
                     "calibration_error": side.calibration_error,
-                    "served": _costs(self.served.get(name)),
+                    "served": self.served[name].told() if name in self.served else None,
                 }
                 for name, side in sides.items()
                 if side is not None
@@ -186,12 +186,3 @@ def judge(
     if float((through_N == variant.guesses_N[: len(through_N)]).mean()) < AGREEMENT_MIN:
         missed.append("answers otherwise through Triton than it did when it was made")
     return Verdict(original, variant, tuned, served, limits, tuple(missed))
-
-
-def _costs(served: Served | None) -> dict[str, Any] | None:
-    if served is None:
-        return None
-    return {
-        "memory_bytes": served.memory_bytes,
-        "batches": {str(batch): dict(costs) for batch, costs in served.batches.items()},
-    }

@@ -5,9 +5,6 @@ and continuations through Triton. Where the variant was trained, the original is
 against the better of the two.
 """
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +17,9 @@ from aios.train import light
 from services.trainer.job.evaluate import Figure
 from services.trainer.optimize.lm import texts
 from services.trainer.optimize.lm.texts import Array, Texts
-from services.trainer.optimize.serving import CannotServe, Served
+from services.trainer.optimize.serving import Served, measured
 
-COMMAND = (sys.executable, "-m", "services.inference.replica.measure_lm")
+MEASURE = "services.inference.replica.measure_lm"
 BATCHES = (1, 8)
 PROMPTS, TOKENS = 8, 32
 AGREEMENT_MIN = 0.75
@@ -133,7 +130,7 @@ class Verdict:
                     "parameters": side.parameters,
                     "perplexity": asdict(side.perplexity),
                     "continuations": list(side.continuations),
-                    "served": _costs(self.served.get(name)),
+                    "served": self.served[name].told() if name in self.served else None,
                 }
                 for name, side in sides.items()
                 if side is not None
@@ -181,18 +178,9 @@ def measure(models: Mapping[str, Path], prompts: Sequence[str], threads: int) ->
         "batches": list(BATCHES),
         "threads": threads,
     }
-    done = subprocess.run(
-        COMMAND, input=json.dumps(request), stdout=subprocess.PIPE, stderr=None, text=True, check=False
-    )
-    if done.returncode:
-        raise CannotServe("Triton could not serve a variant; the log says why.")
     return {
-        name: Served(
-            each["memory_bytes"],
-            {int(batch): costs for batch, costs in each["batches"].items()},
-            np.array(each["texts"], dtype=object),
-        )
-        for name, each in json.loads(done.stdout).items()
+        name: Served.of(each, np.array(each["texts"], dtype=object))
+        for name, each in measured(MEASURE, request).items()
     }
 
 
@@ -205,12 +193,3 @@ def continued(module: Any, tokenizer: Any, prompt: str) -> str:
         **given, max_new_tokens=TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
     )
     return str(tokenizer.decode(made_1T[0, given["input_ids"].shape[1] :], skip_special_tokens=True))
-
-
-def _costs(served: Served | None) -> dict[str, Any] | None:
-    if served is None:
-        return None
-    return {
-        "memory_bytes": served.memory_bytes,
-        "batches": {str(batch): dict(costs) for batch, costs in served.batches.items()},
-    }
